@@ -1,0 +1,87 @@
+"""Command line: ``--config=<name>`` and every field of that configuration as a flag ``--config.<path>=value``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+from experiments import configs
+from preqn_jax import settings
+from preqn_jax.train import Config, check_config
+
+_FIXED = {"algorithm"}  # follows from the configuration's name
+
+
+def run_with_config(main: Callable[[Config], int]) -> None:
+    """Runs ``main(config)`` with the configuration of the command line; its result is the exit code.
+
+    A mistake of the user's, found now or later, ends the program with one line and exit code 2.
+    """
+    try:
+        _define(_config_name(sys.argv))
+    except settings.SettingError as error:
+        _fail(error)
+    run(lambda: main(_read()))
+
+
+def run(main: Callable[[], int]) -> None:
+    """As :func:`run_with_config`, for programs whose flags are all defined already."""
+
+    def guarded(_: list[str]) -> int:
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # Orbax and JAX tell a lot
+        try:
+            return main()
+        except settings.SettingError as error:
+            _fail(error)
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def _define(name: str) -> None:
+    """Defines the flags; which fields there are depends on the configuration's name."""
+    flags.DEFINE_string("config", configs.DEFAULT, f"<agent>_<environment>; allowed: {', '.join(configs.names())}")
+    for leaf in settings.leaves(configs.get_config(name)):
+        if leaf.path not in _FIXED:
+            flags.DEFINE_string(f"config.{leaf.path}", settings.spell(leaf.value), settings.describe(leaf))
+
+
+def _config_name(argv: list[str]) -> str:
+    """The value of --config, which has to be known before the other flags can be defined."""
+    for i, argument in enumerate(argv):
+        flag, _, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and flag == "config":
+            return value or (argv[i + 1] if i + 1 < len(argv) else "")
+    return configs.DEFAULT
+
+
+def _read() -> Config:
+    config = configs.get_config(flags.FLAGS["config"].value)
+    for leaf in list(settings.leaves(config)):
+        name = f"config.{leaf.path}"
+        if name in flags.FLAGS and flags.FLAGS[name].present:
+            config = settings.replace(config, leaf.path, settings.parse(leaf, flags.FLAGS[name].value))
+    check_config(config)
+    return config
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        ours = [name for name in flags.FLAGS if name.startswith("config")]
+        known = ours if error.flagname.startswith("config") else [*ours, "workdir"]
+        near = settings.nearest(error.flagname, known)
+        _fail(f"unknown flag --{error.flagname}; did you mean --{near}? (--helpfull lists all)")
+    except flags.Error as error:
+        _fail(str(error).replace("\n", " "))
+    if rest[1:]:
+        _fail(f"unexpected argument {rest[1]!r}; flags are written --name=value (--helpfull lists all)")
+    return rest
+
+
+def _fail(message: object) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)

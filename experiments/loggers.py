@@ -1,0 +1,132 @@
+"""Where a run's numbers go: metrics.csv, TensorBoard, the learning curve, and the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import pathlib
+import sys
+import time
+
+import numpy as np
+import tensorboardX
+import tqdm
+
+from experiments import plots
+
+Row = dict[str, float]
+
+
+class RunReporter:
+    """Reports one run into its work folder and to the terminal."""
+
+    def __init__(self, workdir: pathlib.Path, total_steps: int, num_seeds: int, first_step: int):
+        """Drops what an earlier attempt reported past ``first_step``, where this one goes on."""
+        self._table = MetricsTable(workdir / "metrics.csv", first_step)
+        self._curve = workdir / "learning_curve.png"
+        self._title = workdir.name
+        self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+        self._terminal = Terminal(total_steps, num_seeds, first_step)
+
+    def message(self, text: str) -> None:
+        """One line for the user."""
+        self._terminal.message(text)
+
+    def progress(self, step: int, latest: Row) -> None:
+        """Moves the progress bar."""
+        self._terminal.progress(step, latest)
+
+    def evaluation(self, rows: list[Row]) -> None:
+        """Appends to the table, TensorBoard and the terminal, and draws the curve anew."""
+        self._table.append(rows)
+        step = int(rows[0]["step"])
+        for row in rows:
+            for name, value in row.items():
+                if name not in ("step", "seed"):
+                    self._board.add_scalar(f"seed_{row['seed']}/{name}", value, step)
+        self._board.add_scalar("steps_per_second", self._terminal.steps_per_second, step)
+        self._board.flush()
+        self._terminal.evaluation(rows)
+        plots.learning_curve([self._table.path], self._curve, self._title)
+
+    def close(self) -> None:
+        """Ends the progress bar."""
+        self._terminal.close()
+        self._board.close()
+
+
+class MetricsTable:
+    """metrics.csv: one row an evaluation and seed, fixed columns, no clock times, never a half-written row."""
+
+    def __init__(self, path: pathlib.Path, first_step: int):
+        """Keeps the rows up to ``first_step`` of a table that exists."""
+        self.path = path
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        complete = [line for line in lines if line.endswith("\n")]
+        kept = complete[:1] + [line for line in complete[1:] if int(line.split(",")[0]) <= first_step]
+        self._text = "".join(kept) if len(kept) > 1 else ""
+
+    def append(self, rows: list[Row]) -> None:
+        """Adds rows, all with the columns of the first ever added."""
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        if not self._text:
+            writer.writerow(rows[0])
+        for row in rows:
+            writer.writerow([f"{value:.8g}" for value in row.values()])
+        self._text += buffer.getvalue()
+        replace_file(self.path, self._text)
+
+
+def replace_file(path: pathlib.Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+class Terminal:
+    """A progress bar, or plain lines where there is no terminal."""
+
+    plain_interval = 10.0  # seconds between plain lines
+
+    def __init__(self, total_steps: int, num_seeds: int, first_step: int):
+        self._total, self._num_seeds = total_steps, num_seeds
+        self._first, self._start, self._last_line = first_step, time.perf_counter(), 0.0
+        self._step, self._return = first_step, np.nan
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm.tqdm(total=total_steps, initial=first_step, unit=" steps", dynamic_ncols=True)
+
+    @property
+    def steps_per_second(self) -> float:
+        """Environment steps of all seeds together, since this process began to train."""
+        return self._num_seeds * (self._step - self._first) / max(time.perf_counter() - self._start, 1e-9)
+
+    def message(self, text: str) -> None:
+        tqdm.tqdm.write(text, file=sys.stderr)
+
+    def progress(self, step: int, latest: Row) -> None:
+        moved, self._step = step - self._step, step
+        shown = {"return": f"{self._return:.1f}", "steps/s": f"{self.steps_per_second:.0f}"}
+        names = {"alignment": "alignment", "step_size": "step size", "accepted": "accepted", "q": "Q"}
+        shown |= {label: f"{latest[name]:.3g}" for name, label in names.items() if name in latest}
+        if self._bar is not None:
+            self._bar.set_postfix(shown, refresh=False)
+            self._bar.update(moved)
+        elif time.perf_counter() - self._last_line > self.plain_interval:
+            self._last_line = time.perf_counter()
+            eta = (self._total - step) * self._num_seeds / max(self.steps_per_second, 1e-9)
+            texts = [f"{step}/{self._total} steps", f"ETA {tqdm.tqdm.format_interval(eta)}"]
+            self.message("  ".join([*texts, *(f"{name} {value}" for name, value in shown.items())]))
+
+    def evaluation(self, rows: list[Row]) -> None:
+        returns = np.array([row["return_mean"] for row in rows])
+        self._return = returns.mean()
+        spread = f" (seeds {', '.join(f'{value:.1f}' for value in returns)})" if len(rows) > 1 else ""
+        self.message(f"step {int(rows[0]['step'])}: return {self._return:.1f}{spread}")
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,37 @@
+"""What a result was made with."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import pathlib
+import platform
+import shlex
+import sys
+from typing import Any
+
+import jax
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "chex", "numpy", "gymnasium", "mujoco", "orbax-checkpoint")
+
+
+def device() -> str:
+    """The device that computes, in words."""
+    first = jax.devices()[0]
+    return f"{first.platform} ({first.device_kind})"
+
+
+def command() -> str:
+    """The command line, without where Python and this package lie."""
+    return shlex.join(["python", "-m", f"experiments.{pathlib.Path(sys.argv[0]).stem}", *sys.argv[1:]])
+
+
+def collect() -> dict[str, Any]:
+    """Versions, device and the command line, as JSON takes it."""
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {
+        "command": command(),
+        "device": device(),
+        "machine": f"{platform.machine()} {platform.system()}",
+        "python": platform.python_version(),
+        "versions": versions,
+    }

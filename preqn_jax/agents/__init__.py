@@ -1,0 +1,21 @@
+"""Agents by name: each a configuration class and what makes an Agent of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from preqn_jax.agents import preqn
+from preqn_jax.agents.base import Agent
+
+
+class AgentEntry(NamedTuple):
+    """A configuration dataclass, and make(config, observation_size, action_size) -> Agent."""
+
+    config: type[Any]
+    make: Callable[[Any, int, int], Agent]
+
+
+AGENTS: dict[str, AgentEntry] = {
+    "preqn": AgentEntry(preqn.PreQNConfig, preqn.make),
+}

@@ -1,0 +1,127 @@
+"""PreQN with a DDPG-style actor (Achiam et al. 2019, Algorithm 1 and Appendix B)."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from preqn_jax.agents.base import Agent
+from preqn_jax.networks import KERNEL_INITS, Actor, Critic
+from preqn_jax.ops import ntk, td
+from preqn_jax.ops.activations import ACTIVATIONS
+from preqn_jax.ops.preqn import step_linearized
+from preqn_jax.ops.solvers import SOLVERS, Solver
+from preqn_jax.settings import setting
+from preqn_jax.types import Array, Params, Transition
+
+
+@dataclasses.dataclass(frozen=True)
+class PreQNConfig:
+    """Hyperparameters; the defaults are the paper's Appendix B but for the solver."""
+
+    hidden_sizes: tuple[int, ...] = setting(
+        (256, 256), "width of each hidden layer of critic and actor [units]", interval="[1, inf)"
+    )
+    activation: str = setting("sin", "activation of critic and actor", choices=ACTIVATIONS)
+    kernel_init: str = setting("glorot_uniform", "initial kernels of critic and actor", choices=KERNEL_INITS)
+    gamma: float = setting(0.99, "discount factor [per step]", interval="[0, 1]")
+    critic_step_size: float = setting(0.1, "first step size of the linesearch, the paper's alpha", interval="(0, inf)")
+    eta: float = setting(0.97, "alignment cos(Q' - Q, delta) that a critic step must reach", interval="(0, 1]")
+    backtrack_decay: float = setting(0.8, "factor between step sizes of the linesearch", interval="(0, 1)")
+    max_backtracks: int = setting(20, "backtracks after which a critic step is rejected", interval="[0, inf)")
+    actor_learning_rate: float = setting(1e-3, "the actor's Adam step size", interval="(0, inf)")
+    exploration_noise: float = setting(
+        0.1, "standard deviation of the Gaussian added to actions in [-1, 1]", interval="[0, inf)"
+    )
+    linearizer: str = setting("dense", "how the kernel is formed: layer by layer, or by vmap(grad)",
+                              choices=("dense", "per_example"))  # fmt: skip
+    solver: str = setting("ridge", "how K Z = delta is solved", choices=SOLVERS)
+    solver_damping: float = setting(1e-4, "for ridge [mean of K's diagonal]", interval="(0, inf)")
+    solver_rcond: float = setting(1e-7, "for lstsq and eigh: cut-off [largest singular value]", interval="[0, 1)")
+    solver_target: float = setting(0.985, "for aligned: predicted alignment to keep", interval="(0, 1)")
+
+
+class PreQNState(NamedTuple):
+    """Parameters of one critic and one actor, and the actor's Adam. The critic has no optimizer and no target."""
+
+    critic: Params
+    actor: Params
+    actor_optimizer: optax.OptState
+
+
+def make(config: PreQNConfig, observation_size: int, action_size: int) -> Agent:
+    """PreQN for observations ``[..., observation_size]`` and actions ``[..., action_size]`` in [-1, 1]."""
+    shared = {"activation": config.activation, "kernel_init": config.kernel_init}
+    critic = Critic(config.hidden_sizes, **shared)
+    actor = Actor(action_size, config.hidden_sizes, **shared)
+    q_fn = ntk.module_q_fn(critic)
+    linearize = ntk.dense(critic) if config.linearizer == "dense" else ntk.per_example(q_fn)
+    solve = make_solver(config)
+    adam = optax.adam(config.actor_learning_rate)
+
+    def init(key: Array) -> PreQNState:
+        critic_key, actor_key = jax.random.split(key)
+        observation, action = jnp.zeros((1, observation_size)), jnp.zeros((1, action_size))
+        actor_params = actor.init(actor_key, observation)
+        return PreQNState(critic.init(critic_key, observation, action), actor_params, adam.init(actor_params))
+
+    def act(state: PreQNState, observation: Array) -> Array:
+        return actor.apply(state.actor, observation)
+
+    def explore(state: PreQNState, observation: Array, key: Array) -> Array:
+        action = act(state, observation)
+        noise = config.exploration_noise * jax.random.normal(key, action.shape)
+        return jnp.clip(action + noise, -1.0, 1.0)
+
+    def update_critic(state: PreQNState, batch: Transition) -> tuple[Params, dict[str, Array]]:
+        inputs = (batch.observation, batch.action)
+        linearization = linearize(state.critic, inputs)
+        next_value = q_fn(state.critic, (batch.next_observation, act(state, batch.next_observation)))
+        value = linearization.values
+        td_error = td.td_error(value, batch.reward, batch.discount, next_value, config.gamma)
+        params, info = step_linearized(
+            q_fn,
+            state.critic,
+            inputs,
+            td_error,
+            linearization,
+            solve=solve,
+            step_size=config.critic_step_size,
+            alignment=config.eta,
+            decay=config.backtrack_decay,
+            max_backtracks=config.max_backtracks,
+        )
+        scalars = info._asdict()
+        del scalars["status"]  # a code: its mean over updates says nothing
+        return params, {"q": value.mean(), "td_error": jnp.sqrt(jnp.mean(td_error**2)), **scalars}
+
+    def update_actor(state: PreQNState, observation: Array) -> tuple[PreQNState, dict[str, Array]]:
+        def loss(actor_params: Params) -> tuple[Array, Array]:
+            action = actor.apply(actor_params, observation)
+            return -jnp.mean(q_fn(state.critic, (observation, action))), jnp.mean(jnp.abs(action))
+
+        (value, saturation), gradient = jax.value_and_grad(loss, has_aux=True)(state.actor)
+        updates, optimizer = adam.update(gradient, state.actor_optimizer, state.actor)
+        state = state._replace(actor=optax.apply_updates(state.actor, updates), actor_optimizer=optimizer)
+        return state, {"actor_loss": value, "action_abs": saturation}
+
+    def update(state: PreQNState, batch: Transition, key: Array) -> tuple[PreQNState, dict[str, Array]]:
+        del key  # nothing in PreQN's update is random
+        critic_params, critic_info = update_critic(state, batch)
+        # Algorithm 1: the actor climbs the critic that this very step has improved.
+        state, actor_info = update_actor(state._replace(critic=critic_params), batch.observation)
+        return state, {**critic_info, **actor_info}
+
+    return Agent(init, act, explore, update)
+
+
+def make_solver(config: PreQNConfig) -> Solver:
+    """The solver that a configuration names, with its one parameter from the field ``solver_<parameter>``."""
+    constructor: Any = SOLVERS[config.solver]
+    (parameter,) = inspect.signature(constructor).parameters
+    return constructor(getattr(config, f"solver_{parameter}"))

@@ -1,0 +1,96 @@
+"""Everything that a resumed run needs, in one versioned Orbax checkpoint: arrays, and a JSON manifest of them."""
+
+from __future__ import annotations
+
+import pathlib
+import zlib
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+
+_FORMAT = "preqn_jax"
+_VERSION = 1
+
+Arrays = dict[str, np.ndarray]
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be used; the message is one line fit for a user."""
+
+
+class Checkpoints:
+    """The newest two checkpoints of a run, each written completely or not at all."""
+
+    def __init__(self, directory: pathlib.Path):
+        """``directory`` is made when the first checkpoint is written."""
+        self._directory = directory.absolute()
+        # Single files of a checkpoint are written in parallel, but save() returns when all are on disk.
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=False)
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
+
+    def latest_step(self) -> int | None:
+        """Environment step of the newest complete checkpoint, None if there is none."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, arrays: Arrays) -> None:
+        """Writes a checkpoint; one for the same step stays as it is."""
+        if step in self._manager.all_steps():
+            return
+        manifest = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "step": step,
+            "arrays": {name: _describe(array) for name, array in arrays.items()},
+        }
+        stored = {name: array for name, array in arrays.items() if array.size}  # Orbax refuses empty arrays
+        args = ocp.args.Composite(arrays=ocp.args.PyTreeSave(stored), manifest=ocp.args.JsonSave(manifest))
+        self._manager.save(step, args=args)
+
+    def restore(self, step: int) -> Arrays:
+        """Reads a checkpoint.
+
+        Raises:
+          CheckpointError: if it is damaged, or nothing that this version wrote.
+        """
+        where = f"checkpoint {self._directory.name}/{step}"
+        try:
+            manifest = self._manager.restore(step, args=ocp.args.Composite(manifest=ocp.args.JsonRestore()))["manifest"]
+        except Exception as error:  # Orbax, tensorstore, JSON and the file system each raise their own
+            raise CheckpointError(f"{where} has no readable manifest; {_advice(where)}") from error
+        if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
+            raise CheckpointError(f"{where} was not written by preqn_jax; choose another --workdir")
+        if manifest.get("version") != _VERSION:
+            found = manifest.get("version")
+            raise CheckpointError(f"{where} has format version {found}, this preqn_jax reads version {_VERSION}")
+
+        described = manifest["arrays"]
+        to_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name, d in described.items() if _size(d)}
+        try:
+            args = ocp.args.Composite(arrays=ocp.args.PyTreeRestore(restore_args=to_numpy))
+            arrays = dict(self._manager.restore(step, args=args)["arrays"])
+        except Exception as error:
+            raise CheckpointError(f"{where} is damaged; {_advice(where)}") from error
+        for name, d in described.items():
+            if not _size(d):
+                arrays[name] = np.zeros(d["shape"], d["dtype"])
+            if name not in arrays or _describe(arrays[name]) != d:
+                raise CheckpointError(f"{where} is damaged ({name} differs from its checksum); {_advice(where)}")
+        return arrays
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._manager.close()
+
+
+def _describe(array: np.ndarray) -> dict[str, Any]:
+    checksum = zlib.crc32(np.ascontiguousarray(array).data) if array.size else 0
+    return {"shape": list(array.shape), "dtype": str(array.dtype), "crc32": checksum}
+
+
+def _size(description: dict[str, Any]) -> int:
+    return int(np.prod(description["shape"]))
+
+
+def _advice(where: str) -> str:
+    return f"remove {where.split()[1]} in the work folder to go on from the one before, or choose another --workdir"

@@ -1,0 +1,12 @@
+"""Environments by short name."""
+
+from __future__ import annotations
+
+# What <environment> stands for in a configuration's name <agent>_<environment>.
+ENVS: dict[str, str] = {
+    "ant": "Ant-v5",
+    "halfcheetah": "HalfCheetah-v5",
+    "hopper": "Hopper-v5",
+    "swimmer": "Swimmer-v5",
+    "walker2d": "Walker2d-v5",
+}

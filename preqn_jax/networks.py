@@ -1,0 +1,75 @@
+"""Flax networks: multilayer perceptrons as critic Q(s, a) and deterministic actor mu(s)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.nn import initializers
+
+from preqn_jax.ops.activations import ACTIVATIONS
+from preqn_jax.types import Array
+
+# Kernel initializers by name. torch_default is what PyTorch's Linear draws: U(-1/sqrt(in), 1/sqrt(in)).
+KERNEL_INITS: dict[str, initializers.Initializer] = {
+    "glorot_uniform": initializers.glorot_uniform(),
+    "glorot_normal": initializers.glorot_normal(),
+    "lecun_uniform": initializers.lecun_uniform(),
+    "lecun_normal": initializers.lecun_normal(),
+    "he_uniform": initializers.he_uniform(),
+    "orthogonal": initializers.orthogonal(),
+    "torch_default": initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform"),
+}
+
+
+class MLP(nn.Module):
+    """Dense layers with an activation between them and none at the end; zero biases.
+
+    Attributes:
+      hidden_sizes: width of each hidden layer; their number is the depth.
+      output_size: width of the last layer.
+      activation: a name in ``ACTIVATIONS``.
+      kernel_init: a name in ``KERNEL_INITS``.
+    """
+
+    hidden_sizes: Sequence[int]
+    output_size: int
+    activation: str = "sin"
+    kernel_init: str = "glorot_uniform"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """``[..., in]`` -> ``[..., output_size]``."""
+        activation, kernel_init = ACTIVATIONS[self.activation], KERNEL_INITS[self.kernel_init]
+        for size in self.hidden_sizes:
+            x = activation(nn.Dense(size, kernel_init=kernel_init)(x))
+        return nn.Dense(self.output_size, kernel_init=kernel_init)(x)
+
+
+class Critic(nn.Module):
+    """Q(s, a): one value per row of observation ``[..., O]`` and action ``[..., A]``, shape ``[...]``."""
+
+    hidden_sizes: Sequence[int] = (256, 256)
+    activation: str = "sin"
+    kernel_init: str = "glorot_uniform"
+
+    @nn.compact
+    def __call__(self, observation: Array, action: Array) -> Array:
+        """Returns Q ``[...]``."""
+        x = jnp.concatenate([observation, action], axis=-1)
+        return MLP(self.hidden_sizes, 1, self.activation, self.kernel_init)(x)[..., 0]
+
+
+class Actor(nn.Module):
+    """mu(s): actions in (-1, 1), ``[..., O]`` -> ``[..., A]``, squashed by tanh."""
+
+    action_size: int
+    hidden_sizes: Sequence[int] = (256, 256)
+    activation: str = "sin"
+    kernel_init: str = "glorot_uniform"
+
+    @nn.compact
+    def __call__(self, observation: Array) -> Array:
+        """Returns the action ``[..., A]``."""
+        return jnp.tanh(MLP(self.hidden_sizes, self.action_size, self.activation, self.kernel_init)(observation))

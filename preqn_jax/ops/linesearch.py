@@ -1,0 +1,96 @@
+"""Backtracking on the alignment of a step (Achiam et al. 2019, Algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from preqn_jax.ops.alignment import cosine
+from preqn_jax.ops.precision import full_precision
+from preqn_jax.types import Array, Params
+
+
+class SearchInfo(NamedTuple):
+    """How a search ended.
+
+    Attributes:
+      accepted: whether a step size passed, or there was nothing to correct, bool [].
+      alignment: cos(Q' - Q, delta) at the last step size tried; 1 for delta = 0, float [].
+      step_size: the accepted step size, 0 if none was, float [].
+      backtracks: how often the step was shortened, int32 [].
+    """
+
+    accepted: Array
+    alignment: Array
+    step_size: Array
+    backtracks: Array
+
+
+class _State(NamedTuple):
+    step_size: Array
+    alignment: Array
+    backtracks: Array
+
+
+def backtrack(
+    value_fn: Callable[[Params], Array],
+    params: Params,
+    direction: Params,
+    values: Array,
+    td_error: Array,
+    *,
+    step_size: float | Array = 0.1,
+    alignment: float | Array = 0.97,
+    decay: float | Array = 0.8,
+    max_backtracks: int | Array = 20,
+) -> tuple[Params, SearchInfo]:
+    """Largest step_size decay^k, k = 0 .. max_backtracks, with cos(Q' - Q, delta) >= alignment.
+
+    Q' = value_fn(params + step_size decay^k direction).
+
+    Args:
+      value_fn: params -> Q-values ``[B]`` on the minibatch.
+      params: where the search starts.
+      direction: pytree like params.
+      values: Q = value_fn(params), ``[B]``.
+      td_error: delta ``[B]``, the change that is wanted.
+      step_size: first and largest step size.
+      alignment: eta, the cosine to reach.
+      decay: factor between trials, in (0, 1).
+      max_backtracks: after this many the step is rejected.
+
+    Returns:
+      The new parameters, bit for bit the old ones unless a nonzero step was accepted, and a :class:`SearchInfo`.
+      A zero td_error is an accepted no-op; a non-finite one, or a non-finite direction, is never accepted.
+    """
+    chex.assert_rank(td_error, 1)
+    chex.assert_equal_shape([values, td_error])
+    no_error = jnp.all(td_error == 0)
+
+    def moved(step_size: Array) -> Params:
+        return jax.tree.map(lambda p, d: p + (step_size * d).astype(p.dtype), params, direction)
+
+    def measure(step_size: Array) -> Array:
+        with full_precision():
+            change = value_fn(moved(step_size)) - values
+        return jnp.where(no_error, 1.0, cosine(change, td_error))
+
+    def unaligned(state: _State) -> Array:
+        return ~(state.alignment >= alignment) & (state.backtracks < max_backtracks)  # NaN is unaligned
+
+    def shorten(state: _State) -> _State:
+        step_size = state.step_size * decay
+        return _State(step_size, measure(step_size), state.backtracks + 1)
+
+    first = jnp.asarray(step_size, values.dtype)
+    last = jax.lax.while_loop(unaligned, shorten, _State(first, measure(first), jnp.zeros((), jnp.int32)))
+
+    accepted = last.alignment >= alignment
+    candidate = moved(last.step_size)
+    takes_step = accepted & ~no_error
+    new_params = jax.tree.map(lambda new, old: jnp.where(takes_step, new, old), candidate, params)
+    return new_params, SearchInfo(accepted, last.alignment, jnp.where(takes_step, last.step_size, 0.0), last.backtracks)

@@ -1,0 +1,401 @@
+"""The neural tangent kernel of a Q-function on a minibatch.
+
+With g_i = grad_theta Q(x_i), the kernel is K_ij = <g_i, g_j> and the pull-back of weights z is sum_i z_i g_i
+(Achiam et al. 2019, section 3, Eqs. 10-11). Two ways to get them share one interface, :class:`Linearizer`:
+
+* :func:`per_example` holds every g_i; it works for any differentiable Q-function and is the reference;
+* :func:`dense` never forms a [B, d] array; it works for Flax modules built of Dense layers and is some
+  tens of times faster.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from preqn_jax.ops.precision import full_precision
+from preqn_jax.types import Array, Inputs, Params
+
+QFunction = Callable[[Params, Inputs], Array]
+
+
+class Linearization(NamedTuple):
+    """First-order model of a Q-function on a minibatch of B inputs.
+
+    Attributes:
+      values: Q(x_i), ``[B]``.
+      gram: the kernel K, ``[B, B]``, symmetric and positive semi-definite up to rounding.
+      pullback: maps weights z ``[B]`` to sum_i z_i grad Q(x_i), a pytree like the parameters. It is a pytree
+        itself, so a linearization may cross jit and vmap.
+    """
+
+    values: Array
+    gram: Array
+    pullback: Callable[[Array], Params]
+
+
+@dataclasses.dataclass(frozen=True)
+class Linearizer:
+    """Three pure functions around the gradients g_i, and the call that puts them together.
+
+    Attributes:
+      tangents: (params, inputs) -> (values [B], tangents), tangents being any representation of g_1 .. g_B.
+      inner: (tangents, tangents') -> K(X, X') ``[B, B']``.
+      pullback: (tangents, z [B]) -> sum_i z_i g_i, a pytree like the parameters.
+    """
+
+    tangents: Callable[[Params, Inputs], tuple[Array, Any]]
+    inner: Callable[[Any, Any], Array]
+    pullback: Callable[[Any, Array], Params]
+
+    def __call__(self, params: Params, inputs: Inputs) -> Linearization:
+        """Linearizes at ``params`` on ``inputs``, in full float32 precision on every backend.
+
+        Args:
+          params: pytree of floating-point arrays.
+          inputs: pytree whose leaves lead with the batch axis B.
+
+        Returns:
+          The :class:`Linearization`.
+
+        Raises:
+          ValueError: at trace time, on parameters or inputs of the wrong kind, or Q-values not shaped [B].
+        """
+        with full_precision():
+            values, tangents = self.tangents(params, inputs)
+            gram = self.inner(tangents, tangents)
+        return Linearization(values, gram, jax.tree_util.Partial(self._pullback, tangents))
+
+    def _pullback(self, tangents: Any, z: Array) -> Params:
+        with full_precision():
+            return self.pullback(tangents, z)
+
+
+def per_example(q_fn: QFunction) -> Linearizer:
+    """Linearizer of any differentiable Q-function by ``jax.vmap(jax.grad)``.
+
+    It holds B gradients of the size of the parameters, and no second backward pass is needed to pull back.
+
+    Args:
+      q_fn: (params, inputs) -> Q-values ``[B]``, example by example: entry i depends on row i alone.
+    """
+
+    def tangents(params: Params, inputs: Inputs) -> tuple[Array, Params]:
+        _check_arguments(q_fn, params, inputs)
+        return _per_example_gradients(q_fn, params, inputs)
+
+    return Linearizer(tangents, _inner_of_gradients, _pull_back_gradients)
+
+
+def _per_example_gradients(q_fn: QFunction, params: Params, inputs: Inputs) -> tuple[Array, Params]:
+    """Values ``[B]`` and gradients, each leaf ``[B, *leaf.shape]``."""
+
+    def q_of_one(params: Params, example: Inputs) -> Array:
+        return q_fn(params, jax.tree.map(lambda leaf: leaf[None], example))[0]
+
+    return jax.vmap(jax.value_and_grad(q_of_one), in_axes=(None, 0))(params, inputs)
+
+
+def _inner_of_gradients(left: Params, right: Params) -> Array:
+    def of_leaf(a: Array, b: Array) -> Array:
+        return a.reshape(a.shape[0], -1) @ b.reshape(b.shape[0], -1).T
+
+    return sum(jax.tree.leaves(jax.tree.map(of_leaf, left, right)))
+
+
+def _pull_back_gradients(gradients: Params, z: Array) -> Params:
+    return jax.tree.map(lambda leaf: jnp.tensordot(z, leaf, axes=1), gradients)
+
+
+def module_q_fn(module: nn.Module) -> QFunction:
+    """The Q-function of a Flax module: ``module.apply(params, *inputs)`` for a tuple, else ``(params, inputs)``."""
+
+    def q_fn(params: Params, inputs: Inputs) -> Array:
+        arguments = inputs if isinstance(inputs, tuple) else (inputs,)
+        return module.apply(params, *arguments)
+
+    return q_fn
+
+
+class _DenseCall(NamedTuple):
+    """One call of a Dense layer: A = ``layer_input`` [B, ..., in], and its output [B, ..., out]."""
+
+    path: tuple[str, ...]
+    has_bias: bool
+    layer_input: Array
+    output: Array
+
+
+class _DenseTangents(NamedTuple):
+    """Gradients in factored form: for the kernel of a layer, g_i = A_i^T D_i with A_i [T, in] and D_i [T, out].
+
+    T counts the rows that a layer sees per example: over tokens, say, or over repeated calls.
+
+    Attributes:
+      biased: path of a layer with bias -> (A [B, T, in], D [B, T, out]).
+      unbiased: the same for layers without.
+      others: path of any other parameter -> its per-example gradients [B, ...].
+    """
+
+    biased: dict[tuple[str, ...], tuple[Array, Array]]
+    unbiased: dict[tuple[str, ...], tuple[Array, Array]]
+    others: dict[tuple[str, ...], Array]
+
+
+def dense(module: nn.Module) -> Linearizer:
+    """Linearizer of a Flax module whose parameters live in ``nn.Dense`` layers, layer by layer.
+
+    One forward and one backward pass give each layer's inputs A and the gradients D at its outputs. Then
+
+        K = sum over layers of (A A^T + [bias]) * (D D^T),    pull-back of z = A^T (z D),
+
+    so nothing of size B x parameters exists. Parameters outside Dense layers (a LayerNorm's scale, a learned
+    temperature) go through per-example gradients of those leaves alone.
+
+    The parameters are ``{"params": ...}`` as ``module.init`` returns them, and the module is called as
+    :func:`module_q_fn` says. A Dense kernel must act through its layer's call alone: tying it elsewhere through
+    ``variables`` is not seen.
+
+    Args:
+      module: Flax module that returns Q-values ``[B]``, example by example.
+
+    Raises:
+      ValueError: at trace time, naming the parameter, for a Dense layer that sees no batch axis or lives inside a
+        lifted transform (``nn.vmap``, ``nn.scan``, ``nn.remat``, ``nn.WeightNorm``). Use :func:`per_example` there.
+    """
+    q_fn = module_q_fn(module)
+
+    def tangents(params: Params, inputs: Inputs) -> tuple[Array, _DenseTangents]:
+        _check_variables(params)
+        batch_size = _check_arguments(q_fn, params, inputs)
+        calls = _dense_calls(q_fn, params, inputs, batch_size)
+        values, layer_inputs, output_gradients = _forward_and_backward(q_fn, params, inputs, calls)
+
+        factors: dict[bool, dict[tuple[str, ...], tuple[Array, Array]]] = {True: {}, False: {}}
+        for call, a, d in zip(calls, layer_inputs, output_gradients, strict=True):
+            a, d = (x.reshape(batch_size, -1, x.shape[-1]).astype(values.dtype) for x in (a, d))
+            layers = factors[call.has_bias]
+            if call.path in layers:  # applied again: more rows of the same layer
+                a, d = (jnp.concatenate(pair, axis=1) for pair in zip(layers[call.path], (a, d), strict=True))
+            layers[call.path] = (a, d)
+
+        others = _gradients_outside_dense(q_fn, params, inputs, calls)
+        return values, _DenseTangents(factors[True], factors[False], others)
+
+    return Linearizer(tangents, _inner_of_dense, _pull_back_dense)
+
+
+def _intercept_dense(q_fn: QFunction, params: Params, inputs: Inputs, on_call: Callable[..., Array]) -> Array:
+    """Q-values, with ``on_call(layer, layer_input, output)`` standing in for the output of every Dense call."""
+
+    def interceptor(next_function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
+        output = next_function(*arguments, **keywords)
+        layer = context.module
+        # Subclasses and layers with a product of their own are not known to be linear: per-example for those.
+        plain = type(layer) is nn.Dense and layer.dot_general is None and layer.dot_general_cls is None
+        if not plain or context.method_name != "__call__":
+            return output
+        return on_call(layer, arguments[0] if arguments else keywords["inputs"], output)
+
+    with nn.intercept_methods(interceptor):
+        return q_fn(params, inputs)
+
+
+def _dense_calls(q_fn: QFunction, params: Params, inputs: Inputs, batch_size: int) -> list[_DenseCall]:
+    """Every Dense call of one evaluation, in order, with shapes for arrays (nothing is computed)."""
+    calls: list[_DenseCall] = []
+
+    def trace(params: Params, inputs: Inputs) -> Array:
+        leaves = dict(_flatten(params))
+
+        def on_call(layer: nn.Dense, layer_input: Array, output: Array) -> Array:
+            name = "/".join((*layer.path, "kernel"))
+            if layer.get_variable("params", "kernel") is not leaves.get(("params", *layer.path, "kernel")):
+                raise ValueError(
+                    f"ntk.dense cannot handle parameter {name!r}: it reaches its layer through a lifted transform "
+                    "(nn.vmap, nn.scan, nn.remat, nn.WeightNorm, ...); use ntk.per_example for this module"
+                )
+            if layer_input.ndim < 2 or layer_input.shape[0] != batch_size:
+                raise ValueError(
+                    f"ntk.dense cannot handle parameter {name!r}: its layer's input has shape {layer_input.shape}, "
+                    f"which does not lead with the batch axis B = {batch_size}; use ntk.per_example for this module"
+                )
+            shapes = (jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (layer_input, output))
+            calls.append(_DenseCall(layer.path, layer.use_bias, *shapes))
+            return output
+
+        return _intercept_dense(q_fn, params, inputs, on_call)
+
+    jax.eval_shape(trace, params, inputs)
+    return calls
+
+
+def _forward_and_backward(
+    q_fn: QFunction, params: Params, inputs: Inputs, calls: list[_DenseCall]
+) -> tuple[Array, list[Array], list[Array]]:
+    """Values, and per Dense call the layer's input A and the gradient D of the values at its output."""
+
+    def perturbed(perturbations: list[Array]) -> tuple[Array, list[Array]]:
+        layer_inputs: list[Array] = []
+
+        def on_call(layer: nn.Dense, layer_input: Array, output: Array) -> Array:
+            del layer
+            layer_inputs.append(layer_input)
+            return output + perturbations[len(layer_inputs) - 1]
+
+        values = _intercept_dense(q_fn, params, inputs, on_call)
+        return values, layer_inputs
+
+    zeros = [jnp.zeros(call.output.shape, call.output.dtype) for call in calls]
+    values, backward, layer_inputs = jax.vjp(perturbed, zeros, has_aux=True)
+    (output_gradients,) = backward(jnp.ones_like(values))
+    return values, layer_inputs, output_gradients
+
+
+def _gradients_outside_dense(
+    q_fn: QFunction, params: Params, inputs: Inputs, calls: list[_DenseCall]
+) -> dict[tuple[str, ...], Array]:
+    """Per-example gradients of the parameters that no Dense call covers, by path; mostly there are none."""
+    covered = {("params", *call.path, name) for call in calls for name in ("kernel", "bias")}
+    leaves = dict(_flatten(params))
+    others = {path: leaf for path, leaf in leaves.items() if path not in covered}
+    if not others:
+        return {}
+
+    def q_of_others(others: dict[tuple[str, ...], Array], inputs: Inputs) -> Array:
+        return q_fn(flax.traverse_util.unflatten_dict(leaves | others), inputs)
+
+    return _per_example_gradients(q_of_others, others, inputs)[1]
+
+
+def _inner_of_dense(left: _DenseTangents, right: _DenseTangents) -> Array:
+    terms = [_inner_of_gradients(left.others, right.others)] if left.others else []
+    for layers, others, bias in ((left.biased, right.biased, 1.0), (left.unbiased, right.unbiased, 0.0)):
+        for path, (a, d) in layers.items():
+            a_other, d_other = others[path]
+            terms.append(_sum_over_rows((_products(a, a_other) + bias) * _products(d, d_other), a.shape[1]))
+    return sum(terms[1:], start=terms[0])
+
+
+def _products(a: Array, b: Array) -> Array:
+    """Inner products of all rows of a [B, T, n] with all rows of b [B', T, n], ``[B T, B' T]``."""
+    left = a.reshape(-1, a.shape[-1])
+    return _gram(left) if a is b else left @ b.reshape(-1, b.shape[-1]).T
+
+
+def _gram(rows: Array) -> Array:
+    """rows @ rows.T, three quarters of the work: the upper right block is the lower left one's transpose."""
+    half = rows.shape[0] // 2
+    upper, lower = rows[:half], rows[half:]
+    corner = lower @ upper.T
+    return jnp.block([[upper @ upper.T, corner.T], [corner, lower @ lower.T]])
+
+
+def _sum_over_rows(products: Array, rows: int) -> Array:
+    """``[B T, B' T]`` -> ``[B, B']``, summed over both T."""
+    if rows == 1:
+        return products
+    split = (products.shape[0] // rows, rows, products.shape[1] // rows, rows)
+    return products.reshape(split).sum(axis=(1, 3))
+
+
+def _pull_back_dense(tangents: _DenseTangents, z: Array) -> Params:
+    flat = {}
+    for layers, biased in ((tangents.biased, True), (tangents.unbiased, False)):
+        for path, (a, d) in layers.items():
+            weighted = (d * z[:, None, None]).reshape(-1, d.shape[-1])
+            flat["params", *path, "kernel"] = a.reshape(-1, a.shape[-1]).T @ weighted
+            if biased:
+                flat["params", *path, "bias"] = weighted.sum(axis=0)
+    return flax.traverse_util.unflatten_dict(flat | _pull_back_gradients(tangents.others, z))
+
+
+def kernel(
+    linearizer: Linearizer, params: Params, inputs: Inputs, others: Inputs | None = None, *, block_size: int = 128
+) -> Array:
+    """Kernel K(X, X') between two sets of any size, in blocks.
+
+    Beside the result, memory holds the tangents of two blocks at a time, whatever the sizes.
+
+    Args:
+      linearizer: :func:`per_example` or :func:`dense`.
+      params: pytree of floating-point arrays.
+      inputs: X, a pytree whose leaves lead with N.
+      others: X', leading with M; X itself if left out.
+      block_size: rows of X, and of X', handled at a time.
+
+    Returns:
+      ``[N, M]``.
+
+    Raises:
+      ValueError: if block_size is not positive, or as the linearizer does.
+    """
+    if block_size < 1:
+        raise ValueError(f"block_size must be at least 1, got {block_size}")
+    others = inputs if others is None else others
+    (n, rows), (m, columns) = _blocks(inputs, block_size), _blocks(others, block_size)
+
+    def row_of_blocks(row: Inputs) -> Array:
+        _, left = linearizer.tangents(params, row)
+        blocks = jax.lax.map(lambda column: linearizer.inner(left, linearizer.tangents(params, column)[1]), columns)
+        return jnp.moveaxis(blocks, 0, 1).reshape(blocks.shape[1], -1)
+
+    with full_precision():
+        result = jax.lax.map(row_of_blocks, rows)
+    return result.reshape(-1, result.shape[-1])[:n, :m]
+
+
+def _blocks(inputs: Inputs, block_size: int) -> tuple[int, Inputs]:
+    """Number of examples, and the inputs as [blocks, block_size, ...], the last block filled up with row 0."""
+    n = _batch_size(inputs)
+    block_size = min(block_size, n)
+    blocks = -(-n // block_size)
+
+    def split(leaf: Array) -> Array:
+        fill = jnp.broadcast_to(leaf[:1], (blocks * block_size - n, *leaf.shape[1:]))
+        return jnp.concatenate([leaf, fill]).reshape(blocks, block_size, *leaf.shape[1:])
+
+    return n, jax.tree.map(split, inputs)
+
+
+def _flatten(params: Params) -> list[tuple[tuple[str, ...], Array]]:
+    return list(flax.traverse_util.flatten_dict(params).items())
+
+
+def _batch_size(inputs: Inputs) -> int:
+    """The one length that every leaf leads with."""
+    leaves = jax.tree_util.tree_leaves_with_path(inputs)
+    if not leaves:
+        raise ValueError("inputs has no arrays: expected a pytree whose leaves lead with the batch axis B")
+    shapes = {f"inputs{jax.tree_util.keystr(path)}": jnp.shape(leaf) for path, leaf in leaves}
+    if any(not shape for shape in shapes.values()) or len({shape[0] for shape in shapes.values()}) > 1:
+        raise ValueError(f"inputs must all lead with one batch axis B, got shapes {shapes}")
+    return next(iter(shapes.values()))[0]
+
+
+def _check_arguments(q_fn: QFunction, params: Params, inputs: Inputs) -> int:
+    """Returns B; refuses what would otherwise broadcast into a wrong kernel without a word."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            name, dtype = jax.tree_util.keystr(path), jnp.result_type(leaf)
+            raise ValueError(f"params must be floating-point, got {dtype} in params{name}")
+    batch_size = _batch_size(inputs)
+    shape = getattr(jax.eval_shape(q_fn, params, inputs), "shape", None)
+    if shape != (batch_size,):
+        raise ValueError(f"q_fn must return one value per example, shape [B] = {(batch_size,)}, got {shape}")
+    return batch_size
+
+
+def _check_variables(params: Params) -> None:
+    if type(params) is not dict or set(params) != {"params"}:
+        found = sorted(params) if hasattr(params, "keys") else type(params).__name__
+        raise ValueError(
+            f"ntk.dense takes params as module.init returns them, a dict {{'params': ...}} and nothing else; got "
+            f"{type(params).__name__} with {found}"
+        )

@@ -1,0 +1,179 @@
+"""PreQN's critic update as one pure function (Achiam et al. 2019, section 4, Algorithm 1)."""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from preqn_jax.ops import linesearch, ntk, solvers
+from preqn_jax.types import Array, Inputs, Params
+
+
+class Status(enum.IntEnum):
+    """Why the parameters moved, or did not."""
+
+    ACCEPTED = 0
+    NO_TD_ERROR = 1  # delta = 0: nothing to correct, an accepted no-op
+    NOT_ALIGNED = 2  # no step size reached eta
+    NON_FINITE_TD_ERROR = 3
+    NON_FINITE_KERNEL = 4
+    NON_FINITE_SOLUTION = 5
+
+
+class PreQNInfo(NamedTuple):
+    """Diagnostics of one update; all scalars.
+
+    Attributes:
+      accepted: whether the step was taken, or there was nothing to correct, bool.
+      status: a :class:`Status`, int32.
+      predicted_alignment: cos(K z, delta), before any step.
+      alignment: cos(Q' - Q, delta) at the last step size tried.
+      residual: ||K z - delta|| / ||delta||.
+      damping: the solver's, in units of K's mean diagonal.
+      step_size: the accepted step size; 0 if none was.
+      backtracks: how often the step was shortened, int32.
+      kernel_diagonal: mean of K_ii.
+    """
+
+    accepted: Array
+    status: Array
+    predicted_alignment: Array
+    alignment: Array
+    residual: Array
+    damping: Array
+    step_size: Array
+    backtracks: Array
+    kernel_diagonal: Array
+
+
+def preqn_update(
+    q_fn: ntk.QFunction,
+    params: Params,
+    inputs: Inputs,
+    td_error: Array,
+    *,
+    linearize: ntk.Linearizer | None = None,
+    solve: solvers.Solver | None = None,
+    step_size: float | Array = 0.1,
+    alignment: float | Array = 0.97,
+    decay: float | Array = 0.8,
+    max_backtracks: int | Array = 20,
+) -> tuple[Params, PreQNInfo]:
+    """Moves Q towards its targets on a minibatch, with the kernel's cross-talk cancelled.
+
+        K Z = delta,   theta' = theta + step_size sum_i Z_i grad Q(x_i),
+
+    the step shortened by ``decay`` until cos(Q' - Q, delta) >= ``alignment``, else not taken.
+
+    Example:
+      >>> q_fn = lambda params, x: x @ params
+      >>> params, x = jnp.zeros(3), jnp.eye(3)
+      >>> params, info = preqn_update(q_fn, params, x, jnp.array([1.0, 2.0, 3.0]), step_size=1.0)
+      >>> params.round(3).tolist(), bool(info.accepted)
+      ([1.0, 2.0, 3.0], True)
+
+    Args:
+      q_fn: (params, inputs) -> Q-values ``[B]``, example by example.
+      params: pytree of floating-point arrays.
+      inputs: pytree whose leaves lead with B.
+      td_error: delta = target - Q, ``[B]``; not differentiated.
+      linearize: how K is formed; ``ntk.per_example(q_fn)`` if left out, ``ntk.dense(module)`` for speed.
+      solve: how K Z = delta is solved; ``solvers.lstsq()`` if left out, ``solvers.ridge()`` for speed.
+      step_size: the paper's alpha, first and largest step size of the search.
+      alignment: the paper's eta, in (0, 1].
+      decay: backtracking factor, in (0, 1).
+      max_backtracks: shortenings after which the step is rejected.
+
+    Returns:
+      New parameters and :class:`PreQNInfo`. A rejected or failed step leaves every parameter bit for bit as it was.
+
+    Raises:
+      ValueError: at trace time, on an option out of range or arguments of the wrong shape or kind.
+    """
+    linearize = ntk.per_example(q_fn) if linearize is None else linearize
+    options = {"step_size": step_size, "alignment": alignment, "decay": decay, "max_backtracks": max_backtracks}
+    return step_linearized(q_fn, params, inputs, td_error, linearize(params, inputs), solve=solve, **options)
+
+
+def step_linearized(
+    q_fn: ntk.QFunction,
+    params: Params,
+    inputs: Inputs,
+    td_error: Array,
+    linearization: ntk.Linearization,
+    *,
+    solve: solvers.Solver | None = None,
+    step_size: float | Array = 0.1,
+    alignment: float | Array = 0.97,
+    decay: float | Array = 0.8,
+    max_backtracks: int | Array = 20,
+) -> tuple[Params, PreQNInfo]:
+    """:func:`preqn_update` from a linearization at hand, whose ``values`` the TD error may be made from."""
+    check_options(step_size=step_size, alignment=alignment, decay=decay, max_backtracks=max_backtracks)
+    values, gram, pullback = linearization
+    if jnp.shape(td_error) != values.shape:
+        raise ValueError(f"td_error must have shape [B] = {values.shape}, got {jnp.shape(td_error)}")
+    chex.assert_shape(gram, (*values.shape, *values.shape))
+    td_error = jax.lax.stop_gradient(jnp.asarray(td_error, values.dtype))
+
+    z, solved = (solve or solvers.lstsq())(gram, td_error)
+    # A failed solve asks for no step at all: with max_backtracks = 0 the search ends where it begins.
+    new_params, search = linesearch.backtrack(
+        lambda params: q_fn(params, inputs),
+        params,
+        pullback(z),
+        values,
+        td_error,
+        step_size=step_size,
+        alignment=alignment,
+        decay=decay,
+        max_backtracks=jnp.where(solved.finite, max_backtracks, 0),
+    )
+    info = PreQNInfo(
+        accepted=search.accepted,
+        status=_status(gram, td_error, solved, search),
+        predicted_alignment=solved.predicted_alignment,
+        alignment=search.alignment,
+        residual=solved.residual,
+        damping=solved.damping,
+        step_size=search.step_size,
+        backtracks=search.backtracks,
+        kernel_diagonal=jnp.mean(jnp.diagonal(gram)),
+    )
+    return new_params, info
+
+
+def _status(gram: Array, td_error: Array, solved: solvers.SolveInfo, search: linesearch.SearchInfo) -> Array:
+    reasons = {
+        Status.NON_FINITE_TD_ERROR: ~jnp.all(jnp.isfinite(td_error)),
+        Status.NON_FINITE_KERNEL: ~jnp.all(jnp.isfinite(gram)),
+        Status.NON_FINITE_SOLUTION: ~solved.finite,
+        Status.NOT_ALIGNED: ~search.accepted,
+        Status.NO_TD_ERROR: jnp.all(td_error == 0),
+    }
+    status = jnp.asarray(Status.ACCEPTED, jnp.int32)
+    for reason, holds in reversed(reasons.items()):  # the first that holds is the cause of the rest
+        status = jnp.where(holds, jnp.asarray(reason, jnp.int32), status)
+    return status
+
+
+def check_options(**options: float | Array) -> None:
+    """Refuses step sizes and factors out of range; traced values pass unchecked.
+
+    Raises:
+      ValueError: naming the option and what is allowed.
+    """
+    allowed = {
+        "step_size": ("> 0", lambda x: x > 0),
+        "alignment": ("in (0, 1]", lambda x: 0 < x <= 1),
+        "decay": ("in (0, 1)", lambda x: 0 < x < 1),
+        "max_backtracks": (">= 0", lambda x: x >= 0),
+    }
+    for name, value in options.items():
+        rule, holds = allowed[name]
+        if isinstance(value, int | float) and not holds(value):
+            raise ValueError(f"{name} must be {rule}, got {value}")

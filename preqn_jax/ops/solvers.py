@@ -1,0 +1,181 @@
+"""Solvers of K Z = delta, the system behind PreQN's update (Achiam et al. 2019, Algorithm 1).
+
+Each public function but the table makes a solver: ``solve(gram [B, B], td_error [B]) -> (z [B], SolveInfo)``.
+A minibatch drawn with replacement repeats rows, so K is singular as a rule; how a solver regularizes decides
+whether K Z can still point along delta, which ``SolveInfo.predicted_alignment`` tells before any step is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from preqn_jax.ops.alignment import cosine
+from preqn_jax.ops.precision import full_precision
+from preqn_jax.types import Array
+
+
+class SolveInfo(NamedTuple):
+    """How well a solver did.
+
+    Attributes:
+      predicted_alignment: cos(K z, delta), the alignment that a step would have were Q linear, float [].
+      residual: ||K z - delta|| / ||delta||, 0 for delta = 0, float [].
+      damping: what was added to K's diagonal, in units of its mean, float [].
+      finite: whether the input and the solution were finite; if not, z is zero, bool [].
+    """
+
+    predicted_alignment: Array
+    residual: Array
+    damping: Array
+    finite: Array
+
+
+Solver = Callable[[Array, Array], tuple[Array, SolveInfo]]
+_Method = Callable[[Array, Array], tuple[Array, Array]]  # (gram, td_error) -> (z, damping)
+
+
+def lstsq(rcond: float = 1e-7) -> Solver:
+    """Minimum-norm least squares by ``jnp.linalg.lstsq``, the paper's choice.
+
+    Args:
+      rcond: singular values below rcond times the largest count as zero. JAX's float32 default, 3e-5 at B = 256,
+        discards so much of a sin network's kernel that no step can reach the paper's eta.
+
+    Raises:
+      ValueError: if rcond is not in [0, 1).
+    """
+    _check_range("rcond", rcond, 0.0, 1.0)
+
+    def method(gram: Array, td_error: Array) -> tuple[Array, Array]:
+        return jnp.linalg.lstsq(gram, td_error, rcond=rcond)[0], jnp.zeros((), gram.dtype)
+
+    return _guarded(method)
+
+
+def ridge(damping: float = 1e-4) -> Solver:
+    """(K + damping mean(diag K) I) z = delta by Cholesky: the fast one.
+
+    Where rounding makes even the damped K indefinite, damping grows tenfold until the factorization succeeds.
+
+    Args:
+      damping: in units of K's mean diagonal.
+
+    Raises:
+      ValueError: if damping is not in (0, inf).
+    """
+    _check_range("damping", damping, jnp.finfo(jnp.float32).tiny, jnp.inf)
+
+    def method(gram: Array, td_error: Array) -> tuple[Array, Array]:
+        mean_diagonal = jnp.mean(jnp.diagonal(gram))
+        identity = jnp.eye(gram.shape[0], dtype=gram.dtype)
+
+        def attempt(damping: Array) -> Array:
+            factor = jax.scipy.linalg.cho_factor(gram + damping * mean_diagonal * identity, lower=True)
+            return jax.scipy.linalg.cho_solve(factor, td_error)
+
+        def grow(state: tuple[Array, Array]) -> tuple[Array, Array]:
+            larger = 10.0 * state[1]
+            return attempt(larger), larger
+
+        # Diagonally dominant, and so certainly solvable, before damping reaches B.
+        def failed(state: tuple[Array, Array]) -> Array:
+            return ~jnp.all(jnp.isfinite(state[0])) & (state[1] < 10.0 * gram.shape[0])
+
+        first = jnp.asarray(damping, gram.dtype)
+        return jax.lax.while_loop(failed, grow, (attempt(first), first))
+
+    return _guarded(method)
+
+
+def eigh(rcond: float = 1e-7) -> Solver:
+    """Pseudo-inverse from an eigendecomposition, which uses K's symmetry; else as :func:`lstsq`.
+
+    Args:
+      rcond: eigenvalues below rcond times the largest, and negative ones, count as zero.
+
+    Raises:
+      ValueError: if rcond is not in [0, 1).
+    """
+    _check_range("rcond", rcond, 0.0, 1.0)
+
+    def method(gram: Array, td_error: Array) -> tuple[Array, Array]:
+        eigenvalues, vectors = jnp.linalg.eigh(gram)
+        kept = (eigenvalues > rcond * eigenvalues[-1]) & (eigenvalues > 0)
+        inverse = jnp.where(kept, 1.0 / jnp.where(kept, eigenvalues, 1.0), 0.0)
+        return vectors @ (inverse * (vectors.T @ td_error)), jnp.zeros((), gram.dtype)
+
+    return _guarded(method)
+
+
+def aligned(target: float = 0.985) -> Solver:
+    """The largest ridge whose predicted alignment reaches ``target``: as little amplification as eta allows.
+
+    With K = U diag(s) U^T the predicted alignment falls monotonically as the ridge grows (by Cauchy-Schwarz), so
+    bisection over log damping between 1e-9 and 1e3 finds it from one eigendecomposition. If no ridge in that range
+    reaches the target the smallest is taken.
+
+    Args:
+      target: wanted cos(K z, delta), a little above the linesearch's eta.
+
+    Raises:
+      ValueError: if target is not in (0, 1).
+    """
+    _check_range("target", target, jnp.finfo(jnp.float32).tiny, 1.0)
+
+    def method(gram: Array, td_error: Array) -> tuple[Array, Array]:
+        eigenvalues, vectors = jnp.linalg.eigh(gram)
+        eigenvalues = jnp.maximum(eigenvalues, 0.0)
+        mean_diagonal = jnp.mean(jnp.diagonal(gram))
+        coefficients = vectors.T @ td_error
+
+        def solution(log_damping: Array) -> Array:  # in the eigenbasis
+            return coefficients / (eigenvalues + jnp.exp(log_damping) * mean_diagonal)
+
+        def bisect(_: Array, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+            low, high = bracket
+            middle = 0.5 * (low + high)
+            reaches = cosine(eigenvalues * solution(middle), coefficients) >= target
+            return jnp.where(reaches, middle, low), jnp.where(reaches, high, middle)
+
+        bounds = jnp.log(jnp.asarray([1e-9, 1e3], gram.dtype))
+        low, _ = jax.lax.fori_loop(0, 30, bisect, (bounds[0], bounds[1]))
+        return vectors @ solution(low), jnp.exp(low)
+
+    return _guarded(method)
+
+
+SOLVERS: dict[str, Callable[..., Solver]] = {"lstsq": lstsq, "ridge": ridge, "eigh": eigh, "aligned": aligned}
+
+
+def _guarded(method: _Method) -> Solver:
+    """What all solvers share: shapes, full precision, K = 0, non-finite input, and the SolveInfo."""
+
+    def solve(gram: Array, td_error: Array) -> tuple[Array, SolveInfo]:
+        chex.assert_rank(td_error, 1)
+        chex.assert_shape(gram, (td_error.shape[0], td_error.shape[0]))
+        with full_precision():
+            finite_input = jnp.all(jnp.isfinite(gram)) & jnp.all(jnp.isfinite(td_error))
+            # A factorization of NaN, or of K = 0, is undefined or endless; such input never reaches one.
+            solvable = finite_input & (jnp.max(jnp.diagonal(gram)) > 0)
+            safe_gram = jnp.where(solvable, gram, jnp.eye(gram.shape[0], dtype=gram.dtype))
+            safe_error = jnp.where(finite_input, td_error, 0.0)
+
+            z, damping = method(safe_gram, safe_error)
+            finite = finite_input & jnp.all(jnp.isfinite(z))
+            z = jnp.where(finite & solvable, z, 0.0)
+            predicted = safe_gram @ z  # 0 where not solvable, as z is
+            norm = jnp.linalg.norm(safe_error)
+            residual = jnp.linalg.norm(predicted - safe_error) / jnp.where(norm > 0, norm, 1.0)
+        return z, SolveInfo(cosine(predicted, safe_error), residual, damping, finite)
+
+    return solve
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if isinstance(value, int | float) and not low <= value < high:  # a traced value cannot be checked
+        raise ValueError(f"{name} must be in [{low:g}, {high:g}), got {value:g}")

@@ -1,0 +1,65 @@
+"""Replay of past transitions: a NumPy ring buffer on the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import psutil
+
+from preqn_jax.settings import SettingError
+from preqn_jax.types import Transition
+
+
+class HostReplay:
+    """Ring buffer of transitions, one row of it a seed.
+
+    Attributes:
+      data: a Transition of float32 arrays ``[S, capacity, ...]``.
+      size: transitions held, the same for every seed.
+      position: where the next one goes.
+    """
+
+    def __init__(self, num_seeds: int, capacity: int, observation_size: int, action_size: int):
+        """Allocates the whole buffer.
+
+        Raises:
+          SettingError: if it cannot fit into memory.
+        """
+        shapes = Transition((observation_size,), (action_size,), (), (), (observation_size,))
+        self.capacity = capacity
+        self.nbytes = 4 * num_seeds * capacity * sum(int(np.prod(shape)) for shape in shapes)
+        available = psutil.virtual_memory().available
+        if self.nbytes > available:
+            fits = int(capacity * available / self.nbytes)
+            raise SettingError(
+                f"config.replay_capacity={capacity} needs {self.nbytes / 2**30:.1f} GiB for {num_seeds} seed(s), but "
+                f"{available / 2**30:.1f} GiB of memory are available; at most {fits} transitions fit"
+            )
+        self.data = Transition(*(np.zeros((num_seeds, capacity, *shape), np.float32) for shape in shapes))
+        self.size = 0
+        self.position = 0
+
+    def add(self, transition: Transition) -> None:
+        """Stores one transition a seed, leaves ``[S, ...]``, over the oldest when full."""
+        for stored, new in zip(self.data, transition, strict=True):
+            stored[:, self.position] = new
+        self.position = (self.position + 1) % self.capacity
+        self.size = min(self.size + 1, self.capacity)
+
+    def sample(self, generators: list[np.random.Generator], shape: tuple[int, ...]) -> Transition:
+        """Uniform draws with replacement, leaves ``[S, *shape, ...]``; one generator a seed."""
+        indices = [generator.integers(self.size, size=shape) for generator in generators]
+        return Transition(*(np.stack([row[i] for row, i in zip(leaf, indices, strict=True)]) for leaf in self.data))
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs: the filled part of every array, and where the next transition goes."""
+        filled = {name: leaf[:, : self.size] for name, leaf in self.data._asdict().items()}
+        return {**filled, "position": np.asarray(self.position)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes up a :meth:`state` of a buffer with the same capacity."""
+        self.size = state["reward"].shape[1]
+        self.position = int(state["position"])
+        for name, leaf in self.data._asdict().items():
+            leaf[:, : self.size] = state[name]

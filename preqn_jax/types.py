@@ -1,0 +1,30 @@
+"""The few types that several parts of the library share."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+Params = Any  # any pytree of floating-point arrays
+Inputs = Any  # any pytree whose leaves lead with the batch axis
+
+
+class Transition(NamedTuple):
+    """One environment step, or a batch of them (every leaf then leads with the batch axes).
+
+    Attributes:
+      observation: what the agent saw, ``[..., O]`` float32.
+      action: what it did, ``[..., A]`` float32 in [-1, 1].
+      reward: what it got, ``[...]`` float32.
+      discount: 0 where the episode terminated in ``next_observation``, else 1, ``[...]`` float32. A time
+        limit does not terminate: a truncated step keeps discount 1.
+      next_observation: the true successor, never the first observation of the next episode, ``[..., O]``.
+    """
+
+    observation: Array
+    action: Array
+    reward: Array
+    discount: Array
+    next_observation: Array
