@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from absl import app, flags, logging
 
@@ -29,13 +30,13 @@ def run_with_config(main: Callable[[Config], int]) -> None:
 def run(main: Callable[[], int]) -> None:
     """As :func:`run_with_config`, for programs whose flags are all defined already."""
 
-    def guarded(_: list[str]) -> int:
+    def guarded(_: list[str]) -> int | None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # Orbax and JAX tell a lot
         try:
             return main()
         except settings.SettingError as error:
-            _fail(error)
+            return _fail(error)
 
     app.run(guarded, flags_parser=_parse)
 
@@ -58,11 +59,11 @@ def _config_name(argv: list[str]) -> str:
 
 
 def _read() -> Config:
-    config = configs.get_config(flags.FLAGS["config"].value)
+    config = configs.get_config(flags.FLAGS.config)
     for leaf in list(settings.leaves(config)):
         name = f"config.{leaf.path}"
         if name in flags.FLAGS and flags.FLAGS[name].present:
-            config = settings.replace(config, leaf.path, settings.parse(leaf, flags.FLAGS[name].value))
+            config = settings.replace(config, leaf.path, settings.parse(leaf, str(flags.FLAGS[name].value)))
     check_config(config)
     return config
 
@@ -82,6 +83,6 @@ def _parse(argv: list[str]) -> list[str]:
     return rest
 
 
-def _fail(message: object) -> None:
+def _fail(message: object) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)

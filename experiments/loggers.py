@@ -8,6 +8,7 @@ import os
 import pathlib
 import sys
 import time
+from typing import ClassVar
 
 import numpy as np
 import tensorboardX
@@ -43,9 +44,10 @@ class RunReporter:
         step = int(rows[0]["step"])
         for row in rows:
             for name, value in row.items():
-                if name not in ("step", "seed"):
+                if name not in ("step", "seed") and np.isfinite(value):  # no episode may have ended yet
                     self._board.add_scalar(f"seed_{row['seed']}/{name}", value, step)
-        self._board.add_scalar("steps_per_second", self._terminal.steps_per_second, step)
+        if np.isfinite(self._terminal.steps_per_second):
+            self._board.add_scalar("steps_per_second", self._terminal.steps_per_second, step)
         self._board.flush()
         self._terminal.evaluation(rows)
         plots.learning_curve([self._table.path], self._curve, self._title)
@@ -90,43 +92,46 @@ class Terminal:
     """A progress bar, or plain lines where there is no terminal."""
 
     plain_interval = 10.0  # seconds between plain lines
+    _labels: ClassVar = {"alignment": "alignment", "step_size": "step size", "accepted": "accepted", "q": "Q"}
 
     def __init__(self, total_steps: int, num_seeds: int, first_step: int):
         self._total, self._num_seeds = total_steps, num_seeds
-        self._first, self._start, self._last_line = first_step, time.perf_counter(), 0.0
         self._step, self._return = first_step, np.nan
+        self._mark = (time.perf_counter(), first_step)  # from which the speed is measured
+        self.steps_per_second = np.nan  # environment steps of all seeds together
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm.tqdm(total=total_steps, initial=first_step, unit=" steps", dynamic_ncols=True)
 
-    @property
-    def steps_per_second(self) -> float:
-        """Environment steps of all seeds together, since this process began to train."""
-        return self._num_seeds * (self._step - self._first) / max(time.perf_counter() - self._start, 1e-9)
-
     def message(self, text: str) -> None:
+        """One line, above the bar if there is one."""
         tqdm.tqdm.write(text, file=sys.stderr)
 
     def progress(self, step: int, latest: Row) -> None:
+        """Moves on to ``step``; shows the latest metrics."""
         moved, self._step = step - self._step, step
+        seconds = time.perf_counter() - self._mark[0]
+        due = seconds > self.plain_interval
+        if due:
+            self.steps_per_second = self._num_seeds * (step - self._mark[1]) / seconds
+            self._mark = (time.perf_counter(), step)
         shown = {"return": f"{self._return:.1f}", "steps/s": f"{self.steps_per_second:.0f}"}
-        names = {"alignment": "alignment", "step_size": "step size", "accepted": "accepted", "q": "Q"}
-        shown |= {label: f"{latest[name]:.3g}" for name, label in names.items() if name in latest}
+        shown |= {label: f"{latest[name]:.3g}" for name, label in self._labels.items() if name in latest}
         if self._bar is not None:
             self._bar.set_postfix(shown, refresh=False)
             self._bar.update(moved)
-        elif time.perf_counter() - self._last_line > self.plain_interval:
-            self._last_line = time.perf_counter()
-            eta = (self._total - step) * self._num_seeds / max(self.steps_per_second, 1e-9)
-            texts = [f"{step}/{self._total} steps", f"ETA {tqdm.tqdm.format_interval(eta)}"]
-            self.message("  ".join([*texts, *(f"{name} {value}" for name, value in shown.items())]))
+        elif due:
+            eta = tqdm.tqdm.format_interval((self._total - step) * self._num_seeds / self.steps_per_second)
+            self.message("  ".join([f"{step}/{self._total} steps", f"ETA {eta}", *map(" ".join, shown.items())]))
 
     def evaluation(self, rows: list[Row]) -> None:
+        """One line with the return, of each seed if there are several."""
         returns = np.array([row["return_mean"] for row in rows])
         self._return = returns.mean()
         spread = f" (seeds {', '.join(f'{value:.1f}' for value in returns)})" if len(rows) > 1 else ""
         self.message(f"step {int(rows[0]['step'])}: return {self._return:.1f}{spread}")
 
     def close(self) -> None:
+        """Leaves the bar as it stands."""
         if self._bar is not None:
             self._bar.close()

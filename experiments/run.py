@@ -15,6 +15,7 @@ from absl import flags
 
 from experiments import flags as command_line
 from experiments import provenance
+from experiments.configs import CONFIG_FILE, read_config
 from experiments.loggers import RunReporter, replace_file
 from preqn_jax import settings
 from preqn_jax.checkpoint import CheckpointError, Checkpoints
@@ -26,8 +27,8 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "work folder of the run; runs/<c
 def main(config: Config) -> int:
     """Trains; returns the exit code."""
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{flags.FLAGS.config}")
-    _claim(workdir, config)
     trainer = Trainer(config)
+    _claim(workdir, config)
     checkpoints = Checkpoints(workdir / "checkpoints")
     try:
         return _train(trainer, checkpoints, workdir)
@@ -69,21 +70,14 @@ def _claim(workdir: pathlib.Path, config: Config) -> None:
     Raises:
       SettingError: if it holds anything but an earlier part of this very run.
     """
-    record = workdir / "config.json"
+    record = workdir / CONFIG_FILE
     resolved = json.loads(json.dumps(settings.to_dict(config)))
     if record.exists():
-        _check_same(workdir, _read(record), resolved)
+        _check_same(workdir, read_config(workdir), resolved)
     elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise settings.SettingError(f"--workdir={workdir} exists and holds no run; choose another")
     workdir.mkdir(parents=True, exist_ok=True)
     replace_file(record, json.dumps({"config": resolved, **provenance.collect()}, indent=2) + "\n")
-
-
-def _read(record: pathlib.Path) -> dict[str, Any]:
-    try:
-        return json.loads(record.read_text())["config"]
-    except (ValueError, KeyError, TypeError):
-        raise settings.SettingError(f"{record} is no configuration of a run; choose another --workdir") from None
 
 
 def _check_same(workdir: pathlib.Path, before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -116,6 +110,7 @@ class StopSignal:
         signal.signal(number, signal.SIG_DFL)
 
     def __call__(self) -> bool:
+        """Whether to stop."""
         return self.received > 0
 
 

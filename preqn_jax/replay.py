@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 
 from preqn_jax.settings import SettingError
-from preqn_jax.types import Transition
+from preqn_jax.types import Transition, transition_shapes
 
 
 class HostReplay:
@@ -26,7 +26,7 @@ class HostReplay:
         Raises:
           SettingError: if it cannot fit into memory.
         """
-        shapes = Transition((observation_size,), (action_size,), (), (), (observation_size,))
+        shapes = transition_shapes(observation_size, action_size)
         self.capacity = capacity
         self.nbytes = 4 * num_seeds * capacity * sum(int(np.prod(shape)) for shape in shapes)
         available = psutil.virtual_memory().available

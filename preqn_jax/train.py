@@ -18,7 +18,7 @@ from preqn_jax.envs.host import Episode, HostEnv
 from preqn_jax.replay import HostReplay
 from preqn_jax.rollout import evaluate
 from preqn_jax.settings import SettingError, check, setting
-from preqn_jax.types import Array, Transition
+from preqn_jax.types import Array, Transition, transition_shapes
 
 # Streams of random numbers. Each draw is a function of (seed, stream, counter) alone, so that a resumed run needs no
 # stored random state to go on exactly where it stopped.
@@ -129,7 +129,7 @@ class Trainer:
         jax.block_until_ready(self._explore(self.state, self.observation, self.keys, np.uint32(0)))
         jax.block_until_ready(self._act(self.state, self._evaluation_shape()))
         lead = (seeds, config.update_every, config.batch_size)
-        shapes = Transition((env.observation_size,), (env.action_size,), (), (), (env.observation_size,))
+        shapes = transition_shapes(env.observation_size, env.action_size)
         batches = Transition(*(jax.ShapeDtypeStruct((*lead, *shape), jnp.float32) for shape in shapes))
         burst = jax.jit(_over_seeds(burst_of(self.agent), seeds, in_axes=(0, 0, 0, None)), donate_argnums=0)
         # Compiled ahead: a call with other shapes fails instead of compiling again.
@@ -174,9 +174,7 @@ class Trainer:
         Raises:
           NonFiniteError: if anything that it reports is not finite.
         """
-        batches = self.replay.sample(
-            self._generators(_REPLAY), (self.config.update_every, self.config.batch_size)
-        )
+        batches = self.replay.sample(self._generators(_REPLAY), (self.config.update_every, self.config.batch_size))
         self.state, info = self._burst(self.state, batches, self.keys, np.uint32(self.step))
         info = {name: np.asarray(value) for name, value in info.items()}
         for name, value in info.items():
@@ -211,7 +209,6 @@ class Trainer:
         self.interval = Interval(config.num_seeds)
         return rows
 
-
     def arrays(self) -> Arrays:
         """Everything that :meth:`restore` needs, as arrays by name."""
         arrays = {
@@ -224,7 +221,7 @@ class Trainer:
         }
         arrays |= {f"interval.infos.{name}": total for name, total in self.interval.infos.items()}
         arrays |= {f"replay.{name}": array for name, array in self.replay.state().items()}
-        arrays |= {f"agent.{name}": np.asarray(leaf) for name, leaf in _named_leaves(self.state)}
+        arrays |= {name: np.asarray(leaf) for name, leaf in _named_leaves(self.state)}
         for s, env in enumerate(self.envs):
             arrays[f"env.{s}.number"] = np.asarray(env.episode.number)
             arrays[f"env.{s}.actions"] = env.episode.actions
@@ -237,12 +234,7 @@ class Trainer:
           CheckpointError: if the arrays are of another configuration, or the environment does not come to the same
             state again.
         """
-        names = [f"agent.{name}" for name, _ in _named_leaves(self.state)]
-        missing = next((name for name in names if name not in arrays), None)
-        if missing:
-            raise CheckpointError(f"the checkpoint has no {missing}: it is of another configuration")
-        leaves = [jnp.asarray(arrays[name]) for name in names]
-        self.state = jax.tree.unflatten(jax.tree.structure(self.state), leaves)
+        self.state = restore_agent_state(self.state, arrays)
         self.step = int(arrays["step"])
         self.returns = np.array(arrays["returns"])
         self.replay.restore(_below(arrays, "replay."))
@@ -250,7 +242,7 @@ class Trainer:
         self.interval.episode_returns = np.array(arrays["interval.episode_returns"])
         self.interval.updates = int(arrays["interval.updates"])
         self.interval.infos = {name: np.array(total) for name, total in _below(arrays, "interval.infos.").items()}
-        episodes = [Episode(arrays[f"env.{s}.number"], arrays[f"env.{s}.actions"]) for s in range(len(self.envs))]
+        episodes = [Episode(int(arrays[f"env.{s}.number"]), arrays[f"env.{s}.actions"]) for s in range(len(self.envs))]
         self.observation = np.stack([env.restore(episode) for env, episode in zip(self.envs, episodes, strict=True)])
         if not np.array_equal(self.observation, arrays["observation"]):
             raise CheckpointError(
@@ -269,10 +261,12 @@ class Interval:
         self.infos: dict[str, np.ndarray] = {}  # summed over updates
 
     def add_episode(self, s: int, episode_return: float) -> None:
+        """Counts a finished training episode of seed number s."""
         self.episodes[s] += 1
         self.episode_returns[s] += episode_return
 
     def add_updates(self, info: dict[str, np.ndarray]) -> None:
+        """Counts a burst of updates, ``[S, U]`` arrays by name."""
         self.updates += next(iter(info.values())).shape[1]
         for name, value in info.items():
             self.infos[name] = self.infos.get(name, 0.0) + value.sum(axis=1, dtype=np.float64)
@@ -288,9 +282,7 @@ class Interval:
         return {**training, **{name: total[s] / self.updates for name, total in self.infos.items()}}
 
 
-def run(
-    trainer: Trainer, reporter: Reporter, save: Callable[[Trainer], None], should_stop: Callable[[], bool]
-) -> bool:
+def run(trainer: Trainer, reporter: Reporter, save: Callable[[Trainer], None], should_stop: Callable[[], bool]) -> bool:
     """Trains to the end of the configured schedule, or until told to stop.
 
     Args:
@@ -354,9 +346,28 @@ class StallWatch:
             )
 
 
-def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
+def restore_agent_state(like: AgentState, arrays: Arrays) -> AgentState:
+    """The agent's state out of a checkpoint's arrays.
+
+    Args:
+      like: a state, or its shapes, of the same agent; leaves lead with the seeds.
+      arrays: as :meth:`Trainer.arrays` wrote them.
+
+    Raises:
+      CheckpointError: if an array is missing or has another shape.
+    """
+    leaves = []
+    for name, leaf in _named_leaves(like):
+        if name not in arrays or arrays[name].shape != leaf.shape:
+            found = arrays[name].shape if name in arrays else "none"
+            raise CheckpointError(f"the checkpoint is of another configuration: {name} {found}, not {leaf.shape}")
+        leaves.append(jnp.asarray(arrays[name]))
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _named_leaves(state: AgentState) -> list[tuple[str, Any]]:
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return [("agent." + jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
 
 
 def _below(arrays: Arrays, prefix: str) -> Arrays:

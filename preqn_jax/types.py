@@ -14,6 +14,8 @@ Inputs = Any  # any pytree whose leaves lead with the batch axis
 class Transition(NamedTuple):
     """One environment step, or a batch of them (every leaf then leads with the batch axes).
 
+    The leaves are arrays of JAX or NumPy, or what describes such arrays.
+
     Attributes:
       observation: what the agent saw, ``[..., O]`` float32.
       action: what it did, ``[..., A]`` float32 in [-1, 1].
@@ -23,8 +25,13 @@ class Transition(NamedTuple):
       next_observation: the true successor, never the first observation of the next episode, ``[..., O]``.
     """
 
-    observation: Array
-    action: Array
-    reward: Array
-    discount: Array
-    next_observation: Array
+    observation: Any
+    action: Any
+    reward: Any
+    discount: Any
+    next_observation: Any
+
+
+def transition_shapes(observation_size: int, action_size: int) -> Transition:
+    """The shape of each leaf of one transition."""
+    return Transition((observation_size,), (action_size,), (), (), (observation_size,))

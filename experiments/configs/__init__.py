@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import pathlib
+from typing import Any
+
 from preqn_jax.agents import AGENTS
 from preqn_jax.envs import ENVS
-from preqn_jax.settings import SettingError, unknown
+from preqn_jax.settings import SettingError, leaves, replace, unknown
 from preqn_jax.train import Config, EnvConfig
 
 DEFAULT = "preqn_ant"
+CONFIG_FILE = "config.json"  # in every work folder: the resolved configuration and what it ran with
 
 
 def names() -> list[str]:
@@ -25,3 +30,36 @@ def get_config(name: str) -> Config:
         raise SettingError(unknown("--config", name, names()))
     agent, _, env = name.rpartition("_")
     return Config(agent=AGENTS[agent].config(), algorithm=agent, env=EnvConfig(id=ENVS[env]))
+
+
+def read_config(workdir: pathlib.Path) -> dict[str, Any]:
+    """The configuration that a run wrote into its work folder, as nested dict.
+
+    Raises:
+      SettingError: if there is none.
+    """
+    try:
+        return json.loads((workdir / CONFIG_FILE).read_text())["config"]
+    except OSError:
+        raise SettingError(f"--workdir={workdir} holds no run: there is no {CONFIG_FILE} in it") from None
+    except (ValueError, KeyError, TypeError):
+        raise SettingError(f"{workdir / CONFIG_FILE} is no configuration of a run; choose another --workdir") from None
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """The configuration that :func:`read_config` read.
+
+    Raises:
+      SettingError: if it is of another version of this library.
+    """
+    try:
+        algorithm = values["algorithm"]
+        config = Config(agent=AGENTS[algorithm].config(), algorithm=algorithm)
+        for leaf in list(leaves(config)):
+            value: Any = values
+            for name in leaf.path.split("."):
+                value = value[name]
+            config = replace(config, leaf.path, tuple(value) if isinstance(value, list) else value)
+    except KeyError as error:
+        raise SettingError(f"the run's configuration has no {error}: another version of preqn_jax wrote it") from None
+    return config

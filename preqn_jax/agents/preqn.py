@@ -56,10 +56,9 @@ class PreQNState(NamedTuple):
 
 def make(config: PreQNConfig, observation_size: int, action_size: int) -> Agent:
     """PreQN for observations ``[..., observation_size]`` and actions ``[..., action_size]`` in [-1, 1]."""
-    shared = {"activation": config.activation, "kernel_init": config.kernel_init}
-    critic = Critic(config.hidden_sizes, **shared)
-    actor = Actor(action_size, config.hidden_sizes, **shared)
-    q_fn = ntk.module_q_fn(critic)
+    critic = Critic(config.hidden_sizes, config.activation, config.kernel_init)
+    actor = Actor(action_size, config.hidden_sizes, config.activation, config.kernel_init)
+    q_fn, policy = ntk.module_q_fn(critic), ntk.module_q_fn(actor)
     linearize = ntk.dense(critic) if config.linearizer == "dense" else ntk.per_example(q_fn)
     solve = make_solver(config)
     adam = optax.adam(config.actor_learning_rate)
@@ -71,7 +70,7 @@ def make(config: PreQNConfig, observation_size: int, action_size: int) -> Agent:
         return PreQNState(critic.init(critic_key, observation, action), actor_params, adam.init(actor_params))
 
     def act(state: PreQNState, observation: Array) -> Array:
-        return actor.apply(state.actor, observation)
+        return policy(state.actor, observation)
 
     def explore(state: PreQNState, observation: Array, key: Array) -> Array:
         action = act(state, observation)
@@ -102,7 +101,7 @@ def make(config: PreQNConfig, observation_size: int, action_size: int) -> Agent:
 
     def update_actor(state: PreQNState, observation: Array) -> tuple[PreQNState, dict[str, Array]]:
         def loss(actor_params: Params) -> tuple[Array, Array]:
-            action = actor.apply(actor_params, observation)
+            action = policy(actor_params, observation)
             return -jnp.mean(q_fn(state.critic, (observation, action))), jnp.mean(jnp.abs(action))
 
         (value, saturation), gradient = jax.value_and_grad(loss, has_aux=True)(state.actor)

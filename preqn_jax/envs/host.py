@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Box
 
 from preqn_jax.settings import SettingError, unknown
 
@@ -56,10 +57,11 @@ class HostEnv:
         self._seed = seed
         self._number = -1
         self._actions: list[Float] = []
-        space = self._env.action_space
-        self._low, self._high = space.low, space.high
-        self.observation_size = int(np.prod(self._env.observation_space.shape))
-        self.action_size = int(np.prod(space.shape))
+        actions, observations = self._env.action_space, self._env.observation_space
+        assert isinstance(actions, Box)
+        assert isinstance(observations, Box)
+        self._low, self._high = actions.low, actions.high
+        self.observation_size, self.action_size = observations.low.size, actions.low.size
 
     def reset(self, number: int | None = None) -> Float:
         """Starts episode ``number``, the next one if left out; returns its first observation ``[O]``."""
@@ -86,14 +88,19 @@ class HostEnv:
 
     def restore(self, episode: Episode) -> Float:
         """Goes back to an :class:`Episode`; returns its last observation ``[O]``."""
-        observation = self.reset(int(episode.number))
+        observation = self.reset(episode.number)
         for action in episode.actions:
             observation = self.step(action).observation
         return observation
 
     def render(self) -> np.ndarray:
         """The current picture ``[height, width, 3]`` uint8; needs render_mode="rgb_array"."""
-        return self._env.render()
+        return np.asarray(self._env.render())
+
+    @property
+    def frames_per_second(self) -> int:
+        """At which pictures follow each other in real time."""
+        return self._env.metadata.get("render_fps", 30)
 
     def close(self) -> None:
         """Frees the simulator."""
@@ -115,9 +122,9 @@ def _make(env_id: str, render_mode: str | None) -> gymnasium.Env:
         except Exception as error:  # whatever a third-party constructor raises, the user gets its one line
             raise SettingError(f"config.env.id={env_id} cannot be made: {_first_line(error)}") from error
     actions, observations = env.action_space, env.observation_space
-    if not isinstance(actions, gymnasium.spaces.Box) or not np.all(np.isfinite([actions.low, actions.high])):
+    if not isinstance(actions, Box) or not np.all(np.isfinite([actions.low, actions.high])):
         raise SettingError(f"config.env.id={env_id} needs a bounded Box action space, but has {_first_line(actions)}")
-    if not isinstance(observations, gymnasium.spaces.Box):
+    if not isinstance(observations, Box):
         env = gymnasium.wrappers.FlattenObservation(env)
     return env
 

@@ -102,8 +102,11 @@ def sin(x: Array) -> Array:
     return _sin(x)
 
 
+_Pair = tuple[Array, Array]
+
+
 @jax.custom_jvp
-def _sin_and_cos(x: Array) -> tuple[Array, Array]:
+def _sin_and_cos(x: Array) -> _Pair:
     return _sin_cos(x)
 
 
@@ -114,7 +117,7 @@ def _sin_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Arra
 
 
 @_sin_and_cos.defjvp
-def _sin_and_cos_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+def _sin_and_cos_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[_Pair, _Pair]:
     sine, cosine = _sin_and_cos(*primals)
     return (sine, cosine), (tangents[0] * cosine, -tangents[0] * sine)
 

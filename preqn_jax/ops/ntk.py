@@ -11,8 +11,9 @@ With g_i = grad_theta Q(x_i), the kernel is K_ij = <g_i, g_j> and the pull-back 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax
 import flax.linen as nn
@@ -106,7 +107,7 @@ def _inner_of_gradients(left: Params, right: Params) -> Array:
     def of_leaf(a: Array, b: Array) -> Array:
         return a.reshape(a.shape[0], -1) @ b.reshape(b.shape[0], -1).T
 
-    return sum(jax.tree.leaves(jax.tree.map(of_leaf, left, right)))
+    return functools.reduce(jnp.add, jax.tree.leaves(jax.tree.map(of_leaf, left, right)))
 
 
 def _pull_back_gradients(gradients: Params, z: Array) -> Params:
@@ -118,18 +119,18 @@ def module_q_fn(module: nn.Module) -> QFunction:
 
     def q_fn(params: Params, inputs: Inputs) -> Array:
         arguments = inputs if isinstance(inputs, tuple) else (inputs,)
-        return module.apply(params, *arguments)
+        return cast(Array, module.apply(params, *arguments))
 
     return q_fn
 
 
 class _DenseCall(NamedTuple):
-    """One call of a Dense layer: A = ``layer_input`` [B, ..., in], and its output [B, ..., out]."""
+    """One call of a Dense layer: the shapes of its input A [B, ..., in] and of its output [B, ..., out]."""
 
     path: tuple[str, ...]
     has_bias: bool
-    layer_input: Array
-    output: Array
+    layer_input: jax.ShapeDtypeStruct
+    output: jax.ShapeDtypeStruct
 
 
 class _DenseTangents(NamedTuple):
@@ -280,7 +281,7 @@ def _inner_of_dense(left: _DenseTangents, right: _DenseTangents) -> Array:
         for path, (a, d) in layers.items():
             a_other, d_other = others[path]
             terms.append(_sum_over_rows((_products(a, a_other) + bias) * _products(d, d_other), a.shape[1]))
-    return sum(terms[1:], start=terms[0])
+    return functools.reduce(jnp.add, terms)
 
 
 def _products(a: Array, b: Array) -> Array:

@@ -95,8 +95,18 @@ def preqn_update(
       ValueError: at trace time, on an option out of range or arguments of the wrong shape or kind.
     """
     linearize = ntk.per_example(q_fn) if linearize is None else linearize
-    options = {"step_size": step_size, "alignment": alignment, "decay": decay, "max_backtracks": max_backtracks}
-    return step_linearized(q_fn, params, inputs, td_error, linearize(params, inputs), solve=solve, **options)
+    return step_linearized(
+        q_fn,
+        params,
+        inputs,
+        td_error,
+        linearize(params, inputs),
+        solve=solve,
+        step_size=step_size,
+        alignment=alignment,
+        decay=decay,
+        max_backtracks=max_backtracks,
+    )
 
 
 def step_linearized(

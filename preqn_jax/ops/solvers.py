@@ -35,6 +35,8 @@ class SolveInfo(NamedTuple):
     finite: Array
 
 
+_TINY = float(jnp.finfo(jnp.float32).tiny)  # no range here includes zero
+
 Solver = Callable[[Array, Array], tuple[Array, SolveInfo]]
 _Method = Callable[[Array, Array], tuple[Array, Array]]  # (gram, td_error) -> (z, damping)
 
@@ -68,7 +70,7 @@ def ridge(damping: float = 1e-4) -> Solver:
     Raises:
       ValueError: if damping is not in (0, inf).
     """
-    _check_range("damping", damping, jnp.finfo(jnp.float32).tiny, jnp.inf)
+    _check_range("damping", damping, _TINY, jnp.inf)
 
     def method(gram: Array, td_error: Array) -> tuple[Array, Array]:
         mean_diagonal = jnp.mean(jnp.diagonal(gram))
@@ -125,7 +127,7 @@ def aligned(target: float = 0.985) -> Solver:
     Raises:
       ValueError: if target is not in (0, 1).
     """
-    _check_range("target", target, jnp.finfo(jnp.float32).tiny, 1.0)
+    _check_range("target", target, _TINY, 1.0)
 
     def method(gram: Array, td_error: Array) -> tuple[Array, Array]:
         eigenvalues, vectors = jnp.linalg.eigh(gram)

@@ -1,0 +1,684 @@
+"""Time and memory of PreQN's update, part by part: ``python -m experiments.benchmark_update``.
+
+Whatever is compared is measured in turns within one process, so that a busy machine slows all of it alike. XLA's
+threads blur ratios on CPUs; for numbers to quote, run pinned to one otherwise idle core:
+
+    XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" \
+        taskset -c 0 python -m experiments.benchmark_update
+
+A target names what one CPU core should reach with the default settings. The table goes to standard output, and with
+what it was made with to the JSON file ``--out``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import psutil
+import tqdm
+from absl import flags
+
+from experiments import flags as command_line
+from experiments import provenance
+from experiments.loggers import replace_file
+from preqn_jax.agents.preqn import PreQNConfig, make
+from preqn_jax.networks import Actor, Critic
+from preqn_jax.ops import activations, linesearch, ntk, solvers, td
+from preqn_jax.ops.precision import full_precision
+from preqn_jax.ops.preqn import preqn_update
+from preqn_jax.settings import SettingError
+from preqn_jax.train import Config, EnvConfig, Trainer, burst_of
+from preqn_jax.types import Array, Params, Transition
+
+_OUT = flags.DEFINE_string("out", "runs/benchmark_update.json", "where the numbers are saved, as JSON")
+_REPEATS = flags.DEFINE_integer("repeats", 15, "rounds that a median is taken over", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "minibatch B [transitions]", lower_bound=1)
+_HIDDEN_SIZES = flags.DEFINE_string("hidden_sizes", "256,256", "width of each hidden layer of critic and actor [units]")
+
+_OBSERVATION, _ACTION = 17, 6  # HalfCheetah's
+_POOL = 1000  # transitions that minibatches are drawn from, with replacement: rows repeat, as in a young buffer
+_STEP_SIZE = 1e-3  # of the linesearch: small, so that nothing backtracks and all updates do the same work
+_SAMPLE_SECONDS = 0.05  # that one timed call lasts at least
+_BURST, _SEEDS_BURST = 20, 10  # updates per burst: of one seed, and where seeds are compared
+_ENV, _WARM_UP, _BURSTS = "HalfCheetah-v5", 200, 6  # whole loop: steps before the first update, bursts after it
+
+_METHOD = (
+    "Each figure is the median over {repeats} rounds; every round runs all candidates of a section once, in rotating\n"
+    "order, and waits for the result. To take Python's dispatch out, a call evaluates its candidate N times in one\n"
+    "compiled loop and is divided by N. Each evaluation's inputs depend on the result before it: one entry of every\n"
+    "input array is rewritten, which is part of the figures. Nothing is subtracted. Compile times stand apart."
+)
+
+
+class Options(NamedTuple):
+    """What the command line asks for."""
+
+    out: pathlib.Path
+    repeats: int
+    batch_size: int
+    hidden_sizes: tuple[int, ...]
+
+
+class Problem(NamedTuple):
+    """A critic, an actor and a minibatch of HalfCheetah's sizes, all that the sections measure on."""
+
+    critic: Critic
+    actor: Actor
+    critic_params: Params
+    actor_params: Params
+    batch: Transition
+    bursts: Transition  # [U, B, ...]
+    td_error: Array
+
+    @property
+    def inputs(self) -> tuple[Array, Array]:
+        """What the critic takes."""
+        return self.batch.observation, self.batch.action
+
+
+class Candidate(NamedTuple):
+    """Something to time: ``run`` evaluates it ``count`` times and waits; ``result`` is what came out last."""
+
+    name: str
+    run: Callable[[], Any]
+    count: int
+    compile_seconds: float
+    result: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Milliseconds per evaluation: median and quartiles; evaluations per call; and what compiling took."""
+
+    ms: float
+    quartiles: tuple[float, float]
+    count: int
+    compile_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A bound that a measurement should keep."""
+
+    text: str
+    measured: float
+    bound: float
+    at_least: bool
+
+    @property
+    def reached(self) -> bool:
+        """Whether it does."""
+        return self.measured >= self.bound if self.at_least else self.measured <= self.bound
+
+    def __str__(self) -> str:
+        relation, verdict = ">=" if self.at_least else "<=", "yes" if self.reached else "no"
+        return f"target: {self.text} {relation} {self.bound:g}   measured: {self.measured:.2f}   reached: {verdict}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """One part of the benchmark: printed as it stands, saved with its plain numbers."""
+
+    title: str
+    lines: list[str]
+    numbers: dict[str, Any]
+    targets: list[Target] = dataclasses.field(default_factory=list)
+
+    def __str__(self) -> str:
+        body = [*self.lines, *map(str, self.targets)]
+        return "\n".join(["", self.title, "-" * len(self.title), *body])
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        targets = [{**dataclasses.asdict(target), "reached": target.reached} for target in self.targets]
+        return {"title": self.title, **self.numbers, "targets": targets}
+
+
+def main() -> int:
+    """Measures, prints and saves; returns the exit code."""
+    options = _read_options()
+    threads = _threads()
+    print(_METHOD.format(repeats=options.repeats))
+    print(f"device {provenance.device()}, B = {options.batch_size}, hidden sizes {_HIDDEN_SIZES.value}; "
+          + ", ".join(f"{name} {value}" for name, value in threads.items()))  # fmt: skip
+    start, processor = time.perf_counter(), time.process_time()
+    problem = make_problem(options)
+    sections = []
+    for section in _with_progress(options, problem):
+        sections.append(section)
+        tqdm.tqdm.write(str(section))
+
+    wall, processor = time.perf_counter() - start, time.process_time() - processor
+    print(f"\n{wall:.0f} s in all, {processor / wall:.2f} processors in use (one core that others leave alone gives 1)")
+    record = {
+        **provenance.collect(),
+        "settings": {
+            "repeats": options.repeats,
+            "batch_size": options.batch_size,
+            "hidden_sizes": options.hidden_sizes,
+        },
+        "threads": threads,
+        "seconds": wall,
+        "processors_in_use": processor / wall,
+        "sections": [section.to_dict() for section in sections],
+    }
+    replace_file(options.out, json.dumps(record, indent=2) + "\n")
+    print(f"saved {options.out}")
+    return 0
+
+
+def _read_options() -> Options:
+    """Raises SettingError on what the flags' own bounds cannot tell."""
+    try:
+        hidden_sizes = tuple(int(size) for size in _HIDDEN_SIZES.value.split(","))
+    except ValueError:
+        hidden_sizes = ()
+    if not hidden_sizes or min(hidden_sizes) < 1:
+        raise SettingError(f"--hidden_sizes={_HIDDEN_SIZES.value} must be widths of at least 1, 256,256 for example")
+    _check_memory(_BATCH_SIZE.value, hidden_sizes)
+    out = pathlib.Path(_OUT.value)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingError(f"--out={out} cannot be written: {error.strerror}") from None
+    if out.is_dir() or not os.access(out.parent, os.W_OK):
+        raise SettingError(f"--out={out} cannot be written: give a file in a folder that can be")
+    return Options(out, _REPEATS.value, _BATCH_SIZE.value, hidden_sizes)
+
+
+def _check_memory(batch_size: int, hidden_sizes: tuple[int, ...]) -> None:
+    """The reference holds a gradient per example, and some arrays the size of K beside it."""
+    parameters = sum((a + 1) * b for a, b in _layers((_OBSERVATION + _ACTION, *hidden_sizes, 1)))
+    needed = 8 * batch_size * (parameters + 5 * batch_size)
+    available = psutil.virtual_memory().available
+    if needed > available:
+        raise SettingError(
+            f"--batch_size={batch_size} and --hidden_sizes={_HIDDEN_SIZES.value} need about {needed / 2**30:.1f} GiB for "
+            f"per-example gradients, but {available / 2**30:.1f} GiB of memory are available; choose smaller ones"
+        )
+
+
+def _threads() -> dict[str, Any]:
+    """What decides how many threads compute, and how busy the machine is."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    load = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
+    return {"cores allowed": affinity, "load before": load, "XLA_FLAGS": os.environ.get("XLA_FLAGS", "(not set)")}
+
+
+def _with_progress(options: Options, problem: Problem) -> Iterator[Section]:
+    """All sections, with a bar where there is a terminal and a line each where there is none."""
+    names = list(SECTIONS)
+    bar = tqdm.tqdm(total=len(names), unit="section", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+    for i, name in enumerate(names):
+        bar.set_description(name)
+        if bar.disable:
+            print(f"[{i + 1}/{len(names)}] {name}", file=sys.stderr, flush=True)
+        section = SECTIONS[name](problem, options)
+        bar.update()
+        yield section
+    bar.close()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is measured on
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def make_problem(options: Options) -> Problem:
+    """Fresh networks, and replayed transitions on a low-dimensional manifold, some of them repeated.
+
+    A random linear map of six numbers stands for the state and a smooth function of it for the reward: like a
+    robot's, such inputs make the kernel numerically low-rank, and the repeated rows make it singular.
+    """
+    critic, actor = Critic(options.hidden_sizes), Actor(_ACTION, options.hidden_sizes)
+    generator = np.random.default_rng(0)
+    latent = generator.normal(size=(_POOL + 1, 6)).cumsum(axis=0) / np.sqrt(np.arange(1, _POOL + 2))[:, None]
+    states = np.tanh(latent @ generator.normal(size=(6, _OBSERVATION)) / 2)
+    actions = generator.uniform(-1.0, 1.0, (_POOL, _ACTION))
+    rewards = latent[1:, 0] - latent[:-1, 0] - 0.1 * (actions**2).sum(axis=1)
+    drawn = generator.integers(_POOL, size=(_BURST, options.batch_size))
+    columns = (states[:-1], actions, rewards, np.ones(_POOL), states[1:])
+    bursts = Transition(*(jnp.asarray(column[drawn], jnp.float32) for column in columns))
+    batch = jax.tree.map(lambda leaf: leaf[0], bursts)
+
+    critic_params = critic.init(jax.random.key(0), batch.observation, batch.action)
+    actor_params = actor.init(jax.random.key(1), batch.observation)
+    problem = Problem(critic, actor, critic_params, actor_params, batch, bursts, batch.reward)
+    return problem._replace(td_error=jax.jit(_td_error(problem))(critic_params, actor_params, batch))
+
+
+def _td_error(problem: Problem) -> Callable[[Params, Params, Transition], Array]:
+    """(critic's and actor's parameters, batch) -> delta, computed as the agent does."""
+    gamma, q_fn = PreQNConfig().gamma, ntk.module_q_fn(problem.critic)
+
+    def td_error(critic_params: Params, actor_params: Params, batch: Transition) -> Array:
+        next_action = problem.actor.apply(actor_params, batch.next_observation)
+        next_value = q_fn(critic_params, (batch.next_observation, next_action))
+        value = q_fn(critic_params, (batch.observation, batch.action))
+        return td.td_error(value, batch.reward, batch.discount, next_value, gamma)
+
+    return td_error
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# How it is measured
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def in_loop(name: str, function: Callable[..., Any], *arguments: Any) -> Candidate:
+    """A candidate that evaluates ``function(*arguments)`` in a compiled loop, often enough to be timed.
+
+    The loop carries the arguments and the last result. ``zero`` times the result goes into one entry of every
+    argument: the compiler, to whom zero is any number, can neither hoist an evaluation nor run one before the other.
+    """
+
+    def loop(count: Array, zero: Array, arguments: Any) -> Any:
+        def evaluate(_: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+            result = function(*carry[0])
+            touch = zero * sum(_first_entry(leaf).astype(jnp.float32) for leaf in jax.tree.leaves(result))
+            return jax.tree.map(lambda leaf: _rewrite_first_entry(leaf, touch), carry[0]), result
+
+        empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, *arguments))
+        return jax.lax.fori_loop(0, count, evaluate, (arguments, empty))[1]
+
+    arguments = jax.tree.map(jnp.asarray, arguments)
+    start = time.perf_counter()
+    compiled = jax.jit(loop).lower(np.int32(1), np.float32(0), arguments).compile()
+    seconds = time.perf_counter() - start
+
+    def run(count: int) -> Any:
+        return jax.block_until_ready(compiled(np.int32(count), np.float32(0), arguments))
+
+    result, count = run(1), _enough(run)
+    return Candidate(name, lambda: run(count), count, seconds, result)
+
+
+def _first_entry(leaf: Array) -> Array:
+    return leaf[(0,) * leaf.ndim]
+
+
+def _rewrite_first_entry(leaf: Array, touch: Array) -> Array:
+    entry = (_first_entry(leaf) + touch.astype(leaf.dtype)).reshape((1,) * leaf.ndim)
+    return jax.lax.dynamic_update_slice(leaf, entry, (0,) * leaf.ndim)
+
+
+def _enough(run: Callable[[int], Any]) -> int:
+    """How many evaluations take about ``_SAMPLE_SECONDS``."""
+    count = 1
+    while True:
+        start = time.perf_counter()
+        run(count)
+        elapsed = time.perf_counter() - start
+        wanted = max(1, round(count * _SAMPLE_SECONDS / elapsed))
+        if wanted <= 2 * count:
+            return wanted
+        count = min(wanted, 20 * count)
+
+
+def burst(name: str, config: PreQNConfig, batches: Transition, num_seeds: int = 1) -> Candidate:
+    """A candidate that runs one burst of whole updates as training does, its state going from one to the next."""
+    agent, updates = make(config, _OBSERVATION, _ACTION), batches.reward.shape[0]
+    keys = jax.vmap(jax.random.key)(jnp.arange(num_seeds))
+    function, init = burst_of(agent), agent.init
+    arguments = (init(keys[0]), batches, keys[0])
+    if num_seeds > 1:
+        function = jax.vmap(function, in_axes=(0, 0, 0, None))
+        batches = jax.tree.map(lambda leaf: jnp.stack([leaf] * num_seeds), batches)
+        arguments = (jax.vmap(init)(keys), batches, keys)
+    start = time.perf_counter()
+    compiled = jax.jit(function).lower(*arguments, np.uint32(0)).compile()
+    seconds = time.perf_counter() - start
+
+    def run() -> Any:
+        return jax.block_until_ready(compiled(*arguments, np.uint32(0)))
+
+    return Candidate(name, run, updates, seconds, run())
+
+
+def measure(candidates: list[Candidate], repeats: int) -> dict[str, Timing]:
+    """Times all candidates in turns; every round begins with another one."""
+    samples: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
+    for i in range(repeats):
+        turn = i % len(candidates)
+        for candidate in candidates[turn:] + candidates[:turn]:
+            start = time.perf_counter()
+            candidate.run()
+            samples[candidate.name].append(1e3 * (time.perf_counter() - start) / candidate.count)
+    timings = {}
+    for candidate in candidates:
+        low, middle, high = np.percentile(samples[candidate.name], [25, 50, 75]).tolist()
+        timings[candidate.name] = Timing(middle, (low, high), candidate.count, candidate.compile_seconds)
+    return timings
+
+
+def _table(timings: dict[str, Timing]) -> list[str]:
+    lines = [f"{'':44}{'ms':>10}{'quartiles':>20}{'N':>7}{'compile s':>11}"]
+    for name, timing in timings.items():
+        low, high = (f"{value:.3f}" for value in timing.quartiles)
+        columns = f"{timing.ms:>10.3f}{low + ' - ' + high:>20}{timing.count:>7}{timing.compile_seconds:>11.1f}"
+        lines.append(f"{name:44}{columns}")
+    return lines
+
+
+def _numbers(timings: dict[str, Timing]) -> dict[str, Any]:
+    return {"timings": {name: dataclasses.asdict(timing) for name, timing in timings.items()}}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The sections
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _grams(problem: Problem) -> dict[str, Callable[[Params, Any], Array]]:
+    linearizers = {
+        "per_example": ntk.per_example(ntk.module_q_fn(problem.critic)),
+        "dense": ntk.dense(problem.critic),
+    }
+
+    def gram_of(linearizer: ntk.Linearizer) -> Callable[[Params, Any], Array]:
+        return lambda params, inputs: linearizer(params, inputs).gram
+
+    return {name: gram_of(linearizer) for name, linearizer in linearizers.items()}
+
+
+def _updates(problem: Problem) -> dict[str, Callable[[Params, Any, Array], tuple[Params, Any]]]:
+    """The reference pair, which is preqn_update's default, and the shipped pair."""
+    q_fn = ntk.module_q_fn(problem.critic)
+    pairs = {
+        "per_example, lstsq": (ntk.per_example(q_fn), solvers.lstsq()),
+        "dense, ridge": (ntk.dense(problem.critic), solvers.ridge()),
+    }
+
+    def update_of(linearize: ntk.Linearizer, solve: solvers.Solver) -> Callable[..., tuple[Params, Any]]:
+        return lambda params, inputs, td_error: preqn_update(
+            q_fn, params, inputs, td_error, linearize=linearize, solve=solve, step_size=_STEP_SIZE
+        )
+
+    return {name: update_of(*pair) for name, pair in pairs.items()}
+
+
+def gram_section(problem: Problem, options: Options) -> Section:
+    """Forming K, by per-example gradients and layer by layer."""
+    arguments = (problem.critic_params, problem.inputs)
+    candidates = [in_loop(name, gram, *arguments) for name, gram in _grams(problem).items()]
+    timings = measure(candidates, options.repeats)
+    reference, fast = (candidate.result for candidate in candidates)
+    difference = float(jnp.max(jnp.abs(fast - reference)) / jnp.max(jnp.abs(reference)))
+    ratio = timings["per_example"].ms / timings["dense"].ms
+    lines = [*_table(timings), f"largest difference of the two, relative to the largest entry: {difference:.0e}"]
+    target = Target("time of per_example / time of dense", ratio, 25, at_least=True)
+    return Section("1. Gram matrix of the critic", lines, {**_numbers(timings), "difference": difference}, [target])
+
+
+def solver_section(problem: Problem, options: Options) -> Section:
+    """Every solver on the K and delta of a replayed minibatch."""
+    gram = jax.jit(_grams(problem)["dense"])(problem.critic_params, problem.inputs)
+    candidates = [in_loop(name, constructor(), gram, problem.td_error) for name, constructor in solvers.SOLVERS.items()]
+    timings = measure(candidates, options.repeats)
+    predicted = {candidate.name: float(candidate.result[1].predicted_alignment) for candidate in candidates}
+    rows = np.asarray(jnp.concatenate(problem.inputs, axis=1))
+    repeated = len(rows) - len(np.unique(rows, axis=0))
+    eigenvalues = np.linalg.eigvalsh(np.asarray(gram, np.float64))
+    rank = int((eigenvalues > 3e-5 * eigenvalues[-1]).sum())
+    lines = [
+        *_table(timings),
+        f"{repeated} of {len(rows)} rows repeat another; {rank} eigenvalues of K exceed 3e-5 of the largest",
+        "cos(K z, delta): " + ", ".join(f"{name} {value:.4f}" for name, value in predicted.items()),
+    ]
+    return Section("2. Solving K z = delta", lines, {**_numbers(timings), "predicted_alignment": predicted})
+
+
+def _sines(x: Array) -> list[Candidate]:
+    """Sine alone and with its derivative, JAX's and the library's."""
+
+    def with_derivative(sine: Callable[[Array], Array]) -> Callable[[Array], tuple[Array, Array]]:
+        return lambda x: jax.jvp(sine, (x,), (jnp.ones_like(x),))
+
+    functions: dict[str, Callable[[Array], Any]] = {
+        "jnp.sin": jnp.sin,
+        "activations.sin": activations.sin,
+        "jnp.sin and derivative": with_derivative(jnp.sin),
+        "activations.sin and derivative": with_derivative(activations.sin),
+    }
+    return [in_loop(name, function, x) for name, function in functions.items()]
+
+
+def _preactivations(problem: Problem, options: Options) -> Array:
+    """[B, width]: what a hidden layer of a fresh network hands to its sine, or near enough."""
+    return jax.random.normal(jax.random.key(2), (options.batch_size, max(options.hidden_sizes)))
+
+
+def sin_section(problem: Problem, options: Options) -> Section:
+    """The library's sine against JAX's."""
+    x = _preactivations(problem, options)
+    timings = measure(_sines(x), options.repeats)
+    forward = timings["jnp.sin"].ms / timings["activations.sin"].ms
+    both = timings["jnp.sin and derivative"].ms / timings["activations.sin and derivative"].ms
+    lines = [*_table(timings), f"with the derivative: {both:.1f} times as fast"]
+    target = Target("time of jnp.sin / time of activations.sin", forward, 5, at_least=True)
+    title = f"3. Sine of [{x.shape[0]}, {x.shape[1]}]"
+    return Section(title, lines, {**_numbers(timings), "ratio_with_derivative": both}, [target])
+
+
+def update_section(problem: Problem, options: Options) -> Section:
+    """One whole critic update, by the reference and by the shipped pair."""
+    arguments = (problem.critic_params, problem.inputs, problem.td_error)
+    candidates = [in_loop(name, update, *arguments) for name, update in _updates(problem).items()]
+    timings = measure(candidates, options.repeats)
+    lines, infos = _table(timings), {}
+    for candidate in candidates:
+        info = candidate.result[1]
+        infos[candidate.name] = {"backtracks": int(info.backtracks), "alignment": float(info.alignment)}
+        lines.append(f"{candidate.name}: {int(info.backtracks)} backtracks, alignment {float(info.alignment):.4f}")
+    reference, fast = timings.values()
+    target = Target("time of the reference / time of dense, ridge", reference.ms / fast.ms, 12, at_least=True)
+    return Section("4. Critic update", lines, {**_numbers(timings), "infos": infos}, [target])
+
+
+def memory_section(problem: Problem, options: Options) -> Section:
+    """Working memory of both Grams and both updates, as the compiler plans it."""
+    del options
+    arguments = (problem.critic_params, problem.inputs, problem.td_error)
+    functions: dict[str, tuple[Callable[..., Any], int]] = {
+        **{f"Gram ({name})": (gram, 2) for name, gram in _grams(problem).items()},
+        **{f"critic update ({name})": (update, 3) for name, update in _updates(problem).items()},
+    }
+    temporary = {}
+    for name, (function, arity) in functions.items():
+        analysis = jax.jit(function).lower(*arguments[:arity]).compile().memory_analysis()
+        temporary[name] = analysis.temp_size_in_bytes / 1e6
+    lines = [f"{name:44}{megabytes:>10.1f} MB" for name, megabytes in temporary.items()]
+    shipped = temporary["critic update (dense, ridge)"]
+    target = Target("MB of the shipped critic update", shipped, 20, at_least=False)
+    return Section("5. Working memory", lines, {"temporary_megabytes": temporary}, [target])
+
+
+def _layers(widths: tuple[int, ...]) -> list[tuple[int, int]]:
+    return list(zip(widths[:-1], widths[1:], strict=True))
+
+
+def update_work(batch_size: int, hidden_sizes: tuple[int, ...]) -> dict[str, float]:
+    """Floating-point operations of one PreQN update without backtracks, by part; a multiply-add counts as two.
+
+    Products of matrices, the factorization and nothing else. The Gram's products count in full although half of their
+    entries follow by symmetry.
+    """
+    critic = _layers((_OBSERVATION + _ACTION, *hidden_sizes, 1))
+    actor = _layers((_OBSERVATION, *hidden_sizes, _ACTION))
+
+    def products(layers: list[tuple[int, int]]) -> float:
+        """Of one pass through the layers: forward, to the inputs, or to the kernels."""
+        return 2.0 * batch_size * sum(a * b for a, b in layers)
+
+    return {
+        "critic forward and backward": products(critic) + products(critic[1:]),  # not back to the critic's inputs
+        "Gram": 2.0 * batch_size**2 * sum(a + b for a, b in critic),  # A A^T and D D^T of each layer
+        "TD target": products(actor) + products(critic),
+        "solve": batch_size**3 / 3 + 4.0 * batch_size**2,  # Cholesky, and K z for the predicted alignment
+        "pull-back": products(critic),
+        "linesearch": products(critic),
+        "actor's gradient": 3 * products(actor) - products(actor[:1]) + 2 * products(critic),
+        "Adam": 0.0,
+    }
+
+
+def _parts(problem: Problem) -> list[Candidate]:
+    """The parts of an update alone, named as in :func:`update_work`."""
+    q_fn, linearizer, solve = ntk.module_q_fn(problem.critic), ntk.dense(problem.critic), solvers.ridge()
+    adam = optax.adam(PreQNConfig().actor_learning_rate)
+    critic, actor, inputs, batch = problem.critic_params, problem.actor_params, problem.inputs, problem.batch
+
+    def next_value(critic: Params, actor: Params, observation: Array) -> Array:
+        return q_fn(critic, (observation, problem.actor.apply(actor, observation)))
+
+    def search(params: Params, direction: Params, values: Array, td_error: Array) -> tuple[Params, Any]:
+        moves = {"step_size": _STEP_SIZE}
+        return linesearch.backtrack(lambda p: q_fn(p, inputs), params, direction, values, td_error, **moves)
+
+    def gradient(actor: Params, critic: Params, observation: Array) -> Params:
+        return jax.grad(lambda actor: -jnp.mean(next_value(critic, actor, observation)))(actor)
+
+    def adam_step(gradient: Params, optimizer: optax.OptState, actor: Params) -> tuple[Params, optax.OptState]:
+        updates, optimizer = adam.update(gradient, optimizer, actor)
+        return optax.apply_updates(actor, updates), optimizer
+
+    with full_precision():
+        values, tangents = jax.jit(linearizer.tangents)(critic, inputs)
+        gram = jax.jit(linearizer.inner)(tangents, tangents)
+        z, _ = jax.jit(solve)(gram, problem.td_error)
+        direction = jax.jit(linearizer.pullback)(tangents, z)
+        return [
+            in_loop("critic forward and backward", linearizer.tangents, critic, inputs),
+            in_loop("Gram", lambda tangents: linearizer.inner(tangents, tangents), tangents),
+            in_loop("TD target", next_value, critic, actor, batch.next_observation),
+            in_loop("solve", solve, gram, problem.td_error),
+            in_loop("pull-back", linearizer.pullback, tangents, z),
+            in_loop("linesearch", search, critic, direction, values, problem.td_error),
+            in_loop("actor's gradient", gradient, actor, critic, batch.observation),
+            in_loop("Adam", adam_step, actor, adam.init(actor), actor),
+        ]
+
+
+def _products(x: Array) -> list[Candidate]:
+    """What a matrix product of the hidden layers' size costs: the way forward, and as kernels' gradients take it."""
+    kernel = jnp.linalg.qr(jax.random.normal(jax.random.key(3), (x.shape[1], x.shape[1])))[0]  # keeps x's norm
+    with full_precision():
+        return [
+            in_loop("one product A W", lambda a, w: a @ w, x, kernel),
+            in_loop("one product A^T D", lambda a, d: a.T @ d, x, x),
+        ]
+
+
+def whole_section(problem: Problem, options: Options) -> Section:
+    """PreQN's whole update, critic and actor, against what its products take at the speed of one product."""
+    config = PreQNConfig(hidden_sizes=options.hidden_sizes, critic_step_size=_STEP_SIZE)
+    x, whole = _preactivations(problem, options), "whole update, in a burst"
+    candidates = [burst(whole, config, problem.bursts), *_parts(problem), *_products(x), *_sines(x)[1::2]]
+    timings = measure(candidates, options.repeats)
+    backtracks = float(candidates[0].result[1]["backtracks"].sum())
+    work = update_work(options.batch_size, options.hidden_sizes)
+    rate = 2.0 * x.shape[0] * x.shape[1] ** 2 / timings["one product A W"].ms  # per ms
+    ideal = sum(work.values()) / rate
+    lines = [*_table(timings), "", *_accounts(timings, work, rate, whole, len(options.hidden_sizes)), "",
+             f"{backtracks:.0f} backtracks in {_BURST} updates; a product A W runs at {rate / 1e6:.1f} GFLOP/s"]  # fmt: skip
+    numbers = {**_numbers(timings), "floating_point_operations": work, "gflops": rate / 1e6, "ideal_ms": ideal,
+               "backtracks": backtracks}  # fmt: skip
+    target = Target("time of an update / its operations at that rate", timings[whole].ms / ideal, 1.3, at_least=False)
+    return Section("6. PreQN's whole update", lines, numbers, [target])
+
+
+def _accounts(timings: dict[str, Timing], work: dict[str, float], rate: float, whole: str, depth: int) -> list[str]:
+    """Where the time goes: each part's operations, their time at the rate of a product, and the part's own time."""
+    measured = timings[whole].ms
+    alone = sum(timings[name].ms for name in work)
+    rows = [(name, work[name], timings[name].ms) for name in work]
+    rows += [("all parts alone", sum(work.values()), alone), (whole, sum(work.values()), measured)]
+    lines = [f"{'part, measured alone':44}{'MFLOP':>10}{'ideal ms':>10}{'ms':>10}{'beyond ideal ms':>17}"]
+    for name, operations, ms in rows:
+        lines.append(
+            f"{name:44}{operations / 1e6:>10.1f}{operations / rate:>10.3f}{ms:>10.3f}{ms - operations / rate:>17.3f}"
+        )
+    plain, both = timings["activations.sin"].ms, timings["activations.sin and derivative"].ms
+    product, transposed = timings["one product A W"].ms, timings["one product A^T D"].ms
+    # Per hidden layer: alone in the TD target (critic and actor) and the linesearch; with the derivative in the
+    # critic's linearization and in the actor's gradient (critic and actor). Kernel gradients: critic's, actor's.
+    return [
+        *lines,
+        f"of which sines {3 * depth * (plain + both):.3f} ms ({3 * depth} alone, {3 * depth} with derivative), and "
+        f"{2 * (depth - 1) * (transposed - product):.3f} ms",
+        f"because A^T D, of which {2 * (depth - 1)} this size, takes {transposed / product:.2f} times as long as A W",
+    ]
+
+
+def loop_section(problem: Problem, options: Options) -> Section:
+    """Training as a user runs it: environment, replay and updates."""
+    del problem
+    config = Config(
+        agent=PreQNConfig(hidden_sizes=options.hidden_sizes), env=EnvConfig(_ENV), start_steps=_WARM_UP,
+        update_after=_WARM_UP, batch_size=options.batch_size, replay_capacity=max(10_000, options.batch_size),
+    )  # fmt: skip
+    trainer = Trainer(config)
+    compile_seconds = trainer.compile()
+    for _ in range(_WARM_UP):
+        trainer.collect()
+    collect, learn, backtracks = [], [], []
+    for _ in range(_BURSTS + 1):
+        start = time.perf_counter()
+        for _ in range(config.update_every):
+            trainer.collect()
+        middle = time.perf_counter()
+        info = trainer.learn()
+        collect.append(1e3 * (middle - start) / config.update_every)
+        learn.append(1e3 * (time.perf_counter() - middle) / config.update_every)
+        backtracks.append(info["backtracks"].mean())
+    first, rest = learn[0], slice(1, None)
+    collect_ms, learn_ms, shortened = (float(np.median(times[rest])) for times in (collect, learn, backtracks))
+    rate = 1e3 / (collect_ms + learn_ms)
+    lines = [
+        f"{rate:.0f} environment steps per second, one update each, over {_BURSTS} bursts of {config.update_every}",
+        f"{collect_ms:.3f} ms collecting (action, environment, replay) and {learn_ms:.3f} ms learning (sampling, update) "
+        "per step",
+        f"{shortened:.1f} backtracks per update; first burst {first:.3f} ms per update; compiled in {compile_seconds:.1f} s",
+    ]
+    numbers = {"steps_per_second": rate, "collect_ms": collect_ms, "learn_ms": learn_ms, "backtracks": shortened,
+               "compile_seconds": compile_seconds}  # fmt: skip
+    return Section(f"7. Whole loop on {_ENV}", lines, numbers)
+
+
+def seeds_section(problem: Problem, options: Options) -> Section:
+    """Several learners in one vmapped program."""
+    config = PreQNConfig(hidden_sizes=options.hidden_sizes, critic_step_size=_STEP_SIZE)
+    batches = jax.tree.map(lambda leaf: leaf[:_SEEDS_BURST], problem.bursts)
+    candidates = {n: burst(f"update of {n} seed{'s' * (n > 1)}", config, batches, n) for n in (1, 2, 4)}
+    timings = measure(list(candidates.values()), options.repeats)
+    one = timings[candidates[1].name].ms
+    relative = {n: timings[candidate.name].ms / one for n, candidate in candidates.items()}
+    lines = [*_table(timings)]
+    lines += [f"{n} seeds take {ratio:.2f} times as long as one" for n, ratio in relative.items() if n > 1]
+    return Section("8. Seeds side by side", lines, {**_numbers(timings), "relative_to_one": relative})
+
+
+SECTIONS: dict[str, Callable[[Problem, Options], Section]] = {
+    "Gram matrix": gram_section,
+    "solvers": solver_section,
+    "sine": sin_section,
+    "critic update": update_section,
+    "memory": memory_section,
+    "whole update": whole_section,
+    "whole loop": loop_section,
+    "seeds": seeds_section,
+}
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,114 @@
+"""Evaluates a finished or interrupted run and films it: ``python -m experiments.rollout --workdir=runs/preqn_ant``."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from experiments import configs
+from experiments import flags as command_line
+from preqn_jax.agents import AGENTS
+from preqn_jax.checkpoint import CheckpointError, Checkpoints
+from preqn_jax.envs.host import HostEnv
+from preqn_jax.rollout import evaluate
+from preqn_jax.settings import SettingError
+from preqn_jax.train import Config, restore_agent_state
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "work folder of the run")
+_EPISODES = flags.DEFINE_integer("episodes", 10, "episodes of each seed", lower_bound=1)
+_VIDEO = flags.DEFINE_string("video", None, "where the film of one episode goes; <workdir>/rollout.mp4 if left out")
+
+_STREAM = 2  # episodes that neither training nor its evaluations have seen
+
+Policy = Callable[[np.ndarray], np.ndarray]
+
+
+def main() -> int:
+    """Prints the returns and writes the video; returns the exit code."""
+    if not _WORKDIR.value:
+        raise SettingError("--workdir is missing; name the work folder of a run")
+    workdir = pathlib.Path(_WORKDIR.value)
+    config = configs.from_dict(configs.read_config(workdir))
+    seeds = range(config.seed, config.seed + config.num_seeds)
+    try:
+        envs = [[HostEnv(config.env.id, [seed, _STREAM]) for _ in range(_EPISODES.value)] for seed in seeds]
+        policy = _load_policy(workdir, config, envs[0][0])
+    except CheckpointError as error:
+        raise SettingError(str(error)) from error
+    returns, lengths = evaluate(policy, envs, first_episode=0)
+    for s, seed in enumerate(seeds):
+        print(
+            f"seed {seed}: return {returns[s].mean():.1f} +- {returns[s].std():.1f} over {_EPISODES.value} episode(s) "
+            f"of {lengths[s].mean():.0f} steps on average"
+        )
+    _film(policy, config, pathlib.Path(_VIDEO.value or workdir / "rollout.mp4"))
+    return 0
+
+
+def _load_policy(workdir: pathlib.Path, config: Config, env: HostEnv) -> Policy:
+    """Observations ``[S, E, O]`` -> actions ``[S, E, A]`` of the newest checkpoint."""
+    if not (workdir / "checkpoints").is_dir():
+        raise SettingError(f"--workdir={workdir} has no checkpoint yet")
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    step = checkpoints.latest_step()
+    if step is None:
+        raise SettingError(f"--workdir={workdir} has no checkpoint yet")
+    agent = AGENTS[config.algorithm].make(config.agent, env.observation_size, env.action_size)
+    keys = jax.vmap(jax.random.key)(np.arange(config.num_seeds))
+    like = jax.eval_shape(jax.vmap(agent.init), keys)
+    state = restore_agent_state(like, checkpoints.restore(step))
+    checkpoints.close()
+    print(f"{config.env.id}, checkpoint of step {step}")
+    act = jax.jit(jax.vmap(agent.act))
+    return lambda observation: np.asarray(act(state, observation))
+
+
+def _film(policy: Policy, config: Config, path: pathlib.Path) -> None:
+    """One episode of the first seed as a video, or a line that says why there is none."""
+    try:
+        import imageio
+        import imageio_ffmpeg  # noqa: F401  (imageio finds it by itself, but fails late where it is missing)
+    except ImportError:
+        print("no video: imageio[ffmpeg] is not installed (it comes with requirements.txt)", file=sys.stderr)
+        return
+    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+        os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo's own default wants a display
+    env = HostEnv(config.env.id, [config.seed, _STREAM], render_mode="rgb_array")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of OpenGL libraries that are tried in vain, of the encoder's process
+        try:
+            frames = _frames(policy, env, config.num_seeds)
+        except Exception as error:  # each of MuJoCo's OpenGL backends fails in its own way
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            print(
+                f"no video: MuJoCo's off-screen renderer failed ({reason}); install EGL or OSMesa (Debian: libegl1 or "
+                "libosmesa6) and set MUJOCO_GL=egl or MUJOCO_GL=osmesa",
+                file=sys.stderr,
+            )
+            return
+        imageio.mimwrite(path, frames, fps=env.frames_per_second, macro_block_size=None)
+        env.close()
+    print(f"video of {len(frames)} frames: {path}")
+
+
+def _frames(policy: Policy, env: HostEnv, num_seeds: int) -> list[Any]:
+    """Pictures of one episode under the first seed's policy."""
+    observation, frames, over = env.reset(0), [env.render()], False
+    while not over:
+        # Only the first row counts; the policy wants one a seed.
+        step = env.step(policy(np.broadcast_to(observation, (num_seeds, 1, observation.size)))[0, 0])
+        observation, over = step.observation, step.terminated or step.truncated
+        frames.append(env.render())
+    return frames
+
+
+if __name__ == "__main__":
+    command_line.run(main)

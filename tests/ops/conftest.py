@@ -1,0 +1,14 @@
+import jax
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _strict_dtypes():
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
