@@ -13,6 +13,7 @@ what it was made with to the JSON file ``--out``.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -42,7 +43,7 @@ from preqn_jax.train import Config, EnvConfig, Trainer, burst_of
 from preqn_jax.types import Array, Params, Transition
 
 _OUT = flags.DEFINE_string("out", "runs/benchmark_update.json", "where the numbers are saved, as JSON")
-_REPEATS = flags.DEFINE_integer("repeats", 15, "rounds that a median is taken over", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 9, "rounds that a median is taken over", lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "minibatch B [transitions]", lower_bound=1)
 _HIDDEN_SIZES = flags.DEFINE_string("hidden_sizes", "256,256", "width of each hidden layer of critic and actor [units]")
 
@@ -53,12 +54,14 @@ _SAMPLE_SECONDS = 0.05  # that one timed call lasts at least
 _BURST, _SEEDS_BURST = 20, 10  # updates per burst: of one seed, and where seeds are compared
 _ENV, _WARM_UP, _BURSTS = "HalfCheetah-v5", 200, 6  # whole loop: steps before the first update, bursts after it
 
-_METHOD = (
-    "Each figure is the median over {repeats} rounds; every round runs all candidates of a section once, in rotating\n"
-    "order, and waits for the result. To take Python's dispatch out, a call evaluates its candidate N times in one\n"
-    "compiled loop and is divided by N. Each evaluation's inputs depend on the result before it: one entry of every\n"
-    "input array is rewritten, which is part of the figures. Nothing is subtracted. Compile times stand apart."
-)
+_METHOD = """\
+Each figure is the median over {repeats} rounds; every round runs all candidates of a section once, in rotating order,
+and waits for the result. To take Python's dispatch out, a call evaluates its candidate N times in one compiled loop
+and is divided by N. Each evaluation's inputs depend on the result before it: one entry of every input array is
+rewritten, which is part of the figures. Nothing is subtracted. Compile times stand apart. "cpu ms" is the processor
+time of all threads: on one busy core it tells about what "ms", on the clock, would be on an idle one. Targets are
+for one CPU core and the default sizes.
+"""
 
 
 class Options(NamedTuple):
@@ -88,22 +91,23 @@ class Problem(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """Something to time: ``run`` evaluates it ``count`` times and waits; ``result`` is what came out last."""
+    """Something to time: ``run`` does ``evaluations`` of it and waits; ``result`` is what came out last."""
 
     name: str
     run: Callable[[], Any]
-    count: int
+    evaluations: int
     compile_seconds: float
     result: Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Milliseconds per evaluation: median and quartiles; evaluations per call; and what compiling took."""
+    """Milliseconds per evaluation: median and quartiles on the clock, median of the processor time."""
 
     ms: float
     quartiles: tuple[float, float]
-    count: int
+    cpu_ms: float
+    evaluations: int
     compile_seconds: float
 
 
@@ -150,8 +154,8 @@ def main() -> int:
     options = _read_options()
     threads = _threads()
     print(_METHOD.format(repeats=options.repeats))
-    print(f"device {provenance.device()}, B = {options.batch_size}, hidden sizes {_HIDDEN_SIZES.value}; "
-          + ", ".join(f"{name} {value}" for name, value in threads.items()))  # fmt: skip
+    where = ", ".join(f"{name} {value}" for name, value in threads.items())
+    print(f"device {provenance.device()}, B = {options.batch_size}, hidden sizes {_HIDDEN_SIZES.value}; {where}")
     start, processor = time.perf_counter(), time.process_time()
     problem = make_problem(options)
     sections = []
@@ -163,11 +167,7 @@ def main() -> int:
     print(f"\n{wall:.0f} s in all, {processor / wall:.2f} processors in use (one core that others leave alone gives 1)")
     record = {
         **provenance.collect(),
-        "settings": {
-            "repeats": options.repeats,
-            "batch_size": options.batch_size,
-            "hidden_sizes": options.hidden_sizes,
-        },
+        "settings": {name: value for name, value in options._asdict().items() if name != "out"},
         "threads": threads,
         "seconds": wall,
         "processors_in_use": processor / wall,
@@ -204,8 +204,8 @@ def _check_memory(batch_size: int, hidden_sizes: tuple[int, ...]) -> None:
     available = psutil.virtual_memory().available
     if needed > available:
         raise SettingError(
-            f"--batch_size={batch_size} and --hidden_sizes={_HIDDEN_SIZES.value} need about {needed / 2**30:.1f} GiB for "
-            f"per-example gradients, but {available / 2**30:.1f} GiB of memory are available; choose smaller ones"
+            f"--batch_size={batch_size} and --hidden_sizes={_HIDDEN_SIZES.value} need about {needed / 2**30:.1f} GiB "
+            f"for per-example gradients, but {available / 2**30:.1f} GiB of memory are available; choose smaller ones"
         )
 
 
@@ -314,13 +314,15 @@ def _rewrite_first_entry(leaf: Array, touch: Array) -> Array:
 
 
 def _enough(run: Callable[[int], Any]) -> int:
-    """How many evaluations take about ``_SAMPLE_SECONDS``."""
+    """How many evaluations take about ``_SAMPLE_SECONDS``, had they the processor for themselves."""
     count = 1
     while True:
-        start = time.perf_counter()
+        clock, processor = time.perf_counter(), time.process_time()
         run(count)
-        elapsed = time.perf_counter() - start
-        wanted = max(1, round(count * _SAMPLE_SECONDS / elapsed))
+        seconds = time.perf_counter() - clock
+        if jax.default_backend() == "cpu":  # elsewhere the processor only waits
+            seconds = min(seconds, time.process_time() - processor)
+        wanted = max(1, round(count * _SAMPLE_SECONDS / max(seconds, 1e-6)))
         if wanted <= 2 * count:
             return wanted
         count = min(wanted, 20 * count)
@@ -348,26 +350,28 @@ def burst(name: str, config: PreQNConfig, batches: Transition, num_seeds: int = 
 
 def measure(candidates: list[Candidate], repeats: int) -> dict[str, Timing]:
     """Times all candidates in turns; every round begins with another one."""
-    samples: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
+    samples: dict[str, list[tuple[float, float]]] = {candidate.name: [] for candidate in candidates}
     for i in range(repeats):
         turn = i % len(candidates)
         for candidate in candidates[turn:] + candidates[:turn]:
-            start = time.perf_counter()
+            clock, processor = time.perf_counter(), time.process_time()
             candidate.run()
-            samples[candidate.name].append(1e3 * (time.perf_counter() - start) / candidate.count)
+            samples[candidate.name].append((time.perf_counter() - clock, time.process_time() - processor))
     timings = {}
     for candidate in candidates:
-        low, middle, high = np.percentile(samples[candidate.name], [25, 50, 75]).tolist()
-        timings[candidate.name] = Timing(middle, (low, high), candidate.count, candidate.compile_seconds)
+        clocks, processors = 1e3 * np.transpose(samples[candidate.name]) / candidate.evaluations
+        low, middle, high = np.percentile(clocks, [25, 50, 75]).tolist()
+        cpu_ms = float(np.median(processors))
+        timings[candidate.name] = Timing(middle, (low, high), cpu_ms, candidate.evaluations, candidate.compile_seconds)
     return timings
 
 
 def _table(timings: dict[str, Timing]) -> list[str]:
-    lines = [f"{'':44}{'ms':>10}{'quartiles':>20}{'N':>7}{'compile s':>11}"]
+    lines = [f"{'':36}{'ms':>10}{'quartiles':>20}{'cpu ms':>10}{'N':>7}{'compile s':>11}"]
     for name, timing in timings.items():
         low, high = (f"{value:.3f}" for value in timing.quartiles)
-        columns = f"{timing.ms:>10.3f}{low + ' - ' + high:>20}{timing.count:>7}{timing.compile_seconds:>11.1f}"
-        lines.append(f"{name:44}{columns}")
+        times = f"{timing.ms:>10.3f}{low + ' - ' + high:>20}{timing.cpu_ms:>10.3f}"
+        lines.append(f"{name:36}{times}{timing.evaluations:>7}{timing.compile_seconds:>11.1f}")
     return lines
 
 
@@ -496,7 +500,7 @@ def memory_section(problem: Problem, options: Options) -> Section:
     }
     temporary = {}
     for name, (function, arity) in functions.items():
-        analysis = jax.jit(function).lower(*arguments[:arity]).compile().memory_analysis()
+        analysis: Any = jax.jit(function).lower(*arguments[:arity]).compile().memory_analysis()
         temporary[name] = analysis.temp_size_in_bytes / 1e6
     lines = [f"{name:44}{megabytes:>10.1f} MB" for name, megabytes in temporary.items()]
     shipped = temporary["critic update (dense, ridge)"]
@@ -505,7 +509,7 @@ def memory_section(problem: Problem, options: Options) -> Section:
 
 
 def _layers(widths: tuple[int, ...]) -> list[tuple[int, int]]:
-    return list(zip(widths[:-1], widths[1:], strict=True))
+    return list(itertools.pairwise(widths))
 
 
 def update_work(batch_size: int, hidden_sizes: tuple[int, ...]) -> dict[str, float]:
@@ -543,8 +547,10 @@ def _parts(problem: Problem) -> list[Candidate]:
         return q_fn(critic, (observation, problem.actor.apply(actor, observation)))
 
     def search(params: Params, direction: Params, values: Array, td_error: Array) -> tuple[Params, Any]:
-        moves = {"step_size": _STEP_SIZE}
-        return linesearch.backtrack(lambda p: q_fn(p, inputs), params, direction, values, td_error, **moves)
+        def value_fn(params: Params) -> Array:
+            return q_fn(params, inputs)
+
+        return linesearch.backtrack(value_fn, params, direction, values, td_error, step_size=_STEP_SIZE)
 
     def gradient(actor: Params, critic: Params, observation: Array) -> Params:
         return jax.grad(lambda actor: -jnp.mean(next_value(critic, actor, observation)))(actor)
@@ -586,38 +592,47 @@ def whole_section(problem: Problem, options: Options) -> Section:
     x, whole = _preactivations(problem, options), "whole update, in a burst"
     candidates = [burst(whole, config, problem.bursts), *_parts(problem), *_products(x), *_sines(x)[1::2]]
     timings = measure(candidates, options.repeats)
-    backtracks = float(candidates[0].result[1]["backtracks"].sum())
+    backtracks = int(candidates[0].result[1]["backtracks"].sum())
     work = update_work(options.batch_size, options.hidden_sizes)
     rate = 2.0 * x.shape[0] * x.shape[1] ** 2 / timings["one product A W"].ms  # per ms
-    ideal = sum(work.values()) / rate
-    lines = [*_table(timings), "", *_accounts(timings, work, rate, whole, len(options.hidden_sizes)), "",
-             f"{backtracks:.0f} backtracks in {_BURST} updates; a product A W runs at {rate / 1e6:.1f} GFLOP/s"]  # fmt: skip
-    numbers = {**_numbers(timings), "floating_point_operations": work, "gflops": rate / 1e6, "ideal_ms": ideal,
-               "backtracks": backtracks}  # fmt: skip
+    ideal, without_symmetry = sum(work.values()) / rate, (sum(work.values()) - work["Gram"] / 4) / rate
+    lines = [
+        *_table(timings),
+        "",
+        *_accounts(timings, work, rate, whole),
+        *_remarks(timings, len(options.hidden_sizes)),
+        f"{backtracks} backtracks in {_BURST} updates; a product A W runs at {rate / 1e6:.1f} GFLOP/s",
+        "not counting the quarter of the Gram that symmetry spares, an update takes "
+        f"{timings[whole].ms / without_symmetry:.2f} times its ideal",
+    ]
+    numbers = {"operations": work, "gflops": rate / 1e6, "ideal_ms": ideal, "backtracks": backtracks}
     target = Target("time of an update / its operations at that rate", timings[whole].ms / ideal, 1.3, at_least=False)
-    return Section("6. PreQN's whole update", lines, numbers, [target])
+    return Section("6. PreQN's whole update", lines, {**_numbers(timings), **numbers}, [target])
 
 
-def _accounts(timings: dict[str, Timing], work: dict[str, float], rate: float, whole: str, depth: int) -> list[str]:
+def _accounts(timings: dict[str, Timing], work: dict[str, float], rate: float, whole: str) -> list[str]:
     """Where the time goes: each part's operations, their time at the rate of a product, and the part's own time."""
-    measured = timings[whole].ms
-    alone = sum(timings[name].ms for name in work)
+    total = sum(work.values())
     rows = [(name, work[name], timings[name].ms) for name in work]
-    rows += [("all parts alone", sum(work.values()), alone), (whole, sum(work.values()), measured)]
-    lines = [f"{'part, measured alone':44}{'MFLOP':>10}{'ideal ms':>10}{'ms':>10}{'beyond ideal ms':>17}"]
+    rows += [("all parts alone", total, sum(timings[name].ms for name in work)), (whole, total, timings[whole].ms)]
+    lines = [f"{'part, measured alone':36}{'MFLOP':>10}{'ideal ms':>10}{'ms':>10}{'beyond ideal':>14}"]
     for name, operations, ms in rows:
-        lines.append(
-            f"{name:44}{operations / 1e6:>10.1f}{operations / rate:>10.3f}{ms:>10.3f}{ms - operations / rate:>17.3f}"
-        )
+        ideal = operations / rate
+        lines.append(f"{name:36}{operations / 1e6:>10.1f}{ideal:>10.3f}{ms:>10.3f}{ms - ideal:>14.3f}")
+    return lines
+
+
+def _remarks(timings: dict[str, Timing], depth: int) -> list[str]:
+    """What sines and the gradients of kernels, which are in several parts, add to an update."""
     plain, both = timings["activations.sin"].ms, timings["activations.sin and derivative"].ms
     product, transposed = timings["one product A W"].ms, timings["one product A^T D"].ms
     # Per hidden layer: alone in the TD target (critic and actor) and the linesearch; with the derivative in the
-    # critic's linearization and in the actor's gradient (critic and actor). Kernel gradients: critic's, actor's.
+    # critic's linearization and the actor's gradient (critic and actor). Kernels' gradients: the critic's, the actor's.
+    sines, kernels = 3 * depth, 2 * (depth - 1)
     return [
-        *lines,
-        f"of which sines {3 * depth * (plain + both):.3f} ms ({3 * depth} alone, {3 * depth} with derivative), and "
-        f"{2 * (depth - 1) * (transposed - product):.3f} ms",
-        f"because A^T D, of which {2 * (depth - 1)} this size, takes {transposed / product:.2f} times as long as A W",
+        f"sines: about {sines * (plain + both):.3f} ms of an update ({sines} alone and {sines} with the derivative)",
+        f"gradients of kernels: A^T D takes {transposed / product:.2f} times as long as A W, "
+        f"about {kernels * (transposed - product):.3f} ms more over {kernels} of them",
     ]
 
 
@@ -625,9 +640,13 @@ def loop_section(problem: Problem, options: Options) -> Section:
     """Training as a user runs it: environment, replay and updates."""
     del problem
     config = Config(
-        agent=PreQNConfig(hidden_sizes=options.hidden_sizes), env=EnvConfig(_ENV), start_steps=_WARM_UP,
-        update_after=_WARM_UP, batch_size=options.batch_size, replay_capacity=max(10_000, options.batch_size),
-    )  # fmt: skip
+        agent=PreQNConfig(hidden_sizes=options.hidden_sizes),
+        env=EnvConfig(_ENV),
+        start_steps=_WARM_UP,
+        update_after=_WARM_UP,
+        batch_size=options.batch_size,
+        replay_capacity=max(10_000, options.batch_size),
+    )
     trainer = Trainer(config)
     compile_seconds = trainer.compile()
     for _ in range(_WARM_UP):
@@ -642,18 +661,18 @@ def loop_section(problem: Problem, options: Options) -> Section:
         collect.append(1e3 * (middle - start) / config.update_every)
         learn.append(1e3 * (time.perf_counter() - middle) / config.update_every)
         backtracks.append(info["backtracks"].mean())
-    first, rest = learn[0], slice(1, None)
-    collect_ms, learn_ms, shortened = (float(np.median(times[rest])) for times in (collect, learn, backtracks))
+    collect_ms, learn_ms, shortened = (float(np.median(values[1:])) for values in (collect, learn, backtracks))
     rate = 1e3 / (collect_ms + learn_ms)
     lines = [
-        f"{rate:.0f} environment steps per second, one update each, over {_BURSTS} bursts of {config.update_every}",
-        f"{collect_ms:.3f} ms collecting (action, environment, replay) and {learn_ms:.3f} ms learning (sampling, update) "
-        "per step",
-        f"{shortened:.1f} backtracks per update; first burst {first:.3f} ms per update; compiled in {compile_seconds:.1f} s",
+        f"{rate:.0f} environment steps per second, one update each, over {_BURSTS} bursts of {config.update_every}:",
+        f"{collect_ms:.3f} ms a step collecting (action, environment, replay), {learn_ms:.3f} ms learning (sampling, "
+        "update)",
+        f"{shortened:.1f} backtracks an update; the first burst's updates took {learn[0]:.3f} ms; "
+        f"compiled in {compile_seconds:.1f} s",
     ]
-    numbers = {"steps_per_second": rate, "collect_ms": collect_ms, "learn_ms": learn_ms, "backtracks": shortened,
-               "compile_seconds": compile_seconds}  # fmt: skip
-    return Section(f"7. Whole loop on {_ENV}", lines, numbers)
+    numbers = {"steps_per_second": rate, "collect_ms": collect_ms, "learn_ms": learn_ms}
+    more = {"backtracks": shortened, "compile_seconds": compile_seconds}
+    return Section(f"7. Whole loop on {_ENV}", lines, {**numbers, **more})
 
 
 def seeds_section(problem: Problem, options: Options) -> Section:

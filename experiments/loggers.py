@@ -115,7 +115,8 @@ class Terminal:
         if due:
             self.steps_per_second = self._num_seeds * (step - self._mark[1]) / seconds
             self._mark = (time.perf_counter(), step)
-        shown = {"return": f"{self._return:.1f}", "steps/s": f"{self.steps_per_second:.0f}"}
+        rates = {"return": f"{self._return:.1f}", "steps/s": f"{self.steps_per_second:.0f}"}
+        shown = {name: text for name, text in rates.items() if text != "nan"}  # not measured yet
         shown |= {label: f"{latest[name]:.3g}" for name, label in self._labels.items() if name in latest}
         if self._bar is not None:
             self._bar.set_postfix(shown, refresh=False)

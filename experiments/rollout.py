@@ -57,7 +57,7 @@ def _load_policy(workdir: pathlib.Path, config: Config, env: HostEnv) -> Policy:
     """Observations ``[S, E, O]`` -> actions ``[S, E, A]`` of the newest checkpoint."""
     if not (workdir / "checkpoints").is_dir():
         raise SettingError(f"--workdir={workdir} has no checkpoint yet")
-    checkpoints = Checkpoints(workdir / "checkpoints")
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
     step = checkpoints.latest_step()
     if step is None:
         raise SettingError(f"--workdir={workdir} has no checkpoint yet")

@@ -27,19 +27,20 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "work folder of the run; runs/<c
 def main(config: Config) -> int:
     """Trains; returns the exit code."""
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{flags.FLAGS.config}")
+    stop = StopSignal()  # first: from here on Ctrl-C loses nothing
     trainer = Trainer(config)
     _claim(workdir, config)
     checkpoints = Checkpoints(workdir / "checkpoints")
     try:
-        return _train(trainer, checkpoints, workdir)
+        return _train(trainer, checkpoints, workdir, stop)
     except (CheckpointError, NonFiniteError) as error:
-        print(f"error: {error}; the work folder {workdir} is kept as it is", file=sys.stderr)
+        print(f"error: {error}; {workdir} and its checkpoints are kept as they are", file=sys.stderr)
         return 1
     finally:
         checkpoints.close()
 
 
-def _train(trainer: Trainer, checkpoints: Checkpoints, workdir: pathlib.Path) -> int:
+def _train(trainer: Trainer, checkpoints: Checkpoints, workdir: pathlib.Path, stop: StopSignal) -> int:
     config, latest = trainer.config, checkpoints.latest_step()
     if latest is not None and latest >= config.total_steps:
         print(f"{workdir} has its {config.total_steps} steps; raise --config.total_steps to go on", file=sys.stderr)
@@ -52,7 +53,6 @@ def _train(trainer: Trainer, checkpoints: Checkpoints, workdir: pathlib.Path) ->
     reporter = RunReporter(workdir, config.total_steps, config.num_seeds, trainer.step)
     reporter.message(f"{provenance.device()}, replay {trainer.replay.nbytes / 2**20:.0f} MiB, work folder {workdir}")
     reporter.message(f"compiled in {compile_seconds:.1f} s; training from step {trainer.step}")
-    stop = StopSignal()
     try:
         finished = run(trainer, reporter, lambda t: checkpoints.save(t.step, t.arrays()), stop)
     finally:

@@ -22,11 +22,16 @@ class CheckpointError(RuntimeError):
 class Checkpoints:
     """The newest two checkpoints of a run, each written completely or not at all."""
 
-    def __init__(self, directory: pathlib.Path):
-        """``directory`` is made when the first checkpoint is written."""
+    def __init__(self, directory: pathlib.Path, read_only: bool = False):
+        """Makes ``directory``, or, read only, leaves a run alone that may be writing there."""
         self._directory = directory.absolute()
-        # Single files of a checkpoint are written in parallel, but save() returns when all are on disk.
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=False)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=2,
+            create=not read_only,
+            read_only=read_only,
+            cleanup_tmp_directories=not read_only,  # of a run that was killed while it wrote
+            enable_async_checkpointing=False,  # save() returns when all is on disk
+        )
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def latest_step(self) -> int | None:

@@ -114,7 +114,6 @@ class Trainer:
         self.step = 0
         self.observation = np.stack([env.reset() for env in self.envs])
         self.returns = np.zeros(config.num_seeds)  # of the episodes under way
-        self.interval = Interval(config.num_seeds)
         self._eval_envs: list[list[HostEnv]] = []
 
     def compile(self) -> float:
@@ -124,16 +123,18 @@ class Trainer:
         seeds = config.num_seeds
         init = _over_seeds(lambda key: self.agent.init(jax.random.fold_in(key, _INIT)), seeds, in_axes=(0,))
         self.state: AgentState = jax.jit(init)(self.keys)
-        self._act = jax.jit(_over_seeds(self.agent.act, seeds, in_axes=(0, 0)))
+        self.act = jax.jit(_over_seeds(self.agent.act, seeds, in_axes=(0, 0)))
         self._explore = jax.jit(_over_seeds(_explore_at(self.agent), seeds, in_axes=(0, 0, 0, None)))
         jax.block_until_ready(self._explore(self.state, self.observation, self.keys, np.uint32(0)))
-        jax.block_until_ready(self._act(self.state, self._evaluation_shape()))
+        jax.block_until_ready(self.act(self.state, self._evaluation_shape()))
         lead = (seeds, config.update_every, config.batch_size)
         shapes = transition_shapes(env.observation_size, env.action_size)
         batches = Transition(*(jax.ShapeDtypeStruct((*lead, *shape), jnp.float32) for shape in shapes))
         burst = jax.jit(_over_seeds(burst_of(self.agent), seeds, in_axes=(0, 0, 0, None)), donate_argnums=0)
+        lowered = burst.lower(self.state, batches, self.keys, np.uint32(0))
         # Compiled ahead: a call with other shapes fails instead of compiling again.
-        self._burst = burst.lower(self.state, batches, self.keys, np.uint32(0)).compile()
+        self._burst = lowered.compile()
+        self.interval = Interval(seeds, names=sorted(lowered.out_info[1]))
         return time.perf_counter() - start
 
     def _evaluation_shape(self) -> np.ndarray:
@@ -193,7 +194,7 @@ class Trainer:
                 for seed in self.seeds
             ]
         first_episode = self.step // config.evaluate_every * config.evaluate_episodes
-        returns, lengths = evaluate(lambda x: self._act(self.state, x), self._eval_envs, first_episode)
+        returns, lengths = evaluate(lambda x: self.act(self.state, x), self._eval_envs, first_episode)
         rows = []
         for s, seed in enumerate(self.seeds):
             evaluation = {
@@ -206,7 +207,7 @@ class Trainer:
                 "episode_length": lengths[s].mean(),
             }
             rows.append({**evaluation, **self.interval.row(s)})
-        self.interval = Interval(config.num_seeds)
+        self.interval = Interval(config.num_seeds, list(self.interval.infos))
         return rows
 
     def arrays(self) -> Arrays:
@@ -252,13 +253,13 @@ class Trainer:
 
 
 class Interval:
-    """What happened since the last evaluation, per seed."""
+    """What happened since the last evaluation, per seed; ``names`` are those of the agent's infos."""
 
-    def __init__(self, num_seeds: int):
+    def __init__(self, num_seeds: int, names: list[str]):
         self.episodes = np.zeros(num_seeds)
         self.episode_returns = np.zeros(num_seeds)  # summed
         self.updates = 0
-        self.infos: dict[str, np.ndarray] = {}  # summed over updates
+        self.infos = {name: np.zeros(num_seeds) for name in names}  # summed over updates
 
     def add_episode(self, s: int, episode_return: float) -> None:
         """Counts a finished training episode of seed number s."""
@@ -269,7 +270,7 @@ class Interval:
         """Counts a burst of updates, ``[S, U]`` arrays by name."""
         self.updates += next(iter(info.values())).shape[1]
         for name, value in info.items():
-            self.infos[name] = self.infos.get(name, 0.0) + value.sum(axis=1, dtype=np.float64)
+            self.infos[name] += value.sum(axis=1, dtype=np.float64)
 
     def row(self, s: int) -> dict[str, float]:
         """Means over the interval; NaN where there was nothing to average."""
@@ -279,7 +280,8 @@ class Interval:
             "train_return": self.episode_returns[s] / episodes if episodes else np.nan,
             "updates": self.updates,
         }
-        return {**training, **{name: total[s] / self.updates for name, total in self.infos.items()}}
+        updates = self.updates or np.nan
+        return {**training, **{name: total[s] / updates for name, total in self.infos.items()}}
 
 
 def run(trainer: Trainer, reporter: Reporter, save: Callable[[Trainer], None], should_stop: Callable[[], bool]) -> bool:

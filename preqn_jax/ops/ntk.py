@@ -10,6 +10,7 @@ With g_i = grad_theta Q(x_i), the kernel is K_ij = <g_i, g_j> and the pull-back 
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -160,14 +161,14 @@ def dense(module: nn.Module) -> Linearizer:
     temperature) go through per-example gradients of those leaves alone.
 
     The parameters are ``{"params": ...}`` as ``module.init`` returns them, and the module is called as
-    :func:`module_q_fn` says. A Dense kernel must act through its layer's call alone: tying it elsewhere through
-    ``variables`` is not seen.
+    :func:`module_q_fn` says.
 
     Args:
       module: Flax module that returns Q-values ``[B]``, example by example.
 
     Raises:
-      ValueError: at trace time, naming the parameter, for a Dense layer that sees no batch axis or lives inside a
+      ValueError: at trace time, naming the parameter, for a Dense layer that sees no batch axis, is used
+        outside of its calls too (tied weights), or lives inside a
         lifted transform (``nn.vmap``, ``nn.scan``, ``nn.remat``, ``nn.WeightNorm``). Use :func:`per_example` there.
     """
     q_fn = module_q_fn(module)
@@ -233,8 +234,23 @@ def _dense_calls(q_fn: QFunction, params: Params, inputs: Inputs, batch_size: in
 
         return _intercept_dense(q_fn, params, inputs, on_call)
 
-    jax.eval_shape(trace, params, inputs)
+    jaxpr = jax.make_jaxpr(trace)(params, inputs).jaxpr
+    _check_sole_use(params, jaxpr, calls)
     return calls
+
+
+def _check_sole_use(params: Params, jaxpr: Any, calls: list[_DenseCall]) -> None:
+    """Refuses Dense parameters that act elsewhere than in their layer's calls: tied weights, penalties."""
+    allowed = collections.Counter(("params", *call.path, name) for call in calls for name in ("kernel", "bias"))
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    for (path, _), variable in zip(leaves, jaxpr.invars, strict=False):  # the inputs' variables come after
+        uses = sum(used is variable for equation in jaxpr.eqns for used in equation.invars)
+        key = tuple(entry.key for entry in path)
+        if key in allowed and uses > allowed[key]:
+            raise ValueError(
+                f"ntk.dense cannot handle parameter {'/'.join(key[1:])!r}: it is used outside of its layer too; use "
+                "ntk.per_example for this module"
+            )
 
 
 def _forward_and_backward(

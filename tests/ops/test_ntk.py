@@ -212,6 +212,19 @@ def test_both_match_the_oracle_on(module, inputs, q):
     assert_both_match(module, inputs, q)
 
 
+class Partitioned(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(1, kernel_init=nn.with_partitioning(nn.initializers.ones, (None, "model")))(x)[..., 0]
+
+
+def test_parameters_may_be_boxed_as_init_returns_them():
+    module, inputs, z = Partitioned(), normal(B, 3), normal(B, seed=1)
+    params = initialize(module, inputs)
+    reference, fast = (evaluation(make, module)(params, inputs, z) for make in LINEARIZERS.values())
+    assert_close(fast, reference)
+
+
 @each_linearizer
 @pytest.mark.parametrize("batch_size", [1, 2, 7])  # dense splits the batch into halves
 def test_any_batch_size(make, batch_size):
@@ -418,6 +431,19 @@ class Rematerialized(nn.Module):
         return nn.Dense(1)(sin(nn.remat(nn.Dense)(4)(x)))[..., 0]
 
 
+class Tied(nn.Module):
+    """Parameters of a layer that act outside of its call as well."""
+
+    parameter: str
+
+    @nn.compact
+    def __call__(self, x):
+        layer = nn.Dense(3)
+        hidden = jnp.tanh(layer(x))
+        tied = layer.variables["params"][self.parameter]
+        return (hidden @ tied if self.parameter == "kernel" else hidden * tied.sum()).sum(axis=-1)
+
+
 UNSUPPORTED = {
     "remat": (Rematerialized(), normal(B, 3), "CheckpointDense_0/kernel"),
     "vmap": (Ensemble(), normal(B, 3), "VmapDense_0/kernel"),
@@ -425,6 +451,8 @@ UNSUPPORTED = {
     "scan_with_shared_parameters": (Scanned(True), normal(B, 3), "Dense_0/kernel"),
     "weight_norm": (Weighted("kernel"), normal(B, 3), "Dense_0/kernel"),
     "weight_norm_of_the_bias": (Weighted("bias"), normal(B, 3), "Dense_0/"),
+    "tied_kernel": (Tied("kernel"), normal(B, 3), "Dense_0/kernel"),
+    "tied_bias": (Tied("bias"), normal(B, 3), "Dense_0/bias"),
     "no_axis_but_features": (Context((7,)), normal(B, 3), "Dense_0/kernel"),
     "no_batch_axis": (Context((B + 1, 7)), normal(B, 3), "Dense_0/kernel"),
     "no_batch_axis_but_its_length": (Context((B, 7)), normal(B, 3), "Dense_0/kernel"),

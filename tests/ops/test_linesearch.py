@@ -1,0 +1,149 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from preqn_jax.ops.linesearch import backtrack
+from tests import oracles
+
+B = 12
+OPTIONS = {"step_size": 1.0, "alignment": 0.97, "decay": 0.8, "max_backtracks": 20}
+
+
+def random(seed, n=B):
+    return np.random.default_rng(seed).normal(size=n).astype(np.float32)
+
+
+DELTA, CURVATURE = random(0), random(1)
+
+
+def bent(strength):
+    """Q_i(w) = w_i + strength c_i w_i^2: along delta aligned for short steps alone, the shorter the stronger."""
+    return lambda w: w + strength * CURVATURE * w**2
+
+
+@jax.jit
+def search(strength, start, direction, td_error, options):
+    value_fn = bent(strength)
+    return backtrack(value_fn, start, direction, value_fn(start), td_error, **options)
+
+
+def bits(tree):
+    """Tells -0.0 from 0.0, and equals itself where there is a NaN."""
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+# Strengths from one that needs no backtrack to one that 20 do not help.
+@pytest.mark.parametrize("strength", [0.0, 0.1, 0.5, 2.0, 10.0, 1e4])
+@pytest.mark.parametrize(
+    "options",
+    [
+        OPTIONS,
+        OPTIONS | {"decay": 0.5, "alignment": 0.999},
+        OPTIONS | {"step_size": 0.1, "max_backtracks": 3},
+        OPTIONS | {"max_backtracks": 0},
+    ],
+    ids=["papers", "halving", "impatient", "one_trial"],
+)
+def test_takes_the_first_step_size_that_reaches_the_alignment(strength, options):
+    start = np.zeros(B, np.float32)
+    params, info = search(strength, start, DELTA, DELTA, options)
+    step, reached, backtracks = oracles.backtrack(bent(strength), *oracles.float64((start, DELTA, DELTA)), **options)
+    assert info.accepted == (step is not None)
+    assert info.backtracks == backtracks
+    assert info.alignment == pytest.approx(reached, abs=1e-5)
+    if step is None:
+        assert info.step_size == 0
+        assert bits(params) == bits(start)
+    else:
+        assert info.step_size == pytest.approx(options["step_size"] * options["decay"] ** backtracks, rel=1e-5)
+        np.testing.assert_allclose(params, step * DELTA, rtol=1e-5)
+        assert oracles.cosine(bent(strength)(np.float64(params)), DELTA) >= options["alignment"] - 1e-6
+
+
+def test_the_cases_above_cover_every_end():
+    ends = [oracles.backtrack(bent(s), np.zeros(B), DELTA, DELTA, **OPTIONS) for s in (0.0, 2.0, 1e4)]
+    assert ends[0][2] == 0
+    assert 0 < ends[1][2] < OPTIONS["max_backtracks"]
+    assert ends[2][0] is None
+
+
+START = random(2)
+START[:2] = [-0.0, 0.0]
+UNCHANGED = {
+    "nan_td_error": (DELTA, np.where(np.arange(B) == 3, np.nan, DELTA)),
+    "inf_td_error": (DELTA, np.where(np.arange(B) == 3, np.inf, DELTA)),
+    "nan_direction": (np.where(np.arange(B) == 3, np.nan, DELTA), DELTA),
+    "inf_direction": (np.where(np.arange(B) == 3, -np.inf, DELTA), DELTA),
+    "overflowing_values": (1e38 * DELTA, DELTA),
+    "wrong_way": (-DELTA, DELTA),
+    "zero_direction": (np.zeros(B), DELTA),
+}
+
+
+@pytest.mark.parametrize(("direction", "td_error"), UNCHANGED.values(), ids=UNCHANGED)
+def test_a_rejected_step_changes_no_bit(direction, td_error):
+    params, info = search(1.0, START, np.float32(direction), np.float32(td_error), OPTIONS)
+    assert not info.accepted
+    assert info.step_size == 0
+    assert bits(params) == bits(START)
+
+
+@pytest.mark.parametrize("direction", [DELTA, np.full(B, np.nan)], ids=["finite", "nan"])
+def test_zero_td_error_is_an_accepted_no_op(direction):
+    params, info = search(1.0, START, np.float32(direction), np.zeros(B, np.float32), OPTIONS)
+    assert bits(params) == bits(START)
+    assert jax.tree.map(float, info) == (True, 1.0, 0.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("value_fn", "broken"),
+    [(lambda params: params["w"], jnp.nan), (lambda params: params["w"] + jax.nn.relu(params["b"]), -jnp.inf)],
+    ids=["parameter_without_effect", "unit_that_is_off"],
+)
+def test_a_non_finite_direction_that_the_values_do_not_show_is_rejected(value_fn, broken):
+    params = {"w": jnp.zeros(B), "b": jnp.float32(-1.0)}
+    direction = {"w": jnp.asarray(DELTA), "b": jnp.float32(broken)}
+    new_params, info = backtrack(value_fn, params, direction, jnp.zeros(B), jnp.asarray(DELTA), **OPTIONS)
+    assert not info.accepted
+    assert bits(new_params) == bits(params)
+
+
+def test_dtypes_of_parameters_are_kept():
+    params = {"w": jnp.zeros(B), "half": jnp.zeros(B, jnp.bfloat16)}
+    direction = {"w": jnp.asarray(DELTA), "half": jnp.asarray(DELTA)}
+
+    def value_fn(params):
+        return params["w"] + params["half"].astype(jnp.float32)
+
+    new_params, info = backtrack(value_fn, params, direction, jnp.zeros(B), jnp.asarray(DELTA), **OPTIONS)
+    assert info.accepted
+    assert jax.tree.map(jnp.dtype, new_params) == jax.tree.map(jnp.dtype, params)
+
+
+def test_jit_changes_nothing():
+    value_fn = bent(2.0)
+    plain = backtrack(value_fn, jnp.zeros(B), jnp.asarray(DELTA), jnp.zeros(B), jnp.asarray(DELTA), **OPTIONS)
+    jitted = search(2.0, np.zeros(B, np.float32), DELTA, DELTA, OPTIONS)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), jitted, plain)
+
+
+def test_vmap_equals_a_loop_though_searches_end_at_different_times():
+    strengths = np.float32([0.0, 2.0, 1e4, 2.0, 2.0])
+    td_errors = np.stack([DELTA, DELTA, DELTA, np.zeros(B), np.full(B, np.nan)]).astype(np.float32)
+    start = np.full(B, -0.0, np.float32)
+    arguments = strengths, np.stack([start] * 5), np.stack([DELTA] * 5), td_errors
+    params, info = jax.vmap(search, in_axes=(0, 0, 0, 0, None))(*arguments, OPTIONS)
+    assert len(set(info.backtracks.tolist())) >= 3
+    for i in range(5):
+        one_params, one_info = search(*(argument[i] for argument in arguments), OPTIONS)
+        np.testing.assert_allclose(params[i], one_params, rtol=1e-5)
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-5), info, one_info)
+        if not one_info.step_size:
+            assert bits(params[i]) == bits(start)
+
+
+@pytest.mark.parametrize(("values", "td_error"), [((B,), (B, 1)), ((B, 1), (B, 1)), ((B,), (1,)), ((B,), ())])
+def test_wrong_shapes_raise(values, td_error):
+    with pytest.raises((AssertionError, ValueError)):
+        backtrack(bent(0.0), jnp.zeros(B), jnp.ones(B), jnp.zeros(values), jnp.ones(td_error))

@@ -1,0 +1,49 @@
+"""Environments so small that the right values are known; registered with Gymnasium on import."""
+
+import gymnasium
+import numpy as np
+
+
+class Probe(gymnasium.Env):
+    """Observation: the time left, and a coin; one action in [-1, 1]."""
+
+    action_space = gymnasium.spaces.Box(-2.0, 6.0, (1,), np.float32)
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def __init__(self, length=1, reward=lambda action, last: 1.0, terminates=True, render_mode=None):
+        self._length, self._reward, self._terminates = length, reward, terminates
+        self.render_mode = render_mode
+
+    def _observe(self):
+        coin = self.np_random.integers(2) * 2.0 - 1.0
+        return np.array([(self._length - self._step) / self._length, coin], np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._step = 0
+        return self._observe(), {}
+
+    def step(self, action):
+        self._step += 1
+        last = self._step == self._length
+        reward = self._reward(float(action[0]), last)
+        return self._observe(), reward, last and self._terminates, last and not self._terminates, {}
+
+
+def at_the_end(action, last):
+    return float(last)
+
+
+def best_at_four(action, last):
+    return 1.0 - ((action - 4.0) / 4.0) ** 2
+
+
+PROBES = {
+    "ProbeOne-v0": {},
+    "ProbeDelayed-v0": {"length": 2, "reward": at_the_end},
+    "ProbeTruncated-v0": {"terminates": False},
+    "ProbeAction-v0": {"reward": best_at_four},
+}
+for probe_id, options in PROBES.items():
+    gymnasium.register(probe_id, entry_point=Probe, kwargs=options)
+gymnasium.register("ProbeDiscrete-v0", entry_point="gymnasium.envs.classic_control.cartpole:CartPoleEnv")

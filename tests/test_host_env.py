@@ -1,0 +1,100 @@
+import gymnasium
+import numpy as np
+import pytest
+
+from preqn_jax.envs import ENVS
+from preqn_jax.envs.host import Episode, HostEnv
+from preqn_jax.settings import SettingError
+from tests import probes  # registers the probes
+
+
+def rollout(env, actions):
+    return [env.step(action) for action in actions]
+
+
+@pytest.mark.parametrize("env_id", [*ENVS.values(), "Ant-v4", "Pendulum-v1"])
+def test_steps_are_gymnasiums_own(env_id):
+    env, plain = HostEnv(env_id, [3, 0]), gymnasium.make(env_id)
+    observation = env.reset()
+    assert observation.dtype == np.float32
+    assert observation.shape == (env.observation_size,)
+    seed = int(np.random.SeedSequence([3, 0, 0]).generate_state(1)[0])
+    np.testing.assert_array_equal(observation, plain.reset(seed=seed)[0].astype(np.float32))
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        action = generator.uniform(-1, 1, env.action_size).astype(np.float32)
+        low, high = plain.action_space.low, plain.action_space.high
+        expected = plain.step((low + 0.5 * (action + 1.0) * (high - low)).astype(low.dtype))
+        step = env.step(action)
+        np.testing.assert_array_equal(step.observation, expected[0].astype(np.float32))
+        assert (step.reward, step.terminated, step.truncated) == (float(expected[1]), expected[2], expected[3])
+
+
+def test_actions_cover_the_whole_box():
+    low, high = probes.Probe.action_space.low, probes.Probe.action_space.high
+    seen = []
+    gymnasium.register(
+        "ProbeSpy-v0", entry_point=probes.Probe, kwargs={"reward": lambda action, last: seen.append(action) or 0.0}
+    )
+    env = HostEnv("ProbeSpy-v0", [0])
+    for action in (-1.0, 0.0, 1.0):
+        env.reset()
+        env.step(np.array([action]))
+    np.testing.assert_allclose(seen, [low[0], 2.0, high[0]])
+
+
+def test_a_time_limit_is_no_termination_and_its_observation_is_the_true_successor():
+    env = HostEnv("Pendulum-v1", [0])
+    env.reset()
+    steps = rollout(env, np.zeros((200, 1)))
+    assert [step.truncated for step in steps] == [False] * 199 + [True]
+    assert not any(step.terminated for step in steps)
+    assert not np.array_equal(steps[-1].observation, env.reset())
+
+
+def test_falling_over_terminates():
+    env = HostEnv("InvertedPendulum-v5", [0])
+    env.reset()
+    while not (step := env.step(np.ones(1))).terminated:
+        assert not step.truncated
+
+
+@pytest.mark.parametrize("env_id", ["Hopper-v5", "ProbeDelayed-v0"])
+def test_restore_reaches_the_same_state_bit_for_bit(env_id):
+    env, again = HostEnv(env_id, [7]), HostEnv(env_id, [7])
+    actions = np.random.default_rng(1).uniform(-0.3, 0.3, (3, env.action_size)).astype(np.float32)
+    for _ in range(3):
+        env.reset()
+    last = rollout(env, actions[:1])[-1]
+    np.testing.assert_array_equal(again.restore(env.episode), last.observation)
+    for ours, theirs in zip(rollout(env, actions[1:2]), rollout(again, actions[1:2]), strict=True):
+        np.testing.assert_array_equal(ours.observation, theirs.observation)
+    np.testing.assert_array_equal(env.reset(), again.reset())
+
+
+def test_restore_at_the_start_of_an_episode():
+    env = HostEnv("Hopper-v5", [7])
+    np.testing.assert_array_equal(env.restore(Episode(4, np.zeros((0, 3), np.float32))), env.reset(4))
+
+
+def test_episodes_and_seeds_differ():
+    env, other_seed, other_stream = (HostEnv("Hopper-v5", entropy) for entropy in ([0, 0], [1, 0], [0, 1]))
+    starts = [env.reset(), env.reset(), other_seed.reset(), other_stream.reset()]
+    assert len({start.tobytes() for start in starts}) == 4
+
+
+@pytest.mark.parametrize(
+    ("env_id", "says"),
+    [
+        ("Aunt-v5", "did you mean Ant-v5"),
+        ("HalfCheetah-v9", "HalfCheetah"),
+        ("nonsense", "unknown"),
+        ("ProbeDiscrete-v0", "bounded Box action space"),
+        ("no_such_module:Env-v0", "no_such_module"),
+    ],
+)
+def test_an_environment_that_cannot_be_is_refused_in_one_line(env_id, says):
+    with pytest.raises(SettingError, match=says) as error:
+        HostEnv(env_id, [0])
+    assert env_id in str(error.value)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,204 @@
+"""The command as a person uses it, in processes of its own."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+# Under half a minute at the slowest, with several checkpoints and evaluations on the way.
+QUICK = [
+    "--config=preqn_swimmer",
+    "--config.env.id=InvertedPendulum-v5",
+    "--config.agent.hidden_sizes=16,16",
+    "--config.num_seeds=2",
+    "--config.total_steps=2000",
+    "--config.start_steps=100",
+    "--config.update_after=100",
+    "--config.batch_size=32",
+    "--config.replay_capacity=1500",
+    "--config.evaluate_every=250",
+    "--config.evaluate_episodes=2",
+    "--config.checkpoint_every=500",
+]
+
+
+def start(module, *arguments, cwd):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", f"experiments.{module}", *arguments]
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def execute(module, *arguments, cwd):
+    process = start(module, *arguments, cwd=cwd)
+    output, errors = process.communicate(timeout=300)
+    return process.returncode, output, errors
+
+
+def wait_for_rows(path, rows, process):
+    deadline = time.monotonic() + 200
+    while not (path.exists() and path.read_text().count("\n") > rows):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The work folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    code, _, errors = execute("run", *QUICK, "--workdir=run", cwd=folder)
+    assert code == 0, errors
+    assert "finished 2000 steps" in errors
+    assert "compiled in" in errors
+    assert "replay" in errors
+    return folder / "run"
+
+
+def test_what_a_run_leaves_behind(whole):
+    table = np.genfromtxt(whole / "metrics.csv", delimiter=",", names=True)
+    assert table["step"].tolist() == [step for step in range(250, 2001, 250) for _ in range(2)]
+    assert table["seed"].tolist() == [0, 1] * 8
+    for column in ("return_mean", "alignment", "step_size", "accepted", "q", "td_error"):
+        assert np.isfinite(table[column]).all(), column
+    assert (table["alignment"][table["accepted"] == 1] >= 0.97).all()
+    record = json.loads((whole / "config.json").read_text())
+    assert record["config"]["env"]["id"] == "InvertedPendulum-v5"
+    assert record["config"]["agent"]["hidden_sizes"] == [16, 16]
+    assert {"jax", "mujoco", "gymnasium"} <= record["versions"].keys()
+    assert record["command"].startswith("python -m experiments.run --config=preqn_swimmer")
+    assert (whole / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    assert list((whole / "tensorboard").glob("events.*"))
+    assert sorted(path.name for path in (whole / "checkpoints").iterdir()) == ["1500", "2000"]
+
+
+def test_a_finished_run_is_left_alone(whole):
+    before = (whole / "metrics.csv").read_bytes()
+    code, _, errors = execute("run", *QUICK, "--workdir=run", cwd=whole.parent)
+    assert (code, (whole / "metrics.csv").read_bytes()) == (0, before)
+    assert "raise --config.total_steps" in errors
+
+
+def test_killed_at_any_moment_the_run_goes_on_to_the_same_table(whole, tmp_path):
+    for rows in (1, 5, 11):  # before the first checkpoint, between two, and after two
+        process = start("run", *QUICK, "--workdir=run", cwd=tmp_path)
+        wait_for_rows(tmp_path / "run" / "metrics.csv", rows, process)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    code, _, errors = execute("run", *QUICK, "--workdir=run", cwd=tmp_path)
+    assert code == 0, errors
+    assert "training from step 1" in errors  # 1000 or 1500: not from the start
+    assert (tmp_path / "run" / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_told_to_stop_it_writes_a_checkpoint_and_says_how_to_go_on(whole, tmp_path, number, code):
+    process = start("run", *QUICK, "--workdir=run", cwd=tmp_path)
+    wait_for_rows(tmp_path / "run" / "metrics.csv", 3, process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "checkpoint written; the same command goes on from there" in errors
+    (step,) = [int(word) for word in errors.split("stopped at step ")[1].split(",")[:1]]
+    assert (tmp_path / "run" / "checkpoints" / str(step)).is_dir()
+    returncode, _, errors = execute("run", *QUICK, "--workdir=run", cwd=tmp_path)
+    assert returncode == 0, errors
+    assert f"training from step {step}" in errors
+    assert (tmp_path / "run" / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+
+
+@pytest.fixture
+def interrupted(whole, tmp_path):
+    """A copy of the finished run that wants to go on."""
+    subprocess.run(["cp", "-r", str(whole), str(tmp_path / "run")], check=True)
+    return tmp_path / "run", [*QUICK, "--config.total_steps=2500", "--workdir=run"]
+
+
+def test_a_run_can_be_made_longer(interrupted):
+    folder, arguments = interrupted
+    before = (folder / "metrics.csv").read_text()
+    code, _, errors = execute("run", *arguments, cwd=folder.parent)
+    assert code == 0, errors
+    after = (folder / "metrics.csv").read_text()
+    assert after.startswith(before)
+    assert after.count("\n") == before.count("\n") + 4
+
+
+def test_a_damaged_checkpoint_is_refused_and_nothing_is_touched(interrupted):
+    folder, arguments = interrupted
+    data = max((folder / "checkpoints" / "2000" / "arrays").rglob("*"), key=lambda p: p.stat().st_size)
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    data.write_bytes(content)
+    before = (folder / "metrics.csv").read_bytes()
+    code, _, errors = execute("run", *arguments, cwd=folder.parent)
+    assert code == 1
+    assert "error: checkpoint checkpoints/2000 is damaged" in errors
+    assert "Traceback" not in errors
+    assert (folder / "metrics.csv").read_bytes() == before
+
+
+def test_a_foreign_checkpoint_is_refused(interrupted):
+    folder, arguments = interrupted
+    manifest = folder / "checkpoints" / "2000" / "manifest" / "metadata"
+    manifest.write_text(json.dumps({"weights": 1}))
+    code, _, errors = execute("run", *arguments, cwd=folder.parent)
+    assert code == 1
+    assert "was not written by preqn_jax" in errors
+    assert "Traceback" not in errors
+
+
+def test_rollout_evaluates_and_films_or_says_why_not(whole):
+    code, output, errors = execute("rollout", "--workdir=run", "--episodes=2", cwd=whole.parent)
+    assert code == 0, errors
+    assert "checkpoint of step 2000" in output
+    assert output.count("seed ") == 2
+    assert (whole / "rollout.mp4").exists() or "no video: MuJoCo's off-screen renderer failed" in errors
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "says"),
+    [
+        ("run", ["--config=preqn_aunt"], "did you mean preqn_ant"),
+        ("run", ["--config.agent.etta=0.9"], "did you mean --config.agent.eta?"),
+        ("run", ["--config.agent.eta=1.5"], "config.agent.eta=1.5 is out of range; allowed: (0, 1]"),
+        ("run", ["--config.total_steps=many"], "config.total_steps=many is not a whole number"),
+        ("run", ["--config.env.id=Aunt-v5"], "did you mean Ant-v5"),
+        ("run", ["--config.replay_capacity=1000000000000"], "GiB of memory are available"),
+        ("run", ["--wordkir=x"], "did you mean --workdir?"),
+        ("run", ["preqn_ant"], "unexpected argument 'preqn_ant'"),
+        ("run", ["--workdir=occupied"], "exists and holds no run"),
+        ("rollout", [], "--workdir is missing"),
+        ("rollout", ["--workdir=nowhere"], "holds no run"),
+    ],
+)
+def test_a_mistake_ends_with_one_line_and_exit_code_2(tmp_path, module, arguments, says):
+    (tmp_path / "occupied").mkdir()
+    (tmp_path / "occupied" / "thesis.tex").write_text("precious")
+    code, _, errors = execute(module, *arguments, cwd=tmp_path)
+    assert code == 2
+    assert says in errors
+    assert len(errors.strip().splitlines()) == 1, errors
+    assert [path.name for path in tmp_path.iterdir()] == ["occupied"]
+
+
+def test_another_configuration_does_not_take_over_a_work_folder(whole):
+    code, _, errors = execute("run", *QUICK, "--config.agent.eta=0.9", "--workdir=run", cwd=whole.parent)
+    assert code == 2
+    assert "config.agent.eta=0.97, not 0.9" in errors
+
+
+def test_helpfull_lists_the_fields_with_units_and_defaults(tmp_path):
+    _, output, errors = execute("run", "--helpfull", cwd=tmp_path)
+    text = " ".join((output + errors).split())
+    assert "--config.agent.eta: alignment cos(Q' - Q, delta) that a critic step must reach; allowed: (0, 1]" in text
+    assert "(default: '0.97')" in text
+    assert "[environment steps of each seed]" in text

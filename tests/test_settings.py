@@ -1,0 +1,85 @@
+import dataclasses
+
+import pytest
+
+from preqn_jax import settings
+from preqn_jax.agents.preqn import PreQNConfig
+from preqn_jax.settings import SettingError
+from preqn_jax.train import Config, EnvConfig, check_config
+
+
+def config(**changes):
+    return Config(agent=PreQNConfig(), env=EnvConfig(), **changes)
+
+
+def leaf(path):
+    return next(leaf for leaf in settings.leaves(config()) if leaf.path == path)
+
+
+def test_the_defaults_are_valid():
+    check_config(config())
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "value"),
+    [
+        ("agent.eta", "0.9", 0.9),
+        ("agent.hidden_sizes", "64,64,32", (64, 64, 32)),
+        ("agent.hidden_sizes", "(64,)", (64,)),
+        ("agent.activation", "relu", "relu"),
+        ("total_steps", "100_000", 100_000),
+        ("total_steps", "1e5", 100_000),
+    ],
+)
+def test_parse(path, text, value):
+    assert settings.parse(leaf(path), text) == value
+
+
+@pytest.mark.parametrize(
+    ("path", "text"), [("agent.eta", "high"), ("total_steps", "1.5"), ("seed", "x"), ("agent.hidden_sizes", "64,wide")]
+)
+def test_text_of_the_wrong_type_is_refused_by_name(path, text):
+    with pytest.raises(SettingError, match=rf"config\.{path}={text}"):
+        settings.parse(leaf(path), text)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "allowed"),
+    [
+        ("agent.eta", 0.0, r"\(0, 1\]"),
+        ("agent.eta", 1.01, r"\(0, 1\]"),
+        ("agent.eta", float("nan"), r"\(0, 1\]"),
+        ("agent.gamma", -0.1, r"\[0, 1\]"),
+        ("agent.critic_step_size", 0.0, r"\(0, inf\)"),
+        ("agent.hidden_sizes", (64, 0), r"\[1, inf\)"),
+        ("num_seeds", 0, r"\[1, inf\)"),
+        ("agent.solver", "rigde", "did you mean ridge"),
+        ("agent.activation", "sine", "did you mean sin"),
+        ("batch_size", 2_000_000, "at most 1000000"),
+        ("total_steps", 10_001, "nearest: 10000"),
+        ("evaluate_every", 1, "nearest: 50"),
+        ("agent.hidden_sizes", (), "at least one width"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_in_one_line_that_says_what_is_allowed(path, value, allowed):
+    with pytest.raises(SettingError, match=rf"config\.{path}.*{allowed}") as error:
+        check_config(settings.replace(config(), path, value))
+    assert "\n" not in str(error.value)
+
+
+def test_bounds_that_belong_are_accepted():
+    for path, value in [("agent.eta", 1.0), ("agent.gamma", 0.0), ("agent.gamma", 1.0), ("agent.max_backtracks", 0)]:
+        check_config(settings.replace(config(), path, value))
+
+
+def test_every_field_explains_itself():
+    for leaf in settings.leaves(config()):
+        assert len(settings.describe(leaf)) > 10, leaf.path
+
+
+def test_replace_changes_one_field_and_nothing_else():
+    changed = settings.replace(config(), "agent.eta", 0.5)
+    assert changed.agent.eta == 0.5
+    assert settings.replace(changed, "agent.eta", 0.97) == config()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        changed.seed = 1

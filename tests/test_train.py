@@ -1,0 +1,251 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from preqn_jax.agents.preqn import PreQNConfig
+from preqn_jax.checkpoint import CheckpointError
+from preqn_jax.train import Config, EnvConfig, Interval, NonFiniteError, StallWatch, Trainer, run
+from tests import probes  # noqa: F401 (registers the probes)
+
+AGENT = PreQNConfig(hidden_sizes=(16, 16), gamma=0.5)
+
+
+def config(env_id="ProbeOne-v0", **changes):
+    schedule = {
+        "total_steps": 200,
+        "start_steps": 50,
+        "update_after": 50,
+        "update_every": 10,
+        "batch_size": 16,
+        "replay_capacity": 150,  # so that it wraps
+        "evaluate_every": 100,
+        "evaluate_episodes": 2,
+        "checkpoint_every": 100,
+    }
+    return Config(agent=changes.pop("agent", AGENT), env=EnvConfig(env_id), **{**schedule, **changes})
+
+
+class Recorder:
+    """A Reporter that keeps everything."""
+
+    def __init__(self):
+        self.rows, self.messages, self.steps = [], [], []
+
+    def message(self, text):
+        self.messages.append(text)
+
+    def progress(self, step, latest):
+        self.steps.append(step)
+
+    def evaluation(self, rows):
+        self.rows += rows
+
+
+def trained(configuration, arrays=None, stop_at=None):
+    trainer, recorder, saved = Trainer(configuration), Recorder(), {}
+    trainer.compile()
+    if arrays is not None:
+        trainer.restore(arrays)
+    finished = run(
+        trainer,
+        recorder,
+        save=lambda t: saved.update({t.step: {name: np.array(a) for name, a in t.arrays().items()}}),
+        should_stop=lambda: trainer.step == stop_at,
+    )
+    return trainer, recorder, saved, finished
+
+
+def q_values(trainer, observation, action):
+    from preqn_jax.networks import Critic
+
+    critic = Critic(trainer.config.agent.hidden_sizes)
+    params = jax.tree.map(lambda leaf: leaf[0], trainer.state.critic)
+    return np.asarray(critic.apply(params, np.array(observation, np.float32), np.array(action, np.float32)))
+
+
+GRID = np.stack(np.meshgrid([-1.0, 1.0], np.linspace(-1, 1, 5)), -1).reshape(-1, 2)  # coin and action
+
+
+@pytest.mark.parametrize(
+    ("env_id", "time_left", "value"),
+    [
+        ("ProbeOne-v0", 1.0, 1.0),  # the reward, and nothing after the end
+        ("ProbeTruncated-v0", 0.0, None),  # the successor's value counts: see below
+        ("ProbeDelayed-v0", 1.0, 0.5),  # gamma times the reward that follows
+        ("ProbeDelayed-v0", 0.5, 1.0),
+    ],
+)
+def test_the_critic_learns_the_known_value(env_id, time_left, value):
+    if value is None:  # Q(1) = 1 + gamma Q(0), and Q(0) is never visited: the two must agree, whatever Q(0) is
+        trainer, *_ = trained(config(env_id, total_steps=1000))
+        now = q_values(trainer, [[1.0, 1.0]] * 5, np.linspace(-0.9, 0.9, 5)[:, None])
+        policy = np.asarray(trainer.act(trainer.state, np.array([[[0.0, 1.0], [0.0, -1.0]]], np.float32)))[0]
+        then = q_values(trainer, [[0.0, 1.0], [0.0, -1.0]], policy).mean()
+        np.testing.assert_allclose(now, 1.0 + 0.5 * then, atol=0.1)
+        assert abs(then) > 0.05  # else this could not tell truncation from termination
+        return
+    trainer, *_ = trained(config(env_id, total_steps=1000))
+    observation = np.stack([np.full(len(GRID), time_left), GRID[:, 0]], -1)
+    np.testing.assert_allclose(q_values(trainer, observation, GRID[:, 1:]), value, atol=0.1)
+
+
+def test_the_actor_finds_the_best_action():
+    trainer, recorder, *_ = trained(config("ProbeAction-v0", total_steps=2000))
+    # 4 in a box from -2 to 6 is 0.5 in [-1, 1].
+    action = trainer.act(trainer.state, np.array([[[1.0, -1.0], [1.0, 1.0]]], np.float32))
+    np.testing.assert_allclose(np.asarray(action).ravel(), 0.5, atol=0.1)
+    assert recorder.rows[-1]["return_mean"] > 0.98
+
+
+def test_the_schedule():
+    trainer, recorder, saved, finished = trained(config())
+    assert finished
+    assert [row["step"] for row in recorder.rows] == [100, 200]
+    assert [row["updates"] for row in recorder.rows] == [60, 100]  # bursts at 50, 60, .. 100; then ten more
+    assert [row["train_episodes"] for row in recorder.rows] == [100, 100]  # episodes of one step
+    assert list(saved) == [100, 200]
+    assert recorder.steps == list(range(10, 201, 10))
+    assert trainer.replay.size == 150
+
+
+def test_the_columns_are_the_same_before_the_first_update():
+    rows = trained(config(evaluate_every=40))[1].rows
+    assert rows[0]["updates"] == 0
+    assert np.isnan(rows[0]["alignment"])
+    assert len({tuple(row) for row in rows}) == 1
+
+
+def test_random_actions_first_then_the_policy():
+    trainer = Trainer(config("Pendulum-v1", start_steps=100, update_after=200))
+    trainer.compile()
+    for _ in range(150):
+        trainer.collect()
+    actions = trainer.replay.data.action[0, :, 0]
+    assert np.abs(actions[:100]).mean() > 0.4  # uniform on [-1, 1]
+    np.testing.assert_array_less(np.abs(np.diff(actions[100:150])), 0.9)  # a smooth policy with little noise
+
+
+def test_what_is_stored_is_what_happened():
+    trainer = Trainer(config("ProbeDelayed-v0"))
+    trainer.compile()
+    for _ in range(4):
+        trainer.collect()
+    data = trainer.replay.data
+    np.testing.assert_array_equal(data.observation[0, :4, 0], [1.0, 0.5, 1.0, 0.5])
+    np.testing.assert_array_equal(data.next_observation[0, :4, 0], [0.5, 0.0, 0.5, 0.0])
+    np.testing.assert_array_equal(data.reward[0, :4], [0.0, 1.0, 0.0, 1.0])
+    np.testing.assert_array_equal(data.discount[0, :4], [1.0, 0.0, 1.0, 0.0])
+
+
+def test_a_time_limit_keeps_the_discount():
+    trainer = Trainer(config("ProbeTruncated-v0"))
+    trainer.compile()
+    for _ in range(3):
+        trainer.collect()
+    np.testing.assert_array_equal(trainer.replay.data.discount[0, :3], 1.0)
+
+
+def test_nothing_compiles_after_the_first_burst():
+    traces = []
+    trainer = Trainer(config())
+    agent = trainer.agent
+    trainer.agent = agent._replace(
+        update=lambda *a: traces.append("update") or agent.update(*a),
+        explore=lambda *a: traces.append("explore") or agent.explore(*a),
+        act=lambda *a: traces.append("act") or agent.act(*a),
+    )
+    trainer.compile()
+    before = len(traces)
+    run(trainer, Recorder(), save=lambda t: t.arrays(), should_stop=lambda: False)
+    assert before > 0
+    assert len(traces) == before
+
+
+def test_seeds_side_by_side_learn_what_they_learn_alone():
+    together = trained(config("ProbeDelayed-v0", num_seeds=2, seed=5))[1].rows
+    alone = [row for seed in (5, 6) for row in trained(config("ProbeDelayed-v0", seed=seed))[1].rows]
+    key = lambda row: (row["seed"], row["step"])  # noqa: E731
+    for ours, theirs in zip(sorted(together, key=key), sorted(alone, key=key), strict=True):
+        assert list(ours) == list(theirs)
+        for name in ours:
+            # Only rounding differs, over two hundred updates.
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=0.02, atol=0.02, err_msg=name)
+    assert together[-1]["q"] != together[-2]["q"]
+
+
+@pytest.mark.parametrize("env_id", ["ProbeDelayed-v0", "Hopper-v5"])
+@pytest.mark.parametrize("stop_at", [30, 100, 130])
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(env_id, stop_at):
+    _, whole, saved, _ = trained(config(env_id, num_seeds=2))
+    _, first, partial, finished = trained(config(env_id, num_seeds=2), stop_at=stop_at)
+    assert not finished
+    _, second, resumed, _ = trained(config(env_id, num_seeds=2), arrays=partial[stop_at])
+    for ours, theirs in zip(first.rows + second.rows, whole.rows, strict=True):
+        np.testing.assert_equal(ours, theirs)
+    for name, array in saved[200].items():
+        np.testing.assert_array_equal(resumed[200][name], array, err_msg=name)
+
+
+def test_arrays_of_another_configuration_are_refused():
+    *_, saved, _ = trained(config())
+    other = Trainer(config(agent=dataclasses.replace(AGENT, hidden_sizes=(8, 8))))
+    other.compile()
+    with pytest.raises(CheckpointError, match="another configuration"):
+        other.restore(saved[100])
+
+
+def test_an_environment_that_comes_to_another_state_is_noticed():
+    *_, saved, _ = trained(config())
+    trainer = Trainer(config())
+    trainer.compile()
+    with pytest.raises(CheckpointError, match="does not come to the checkpoint's state"):
+        trainer.restore({**saved[100], "observation": saved[100]["observation"] + 1})
+
+
+def test_a_non_finite_value_ends_the_run_before_anything_is_saved():
+    trainer, saved = Trainer(config()), []
+    agent = trainer.agent
+
+    def poisoned(state, transitions, key):
+        state, info = agent.update(state, transitions, key)
+        return state, {**info, "actor_loss": info["actor_loss"] + np.nan}
+
+    trainer.agent = agent._replace(update=poisoned)
+    trainer.compile()
+    with pytest.raises(NonFiniteError, match="actor_loss of seed 0 is not finite before step 50"):
+        run(trainer, Recorder(), save=saved.append, should_stop=lambda: False)
+    assert not saved
+
+
+def test_a_stall_is_told_once_with_its_remedy():
+    recorder = Recorder()
+    watch = StallWatch(recorder)
+
+    def burst(accepted):
+        watch.watch({"accepted": np.array([[1.0] * 50, [accepted] * 50]), "predicted_alignment": np.full((2, 50), 0.9)})
+
+    for _ in range(19):
+        burst(0.0)
+    burst(1.0)  # one good burst starts the count anew
+    for _ in range(19):
+        burst(0.0)
+    assert not recorder.messages
+    burst(0.0)
+    burst(0.0)
+    assert len(recorder.messages) == 1
+    assert "solver=ridge" in recorder.messages[0]
+
+
+def test_a_stall_happens_with_a_solver_that_cuts_off_too_much():
+    agent = dataclasses.replace(AGENT, solver="lstsq", solver_rcond=0.5, eta=0.9999)
+    recorder = trained(config("Pendulum-v1", agent=agent, total_steps=1200, evaluate_every=1200))[1]
+    assert [m for m in recorder.messages if "warning" in m]
+
+
+def test_an_interval_without_episodes_or_updates_has_no_means():
+    row = Interval(1, ["q"]).row(0)
+    assert row["train_episodes"] == row["updates"] == 0
+    assert np.isnan(row["train_return"])
+    assert np.isnan(row["q"])
