@@ -12,7 +12,6 @@ what it was made with to the JSON file ``--out``.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import os
@@ -33,6 +32,7 @@ from absl import flags
 from experiments import flags as command_line
 from experiments import provenance
 from experiments.loggers import replace_file
+from experiments.timing import Candidate, Section, Target, Timing, in_loop, measure, numbers, table
 from preqn_jax.agents.preqn import PreQNConfig, make
 from preqn_jax.networks import Actor, Critic
 from preqn_jax.ops import activations, linesearch, ntk, solvers, td
@@ -43,14 +43,13 @@ from preqn_jax.train import Config, EnvConfig, Trainer, burst_of
 from preqn_jax.types import Array, Params, Transition
 
 _OUT = flags.DEFINE_string("out", "runs/benchmark_update.json", "where the numbers are saved, as JSON")
-_REPEATS = flags.DEFINE_integer("repeats", 9, "rounds that a median is taken over", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 7, "rounds that a median is taken over", lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "minibatch B [transitions]", lower_bound=1)
 _HIDDEN_SIZES = flags.DEFINE_string("hidden_sizes", "256,256", "width of each hidden layer of critic and actor [units]")
 
 _OBSERVATION, _ACTION = 17, 6  # HalfCheetah's
 _POOL = 1000  # transitions that minibatches are drawn from, with replacement: rows repeat, as in a young buffer
 _STEP_SIZE = 1e-3  # of the linesearch: small, so that nothing backtracks and all updates do the same work
-_SAMPLE_SECONDS = 0.05  # that one timed call lasts at least
 _BURST, _SEEDS_BURST = 20, 10  # updates per burst: of one seed, and where seeds are compared
 _ENV, _WARM_UP, _BURSTS = "HalfCheetah-v5", 200, 6  # whole loop: steps before the first update, bursts after it
 
@@ -88,65 +87,6 @@ class Problem(NamedTuple):
     def inputs(self) -> tuple[Array, Array]:
         """What the critic takes."""
         return self.batch.observation, self.batch.action
-
-
-class Candidate(NamedTuple):
-    """Something to time: ``run`` does ``evaluations`` of it and waits; ``result`` is what came out last."""
-
-    name: str
-    run: Callable[[], Any]
-    evaluations: int
-    compile_seconds: float
-    result: Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Timing:
-    """Milliseconds per evaluation: median and quartiles on the clock, median of the processor time."""
-
-    ms: float
-    quartiles: tuple[float, float]
-    cpu_ms: float
-    evaluations: int
-    compile_seconds: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """A bound that a measurement should keep."""
-
-    text: str
-    measured: float
-    bound: float
-    at_least: bool
-
-    @property
-    def reached(self) -> bool:
-        """Whether it does."""
-        return self.measured >= self.bound if self.at_least else self.measured <= self.bound
-
-    def __str__(self) -> str:
-        relation, verdict = ">=" if self.at_least else "<=", "yes" if self.reached else "no"
-        return f"target: {self.text} {relation} {self.bound:g}   measured: {self.measured:.2f}   reached: {verdict}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Section:
-    """One part of the benchmark: printed as it stands, saved with its plain numbers."""
-
-    title: str
-    lines: list[str]
-    numbers: dict[str, Any]
-    targets: list[Target] = dataclasses.field(default_factory=list)
-
-    def __str__(self) -> str:
-        body = [*self.lines, *map(str, self.targets)]
-        return "\n".join(["", self.title, "-" * len(self.title), *body])
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON takes it."""
-        targets = [{**dataclasses.asdict(target), "reached": target.reached} for target in self.targets]
-        return {"title": self.title, **self.numbers, "targets": targets}
 
 
 def main() -> int:
@@ -271,63 +211,6 @@ def _td_error(problem: Problem) -> Callable[[Params, Params, Transition], Array]
     return td_error
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# How it is measured
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def in_loop(name: str, function: Callable[..., Any], *arguments: Any) -> Candidate:
-    """A candidate that evaluates ``function(*arguments)`` in a compiled loop, often enough to be timed.
-
-    The loop carries the arguments and the last result. ``zero`` times the result goes into one entry of every
-    argument: the compiler, to whom zero is any number, can neither hoist an evaluation nor run one before the other.
-    """
-
-    def loop(count: Array, zero: Array, arguments: Any) -> Any:
-        def evaluate(_: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
-            result = function(*carry[0])
-            touch = zero * sum(_first_entry(leaf).astype(jnp.float32) for leaf in jax.tree.leaves(result))
-            return jax.tree.map(lambda leaf: _rewrite_first_entry(leaf, touch), carry[0]), result
-
-        empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, *arguments))
-        return jax.lax.fori_loop(0, count, evaluate, (arguments, empty))[1]
-
-    arguments = jax.tree.map(jnp.asarray, arguments)
-    start = time.perf_counter()
-    compiled = jax.jit(loop).lower(np.int32(1), np.float32(0), arguments).compile()
-    seconds = time.perf_counter() - start
-
-    def run(count: int) -> Any:
-        return jax.block_until_ready(compiled(np.int32(count), np.float32(0), arguments))
-
-    result, count = run(1), _enough(run)
-    return Candidate(name, lambda: run(count), count, seconds, result)
-
-
-def _first_entry(leaf: Array) -> Array:
-    return leaf[(0,) * leaf.ndim]
-
-
-def _rewrite_first_entry(leaf: Array, touch: Array) -> Array:
-    entry = (_first_entry(leaf) + touch.astype(leaf.dtype)).reshape((1,) * leaf.ndim)
-    return jax.lax.dynamic_update_slice(leaf, entry, (0,) * leaf.ndim)
-
-
-def _enough(run: Callable[[int], Any]) -> int:
-    """How many evaluations take about ``_SAMPLE_SECONDS``, had they the processor for themselves."""
-    count = 1
-    while True:
-        clock, processor = time.perf_counter(), time.process_time()
-        run(count)
-        seconds = time.perf_counter() - clock
-        if jax.default_backend() == "cpu":  # elsewhere the processor only waits
-            seconds = min(seconds, time.process_time() - processor)
-        wanted = max(1, round(count * _SAMPLE_SECONDS / max(seconds, 1e-6)))
-        if wanted <= 2 * count:
-            return wanted
-        count = min(wanted, 20 * count)
-
-
 def burst(name: str, config: PreQNConfig, batches: Transition, num_seeds: int = 1) -> Candidate:
     """A candidate that runs one burst of whole updates as training does, its state going from one to the next."""
     agent, updates = make(config, _OBSERVATION, _ACTION), batches.reward.shape[0]
@@ -346,37 +229,6 @@ def burst(name: str, config: PreQNConfig, batches: Transition, num_seeds: int = 
         return jax.block_until_ready(compiled(*arguments, np.uint32(0)))
 
     return Candidate(name, run, updates, seconds, run())
-
-
-def measure(candidates: list[Candidate], repeats: int) -> dict[str, Timing]:
-    """Times all candidates in turns; every round begins with another one."""
-    samples: dict[str, list[tuple[float, float]]] = {candidate.name: [] for candidate in candidates}
-    for i in range(repeats):
-        turn = i % len(candidates)
-        for candidate in candidates[turn:] + candidates[:turn]:
-            clock, processor = time.perf_counter(), time.process_time()
-            candidate.run()
-            samples[candidate.name].append((time.perf_counter() - clock, time.process_time() - processor))
-    timings = {}
-    for candidate in candidates:
-        clocks, processors = 1e3 * np.transpose(samples[candidate.name]) / candidate.evaluations
-        low, middle, high = np.percentile(clocks, [25, 50, 75]).tolist()
-        cpu_ms = float(np.median(processors))
-        timings[candidate.name] = Timing(middle, (low, high), cpu_ms, candidate.evaluations, candidate.compile_seconds)
-    return timings
-
-
-def _table(timings: dict[str, Timing]) -> list[str]:
-    lines = [f"{'':36}{'ms':>10}{'quartiles':>20}{'cpu ms':>10}{'N':>7}{'compile s':>11}"]
-    for name, timing in timings.items():
-        low, high = (f"{value:.3f}" for value in timing.quartiles)
-        times = f"{timing.ms:>10.3f}{low + ' - ' + high:>20}{timing.cpu_ms:>10.3f}"
-        lines.append(f"{name:36}{times}{timing.evaluations:>7}{timing.compile_seconds:>11.1f}")
-    return lines
-
-
-def _numbers(timings: dict[str, Timing]) -> dict[str, Any]:
-    return {"timings": {name: dataclasses.asdict(timing) for name, timing in timings.items()}}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -420,9 +272,9 @@ def gram_section(problem: Problem, options: Options) -> Section:
     reference, fast = (candidate.result for candidate in candidates)
     difference = float(jnp.max(jnp.abs(fast - reference)) / jnp.max(jnp.abs(reference)))
     ratio = timings["per_example"].ms / timings["dense"].ms
-    lines = [*_table(timings), f"largest difference of the two, relative to the largest entry: {difference:.0e}"]
+    lines = [*table(timings), f"largest difference of the two, relative to the largest entry: {difference:.0e}"]
     target = Target("time of per_example / time of dense", ratio, 25, at_least=True)
-    return Section("1. Gram matrix of the critic", lines, {**_numbers(timings), "difference": difference}, [target])
+    return Section("1. Gram matrix of the critic", lines, {**numbers(timings), "difference": difference}, [target])
 
 
 def solver_section(problem: Problem, options: Options) -> Section:
@@ -436,11 +288,11 @@ def solver_section(problem: Problem, options: Options) -> Section:
     eigenvalues = np.linalg.eigvalsh(np.asarray(gram, np.float64))
     rank = int((eigenvalues > 3e-5 * eigenvalues[-1]).sum())
     lines = [
-        *_table(timings),
+        *table(timings),
         f"{repeated} of {len(rows)} rows repeat another; {rank} eigenvalues of K exceed 3e-5 of the largest",
         "cos(K z, delta): " + ", ".join(f"{name} {value:.4f}" for name, value in predicted.items()),
     ]
-    return Section("2. Solving K z = delta", lines, {**_numbers(timings), "predicted_alignment": predicted})
+    return Section("2. Solving K z = delta", lines, {**numbers(timings), "predicted_alignment": predicted})
 
 
 def _sines(x: Array) -> list[Candidate]:
@@ -469,10 +321,10 @@ def sin_section(problem: Problem, options: Options) -> Section:
     timings = measure(_sines(x), options.repeats)
     forward = timings["jnp.sin"].ms / timings["activations.sin"].ms
     both = timings["jnp.sin and derivative"].ms / timings["activations.sin and derivative"].ms
-    lines = [*_table(timings), f"with the derivative: {both:.1f} times as fast"]
+    lines = [*table(timings), f"with the derivative: {both:.1f} times as fast"]
     target = Target("time of jnp.sin / time of activations.sin", forward, 5, at_least=True)
     title = f"3. Sine of [{x.shape[0]}, {x.shape[1]}]"
-    return Section(title, lines, {**_numbers(timings), "ratio_with_derivative": both}, [target])
+    return Section(title, lines, {**numbers(timings), "ratio_with_derivative": both}, [target])
 
 
 def update_section(problem: Problem, options: Options) -> Section:
@@ -480,14 +332,14 @@ def update_section(problem: Problem, options: Options) -> Section:
     arguments = (problem.critic_params, problem.inputs, problem.td_error)
     candidates = [in_loop(name, update, *arguments) for name, update in _updates(problem).items()]
     timings = measure(candidates, options.repeats)
-    lines, infos = _table(timings), {}
+    lines, infos = table(timings), {}
     for candidate in candidates:
         info = candidate.result[1]
         infos[candidate.name] = {"backtracks": int(info.backtracks), "alignment": float(info.alignment)}
         lines.append(f"{candidate.name}: {int(info.backtracks)} backtracks, alignment {float(info.alignment):.4f}")
     reference, fast = timings.values()
     target = Target("time of the reference / time of dense, ridge", reference.ms / fast.ms, 12, at_least=True)
-    return Section("4. Critic update", lines, {**_numbers(timings), "infos": infos}, [target])
+    return Section("4. Critic update", lines, {**numbers(timings), "infos": infos}, [target])
 
 
 def memory_section(problem: Problem, options: Options) -> Section:
@@ -597,7 +449,7 @@ def whole_section(problem: Problem, options: Options) -> Section:
     rate = 2.0 * x.shape[0] * x.shape[1] ** 2 / timings["one product A W"].ms  # per ms
     ideal, without_symmetry = sum(work.values()) / rate, (sum(work.values()) - work["Gram"] / 4) / rate
     lines = [
-        *_table(timings),
+        *table(timings),
         "",
         *_accounts(timings, work, rate, whole),
         *_remarks(timings, len(options.hidden_sizes)),
@@ -605,9 +457,9 @@ def whole_section(problem: Problem, options: Options) -> Section:
         "not counting the quarter of the Gram that symmetry spares, an update takes "
         f"{timings[whole].ms / without_symmetry:.2f} times its ideal",
     ]
-    numbers = {"operations": work, "gflops": rate / 1e6, "ideal_ms": ideal, "backtracks": backtracks}
+    figures = {"operations": work, "gflops": rate / 1e6, "ideal_ms": ideal, "backtracks": backtracks}
     target = Target("time of an update / its operations at that rate", timings[whole].ms / ideal, 1.3, at_least=False)
-    return Section("6. PreQN's whole update", lines, {**_numbers(timings), **numbers}, [target])
+    return Section("6. PreQN's whole update", lines, {**numbers(timings), **figures}, [target])
 
 
 def _accounts(timings: dict[str, Timing], work: dict[str, float], rate: float, whole: str) -> list[str]:
@@ -670,9 +522,9 @@ def loop_section(problem: Problem, options: Options) -> Section:
         f"{shortened:.1f} backtracks an update; the first burst's updates took {learn[0]:.3f} ms; "
         f"compiled in {compile_seconds:.1f} s",
     ]
-    numbers = {"steps_per_second": rate, "collect_ms": collect_ms, "learn_ms": learn_ms}
+    figures = {"steps_per_second": rate, "collect_ms": collect_ms, "learn_ms": learn_ms}
     more = {"backtracks": shortened, "compile_seconds": compile_seconds}
-    return Section(f"7. Whole loop on {_ENV}", lines, {**numbers, **more})
+    return Section(f"7. Whole loop on {_ENV}", lines, {**figures, **more})
 
 
 def seeds_section(problem: Problem, options: Options) -> Section:
@@ -683,9 +535,9 @@ def seeds_section(problem: Problem, options: Options) -> Section:
     timings = measure(list(candidates.values()), options.repeats)
     one = timings[candidates[1].name].ms
     relative = {n: timings[candidate.name].ms / one for n, candidate in candidates.items()}
-    lines = [*_table(timings)]
+    lines = [*table(timings)]
     lines += [f"{n} seeds take {ratio:.2f} times as long as one" for n, ratio in relative.items() if n > 1]
-    return Section("8. Seeds side by side", lines, {**_numbers(timings), "relative_to_one": relative})
+    return Section("8. Seeds side by side", lines, {**numbers(timings), "relative_to_one": relative})
 
 
 SECTIONS: dict[str, Callable[[Problem, Options], Section]] = {

@@ -1,0 +1,160 @@
+"""Measures compiled functions in turns within one process, so that a busy machine slows all of them alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from preqn_jax.types import Array
+
+_SAMPLE_SECONDS = 0.05  # that one timed call lasts at least
+
+
+class Candidate(NamedTuple):
+    """Something to time: ``run`` does ``evaluations`` of it and waits; ``result`` is what came out last."""
+
+    name: str
+    run: Callable[[], Any]
+    evaluations: int
+    compile_seconds: float
+    result: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Milliseconds per evaluation: median and quartiles on the clock, median of the processor time."""
+
+    ms: float
+    quartiles: tuple[float, float]
+    cpu_ms: float
+    evaluations: int
+    compile_seconds: float
+
+
+def in_loop(name: str, function: Callable[..., Any], *arguments: Any) -> Candidate:
+    """A candidate that evaluates ``function(*arguments)`` in a compiled loop, often enough to be timed.
+
+    The loop carries the arguments and the last result. ``zero`` times the result goes into one entry of every
+    argument: the compiler, to whom zero is any number, can neither hoist an evaluation nor run one before the other.
+    """
+
+    def loop(count: Array, zero: Array, arguments: Any) -> Any:
+        def evaluate(_: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+            result = function(*carry[0])
+            touch = zero * sum(_first_entry(leaf).astype(jnp.float32) for leaf in jax.tree.leaves(result))
+            return jax.tree.map(lambda leaf: _rewrite_first_entry(leaf, touch), carry[0]), result
+
+        empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, *arguments))
+        return jax.lax.fori_loop(0, count, evaluate, (arguments, empty))[1]
+
+    arguments = jax.tree.map(jnp.asarray, arguments)
+    start = time.perf_counter()
+    compiled = jax.jit(loop).lower(np.int32(1), np.float32(0), arguments).compile()
+    seconds = time.perf_counter() - start
+
+    def run(count: int) -> Any:
+        return jax.block_until_ready(compiled(np.int32(count), np.float32(0), arguments))
+
+    result, count = run(1), _enough(run)
+    return Candidate(name, lambda: run(count), count, seconds, result)
+
+
+def _first_entry(leaf: Array) -> Array:
+    return leaf[(0,) * leaf.ndim]
+
+
+def _rewrite_first_entry(leaf: Array, touch: Array) -> Array:
+    entry = (_first_entry(leaf) + touch.astype(leaf.dtype)).reshape((1,) * leaf.ndim)
+    return jax.lax.dynamic_update_slice(leaf, entry, (0,) * leaf.ndim)
+
+
+def _enough(run: Callable[[int], Any]) -> int:
+    """How many evaluations take about ``_SAMPLE_SECONDS``, had they the processor for themselves."""
+    count = 1
+    while True:
+        clock, processor = time.perf_counter(), time.process_time()
+        run(count)
+        seconds = time.perf_counter() - clock
+        if jax.default_backend() == "cpu":  # elsewhere the processor only waits
+            seconds = min(seconds, time.process_time() - processor)
+        wanted = max(1, round(count * _SAMPLE_SECONDS / max(seconds, 1e-6)))
+        if wanted <= 2 * count:
+            return wanted
+        count = min(wanted, 20 * count)
+
+
+def measure(candidates: list[Candidate], repeats: int) -> dict[str, Timing]:
+    """Times all candidates in turns; every round begins with another one."""
+    samples: dict[str, list[tuple[float, float]]] = {candidate.name: [] for candidate in candidates}
+    for i in range(repeats):
+        turn = i % len(candidates)
+        for candidate in candidates[turn:] + candidates[:turn]:
+            clock, processor = time.perf_counter(), time.process_time()
+            candidate.run()
+            samples[candidate.name].append((time.perf_counter() - clock, time.process_time() - processor))
+    timings = {}
+    for candidate in candidates:
+        clocks, processors = 1e3 * np.transpose(samples[candidate.name]) / candidate.evaluations
+        low, middle, high = np.percentile(clocks, [25, 50, 75]).tolist()
+        cpu_ms = float(np.median(processors))
+        timings[candidate.name] = Timing(middle, (low, high), cpu_ms, candidate.evaluations, candidate.compile_seconds)
+    return timings
+
+
+def table(timings: dict[str, Timing]) -> list[str]:
+    """Lines of a table, one a candidate."""
+    lines = [f"{'':36}{'ms':>10}{'quartiles':>20}{'cpu ms':>10}{'N':>7}{'compile s':>11}"]
+    for name, timing in timings.items():
+        low, high = (f"{value:.3f}" for value in timing.quartiles)
+        times = f"{timing.ms:>10.3f}{low + ' - ' + high:>20}{timing.cpu_ms:>10.3f}"
+        lines.append(f"{name:36}{times}{timing.evaluations:>7}{timing.compile_seconds:>11.1f}")
+    return lines
+
+
+def numbers(timings: dict[str, Timing]) -> dict[str, Any]:
+    """The timings as JSON takes them."""
+    return {"timings": {name: dataclasses.asdict(timing) for name, timing in timings.items()}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A bound that a measurement should keep."""
+
+    text: str
+    measured: float
+    bound: float
+    at_least: bool
+
+    @property
+    def reached(self) -> bool:
+        """Whether it does."""
+        return self.measured >= self.bound if self.at_least else self.measured <= self.bound
+
+    def __str__(self) -> str:
+        relation, verdict = ">=" if self.at_least else "<=", "yes" if self.reached else "no"
+        return f"target: {self.text} {relation} {self.bound:g}   measured: {self.measured:.2f}   reached: {verdict}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """One part of the benchmark: printed as it stands, saved with its plain numbers."""
+
+    title: str
+    lines: list[str]
+    numbers: dict[str, Any]
+    targets: list[Target] = dataclasses.field(default_factory=list)
+
+    def __str__(self) -> str:
+        body = [*self.lines, *map(str, self.targets)]
+        return "\n".join(["", self.title, "-" * len(self.title), *body])
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        targets = [{**dataclasses.asdict(target), "reached": target.reached} for target in self.targets]
+        return {"title": self.title, **self.numbers, "targets": targets}
