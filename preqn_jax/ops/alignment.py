@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax.numpy as jnp
 
 from preqn_jax.types import Array
@@ -17,13 +18,26 @@ def cosine(a: Array, b: Array) -> Array:
     Returns:
       A scalar in [-1, 1]; 0 where either vector is zero, NaN where either holds a NaN.
     """
+    chex.assert_rank([a, b], 1)
+    chex.assert_equal_shape([a, b])
     a, b = _unit(a), _unit(b)
-    return jnp.clip(jnp.vdot(a, b), -1.0, 1.0)
+    return jnp.clip(jnp.sum(a * b), -1.0, 1.0)
+
+
+def relative_norm(x: Array, reference: Array) -> Array:
+    """||x|| / ||reference||, safe at any scale; 0 where the reference is zero. Both are ``[B]``."""
+    largest = _largest(reference)
+    norm = jnp.linalg.norm(reference / largest)
+    return jnp.where(norm == 0, 0.0, jnp.linalg.norm(x / largest) / jnp.where(norm == 0, 1.0, norm))
 
 
 def _unit(x: Array) -> Array:
-    # First to a largest entry of 1: squares of float32 beyond 1e19, or below 1e-19, leave the range.
-    largest = jnp.max(jnp.abs(x))
-    x = x / jnp.where(largest == 0, 1.0, largest)
+    x = x / _largest(x)
     norm = jnp.linalg.norm(x)
     return x / jnp.where(norm == 0, 1.0, norm)
+
+
+def _largest(x: Array) -> Array:
+    """What to divide by before squaring: squares of float32 beyond 1e19, or below 1e-19, leave the range."""
+    largest = jnp.max(jnp.abs(x))
+    return jnp.where(largest == 0, 1.0, largest)

@@ -89,8 +89,10 @@ def backtrack(
     first = jnp.asarray(step_size, values.dtype)
     last = jax.lax.while_loop(unaligned, shorten, _State(first, measure(first), jnp.zeros((), jnp.int32)))
 
-    accepted = last.alignment >= alignment
     candidate = moved(last.step_size)
+    # A parameter may be off without showing in these values, and show in the next.
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(candidate)]))
+    accepted = (last.alignment >= alignment) & (finite | no_error)
     takes_step = accepted & ~no_error
     new_params = jax.tree.map(lambda new, old: jnp.where(takes_step, new, old), candidate, params)
     return new_params, SearchInfo(accepted, last.alignment, jnp.where(takes_step, last.step_size, 0.0), last.backtracks)

@@ -126,11 +126,10 @@ def module_q_fn(module: nn.Module) -> QFunction:
 
 
 class _DenseCall(NamedTuple):
-    """One call of a Dense layer: the shapes of its input A [B, ..., in] and of its output [B, ..., out]."""
+    """One call of a Dense layer, with the shape of its output [B, ..., out]."""
 
     path: tuple[str, ...]
     has_bias: bool
-    layer_input: jax.ShapeDtypeStruct
     output: jax.ShapeDtypeStruct
 
 
@@ -211,32 +210,49 @@ def _intercept_dense(q_fn: QFunction, params: Params, inputs: Inputs, on_call: C
 
 def _dense_calls(q_fn: QFunction, params: Params, inputs: Inputs, batch_size: int) -> list[_DenseCall]:
     """Every Dense call of one evaluation, in order, with shapes for arrays (nothing is computed)."""
+    # Once with an example more: an axis that has B entries by chance keeps them, the batch axis does not.
+    _trace_dense_calls(q_fn, params, inputs, batch_size + 1)
+    return _trace_dense_calls(q_fn, params, inputs, batch_size)
+
+
+def _trace_dense_calls(q_fn: QFunction, params: Params, inputs: Inputs, size: int) -> list[_DenseCall]:
+    inputs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), inputs)
     calls: list[_DenseCall] = []
 
-    def trace(params: Params, inputs: Inputs) -> Array:
-        leaves = dict(_flatten(params))
+    def trace(params: Params, inputs: Inputs) -> tuple[list[Array], Array]:
+        leaves, layer_inputs = dict(_flatten(params)), []
 
         def on_call(layer: nn.Dense, layer_input: Array, output: Array) -> Array:
-            name = "/".join((*layer.path, "kernel"))
             if layer.get_variable("params", "kernel") is not leaves.get(("params", *layer.path, "kernel")):
-                raise ValueError(
-                    f"ntk.dense cannot handle parameter {name!r}: it reaches its layer through a lifted transform "
-                    "(nn.vmap, nn.scan, nn.remat, nn.WeightNorm, ...); use ntk.per_example for this module"
+                raise _refusal((*layer.path, "kernel"), _LIFTED)
+            if layer_input.ndim < 2 or layer_input.shape[0] != size:
+                raise _refusal(
+                    (*layer.path, "kernel"), f"for {size} examples its layer's input has shape {layer_input.shape}"
                 )
-            if layer_input.ndim < 2 or layer_input.shape[0] != batch_size:
-                raise ValueError(
-                    f"ntk.dense cannot handle parameter {name!r}: its layer's input has shape {layer_input.shape}, "
-                    f"which does not lead with the batch axis B = {batch_size}; use ntk.per_example for this module"
-                )
-            shapes = (jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (layer_input, output))
-            calls.append(_DenseCall(layer.path, layer.use_bias, *shapes))
+            shape = jax.ShapeDtypeStruct(output.shape, output.dtype)
+            calls.append(_DenseCall(layer.path, layer.use_bias, shape))
+            layer_inputs.append(layer_input)
             return output
 
-        return _intercept_dense(q_fn, params, inputs, on_call)
+        values = _intercept_dense(q_fn, params, inputs, on_call)
+        return layer_inputs, values
 
     jaxpr = jax.make_jaxpr(trace)(params, inputs).jaxpr
+    known = {id(v) for v in jaxpr.invars} | {id(v) for equation in jaxpr.eqns for v in equation.outvars}
+    for call, layer_input in zip(calls, jaxpr.outvars, strict=False):  # the values come last
+        if id(layer_input) not in known:
+            raise _refusal((*call.path, "kernel"), _LIFTED)
     _check_sole_use(params, jaxpr, calls)
     return calls
+
+
+_LIFTED = "it reaches its layer through a lifted transform (nn.vmap, nn.scan, nn.remat, nn.WeightNorm, ...)"
+
+
+def _refusal(path: tuple[str, ...], reason: str) -> ValueError:
+    return ValueError(
+        f"ntk.dense cannot handle parameter {'/'.join(path)!r}: {reason}; use ntk.per_example for this module"
+    )
 
 
 def _check_sole_use(params: Params, jaxpr: Any, calls: list[_DenseCall]) -> None:
@@ -247,10 +263,7 @@ def _check_sole_use(params: Params, jaxpr: Any, calls: list[_DenseCall]) -> None
         uses = sum(used is variable for equation in jaxpr.eqns for used in equation.invars)
         key = tuple(entry.key for entry in path)
         if key in allowed and uses > allowed[key]:
-            raise ValueError(
-                f"ntk.dense cannot handle parameter {'/'.join(key[1:])!r}: it is used outside of its layer too; use "
-                "ntk.per_example for this module"
-            )
+            raise _refusal(key[1:], "it is used outside of its layer too")
 
 
 def _forward_and_backward(
@@ -356,6 +369,9 @@ def kernel(
     if block_size < 1:
         raise ValueError(f"block_size must be at least 1, got {block_size}")
     others = inputs if others is None else others
+    if not (_batch_size(inputs) and _batch_size(others)):
+        dtype = jax.eval_shape(linearizer, params, inputs).gram.dtype
+        return jnp.zeros((_batch_size(inputs), _batch_size(others)), dtype)
     (n, rows), (m, columns) = _blocks(inputs, block_size), _blocks(others, block_size)
 
     def row_of_blocks(row: Inputs) -> Array:
@@ -415,4 +431,9 @@ def _check_variables(params: Params) -> None:
         raise ValueError(
             f"ntk.dense takes params as module.init returns them, a dict {{'params': ...}} and nothing else; got "
             f"{type(params).__name__} with {found}"
+        )
+    boxes = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, nn.meta.AxisMetadata))
+    if any(isinstance(leaf, nn.meta.AxisMetadata) for leaf in boxes):
+        raise ValueError(
+            "ntk.dense takes params without boxes (nn.Partitioned): call flax.linen.meta.unbox(params) first"
         )

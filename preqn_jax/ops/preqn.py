@@ -73,7 +73,7 @@ def preqn_update(
       >>> q_fn = lambda params, x: x @ params
       >>> params, x = jnp.zeros(3), jnp.eye(3)
       >>> params, info = preqn_update(q_fn, params, x, jnp.array([1.0, 2.0, 3.0]), step_size=1.0)
-      >>> params.round(3).tolist(), bool(info.accepted)
+      >>> [round(float(p), 3) for p in params], bool(info.accepted)
       ([1.0, 2.0, 3.0], True)
 
     Args:
@@ -143,6 +143,7 @@ def step_linearized(
         decay=decay,
         max_backtracks=jnp.where(solved.finite, max_backtracks, 0),
     )
+    search = search._replace(accepted=search.accepted & solved.finite)
     info = PreQNInfo(
         accepted=search.accepted,
         status=_status(gram, td_error, solved, search),

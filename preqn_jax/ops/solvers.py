@@ -14,7 +14,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from preqn_jax.ops.alignment import cosine
+from preqn_jax.ops.alignment import cosine, relative_norm
 from preqn_jax.ops.precision import full_precision
 from preqn_jax.types import Array
 
@@ -131,12 +131,14 @@ def aligned(target: float = 0.985) -> Solver:
 
     def method(gram: Array, td_error: Array) -> tuple[Array, Array]:
         eigenvalues, vectors = jnp.linalg.eigh(gram)
-        eigenvalues = jnp.maximum(eigenvalues, 0.0)
+        # Below float rounding of the largest an eigenvalue is noise: no ridge, however small, is to divide by it.
+        kept = eigenvalues > jnp.finfo(gram.dtype).eps * eigenvalues[-1]
+        eigenvalues = jnp.where(kept, eigenvalues, 0.0)
         mean_diagonal = jnp.mean(jnp.diagonal(gram))
         coefficients = vectors.T @ td_error
 
         def solution(log_damping: Array) -> Array:  # in the eigenbasis
-            return coefficients / (eigenvalues + jnp.exp(log_damping) * mean_diagonal)
+            return jnp.where(kept, coefficients / (eigenvalues + jnp.exp(log_damping) * mean_diagonal), 0.0)
 
         def bisect(_: Array, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
             low, high = bracket
@@ -171,8 +173,7 @@ def _guarded(method: _Method) -> Solver:
             finite = finite_input & jnp.all(jnp.isfinite(z))
             z = jnp.where(finite & solvable, z, 0.0)
             predicted = safe_gram @ z  # 0 where not solvable, as z is
-            norm = jnp.linalg.norm(safe_error)
-            residual = jnp.linalg.norm(predicted - safe_error) / jnp.where(norm > 0, norm, 1.0)
+            residual = relative_norm(predicted - safe_error, safe_error)
         return z, SolveInfo(cosine(predicted, safe_error), residual, damping, finite)
 
     return solve

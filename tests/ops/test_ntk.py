@@ -246,11 +246,12 @@ def test_any_batch_size(make, batch_size):
     assert_close(evaluation(make, module)(params, inputs, z), oracle(net_oracle(), params, inputs, z))
 
 
-def test_parameters_may_be_boxed_as_init_returns_them():
-    module, inputs, z = Partitioned(), normal(B, 3), normal(B, seed=1)
+def test_boxed_parameters_are_refused_with_the_remedy():
+    module, inputs = Partitioned(), normal(B, 3)
     params = initialize(module, inputs)
-    reference, fast = (evaluation(make, module)(params, inputs, z) for make in LINEARIZERS.values())
-    assert_close(fast, reference)
+    with pytest.raises(ValueError, match="unbox"):
+        ntk.dense(module)(params, inputs)
+    assert ntk.dense(module)(nn.meta.unbox(params), inputs).gram.shape == (B, B)
 
 
 def test_per_example_takes_any_function_and_any_pytree_of_parameters():
@@ -450,10 +451,12 @@ UNSUPPORTED = {
     "tied_kernel": (Tied("kernel"), normal(B, 3), "Dense_0/kernel"),
     "tied_bias": (Tied("bias"), normal(B, 3), "Dense_0/bias"),
     "no_axis_but_features": (Context((7,)), normal(B, 3), "Dense_0/kernel"),
-    "no_batch_axis": (Context((B + 1, 7)), normal(B, 3), "Dense_0/kernel"),
+    "no_batch_axis": (Context((B + 5, 7)), normal(B, 3), "Dense_0/kernel"),
     "no_batch_axis_but_its_length": (Context((B, 7)), normal(B, 3), "Dense_0/kernel"),
+    "no_batch_axis_but_a_row_more": (Context((B + 1, 7)), normal(B, 3), "Dense_0/kernel"),
     "batch_axis_second": (TokensFirst(), normal(B, 5, 3), "Dense_0/kernel"),
     "batch_axis_second_of_two_equal": (TokensFirst(), normal(B, B, 3), "Dense_0/kernel"),
+    "batch_axis_second_and_a_token_more": (TokensFirst(), normal(B, B + 1, 3), "Dense_0/kernel"),
 }
 
 
@@ -548,6 +551,7 @@ def test_kernel_with_an_empty_set_is_empty(two_sets):
     linearize, params, left, right, _ = two_sets
     nothing = jax.tree.map(lambda leaf: leaf[:0], right)
     assert ntk.kernel(linearize, params, left, nothing).shape == (N, 0)
+    assert ntk.kernel(linearize, params, nothing, left).shape == (0, N)
 
 
 @each_linearizer

@@ -126,8 +126,8 @@ def test_one_undamped_step_of_a_linear_function_hits_the_targets(x64, dtype, sol
         normal(2 * B, seed=1, dtype=dtype),
         normal(B, seed=2, dtype=dtype),
     )
-    solve = solvers.SOLVERS[solver]()
-    params, info = preqn_update(linear, jnp.asarray(start), x, td_error, solve=solve, step_size=1.0)
+    update = functools.partial(preqn_update, linear, solve=solvers.SOLVERS[solver](), step_size=1.0)
+    params, info = jax.jit(update)(start, x, td_error)
     assert info.accepted
     assert info.backtracks == 0
     np.testing.assert_allclose(x @ params, x @ start + td_error, rtol=0, atol=1e3 * np.finfo(dtype).eps)
@@ -138,8 +138,8 @@ def test_repeated_rows_stay_finite_and_still_hit_the_targets(x64, solver):
     rows = np.arange(B) // 3
     x, start, td_error = (normal(B, 2 * B, seed=s, dtype=np.float64) for s in range(3))
     x, start, td_error = x[rows], start[0], td_error[rows, 0]
-    step = {"step_size": 1.0, "solve": solvers.SOLVERS[solver]()}
-    params, info = preqn_update(linear, jnp.asarray(start), x, td_error, **step)
+    update = functools.partial(preqn_update, linear, solve=solvers.SOLVERS[solver](), step_size=1.0)
+    params, info = jax.jit(update)(start, x, td_error)
     change = x @ params - x @ start
     assert info.accepted
     assert np.isfinite(params).all()
@@ -158,11 +158,11 @@ def test_permuting_the_batch_changes_nothing(x64, pair, scale):
 
 def test_fast_pair_agrees_with_the_reference_pair(x64):
     params, inputs, td_error = critic_problem(seed=3, dtype=np.float64)
-    fast = preqn_update(
-        ntk.module_q_fn(CRITIC), params, inputs, td_error, linearize=ntk.dense(CRITIC), solve=solvers.ridge(1e-12)
-    )
+    q_fn, linearize = ntk.module_q_fn(CRITIC), ntk.dense(CRITIC)
+    fast_update = functools.partial(preqn_update, q_fn, linearize=linearize, solve=solvers.ridge(1e-12))
+    fast = jax.jit(fast_update)(params, inputs, td_error)
     reference = jitted("reference")(params, inputs, td_error, OPTIONS)
-    condition = np.linalg.cond(ntk.dense(CRITIC)(params, inputs).gram)
+    condition = np.linalg.cond(jax.jit(linearize)(params, inputs).gram)
     assert condition < 1e5  # so that the damping matters to 1e-7 at most
     assert_close(fast[0], reference[0], rtol=0, atol=1e-7)
     assert fast[1].alignment == pytest.approx(float(reference[1].alignment), abs=1e-7)
@@ -247,7 +247,7 @@ def test_a_failed_solve_costs_no_search(reason):
 
 def test_starts_from_a_linearization_at_hand():
     params, inputs, td_error = critic_problem()
-    linearization = PAIRS["fast"][0](params, inputs)
+    linearization = jax.jit(PAIRS["fast"][0])(params, inputs)
     q_fn, solve = ntk.module_q_fn(CRITIC), PAIRS["fast"][1]
     again = jax.jit(functools.partial(step_linearized, q_fn, solve=solve))(params, inputs, td_error, linearization)
     assert_close(again, jitted("fast")(params, inputs, td_error, OPTIONS))

@@ -98,8 +98,8 @@ def test_ridge_matches_the_oracle(x64, damping):
 
 def test_ridge_grows_its_damping_until_the_factorization_succeeds(x64):
     td_error = errors(dtype=np.float64)
-    z, info = jitted("ridge", 1e-4)(jnp.asarray(INDEFINITE), td_error)
-    # The eigenvalue is -1e-3 and the mean diagonal 0.999: 1e-3 is just too little.
+    z, info = jitted("ridge", 1e-5)(jnp.asarray(INDEFINITE), td_error)
+    # Three times tenfold: the eigenvalue is -1e-3 and the mean diagonal 0.999, for which 1e-3 is just too little.
     assert info.damping == pytest.approx(1e-2)
     np.testing.assert_allclose(z, oracles.ridge(INDEFINITE, td_error, 1e-2), rtol=1e-8)
 
@@ -168,6 +168,18 @@ def test_degenerate_problems_have_a_finite_solution(name, gram, td_error):
     assert np.isfinite(z).all()
     assert info.finite
     assert -1 <= info.predicted_alignment <= 1
+
+
+@each_solver
+@pytest.mark.parametrize("reachable", [0.6, 0.98, 0.995])  # 0.98: above the paper's eta, below aligned's target
+@pytest.mark.parametrize("n", [B, 256])  # the larger the kernel, the larger the rounding where zeros should be
+def test_a_singular_kernel_is_aligned_about_as_far_as_it_can_be(name, n, reachable):
+    features = np.random.default_rng(0).normal(size=(n, n // 2))
+    basis = np.linalg.qr(features, mode="complete")[0]  # the kernel's range, then its null space
+    td_error = (reachable * basis[:, 0] + np.sqrt(1 - reachable**2) * basis[:, -1]).astype(np.float32)
+    gram = jnp.asarray(features @ features.T, jnp.float32)
+    z, _ = jitted(name)(gram, td_error)
+    assert oracles.cosine(np.float64(gram) @ np.float64(z), td_error) >= min(reachable, 0.985) - 0.01
 
 
 @each_solver
