@@ -370,7 +370,7 @@ def kernel(
         raise ValueError(f"block_size must be at least 1, got {block_size}")
     others = inputs if others is None else others
     if not (_batch_size(inputs) and _batch_size(others)):
-        dtype = jax.eval_shape(linearizer, params, inputs).gram.dtype
+        dtype = jnp.result_type(*jax.tree.leaves(params))
         return jnp.zeros((_batch_size(inputs), _batch_size(others)), dtype)
     (n, rows), (m, columns) = _blocks(inputs, block_size), _blocks(others, block_size)
 
