@@ -166,9 +166,9 @@ def dense(module: nn.Module) -> Linearizer:
       module: Flax module that returns Q-values ``[B]``, example by example.
 
     Raises:
-      ValueError: at trace time, naming the parameter, for a Dense layer that sees no batch axis, is used
-        outside of its calls too (tied weights), or lives inside a
-        lifted transform (``nn.vmap``, ``nn.scan``, ``nn.remat``, ``nn.WeightNorm``). Use :func:`per_example` there.
+      ValueError: at trace time, naming the parameter, for a Dense layer that sees no batch axis, has
+        parameters that are used outside of it too (tied weights), or lives inside a lifted transform (``nn.vmap``,
+        ``nn.scan``, ``nn.remat``, ``nn.WeightNorm``). Use :func:`per_example` there.
     """
     q_fn = module_q_fn(module)
 
