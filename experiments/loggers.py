@@ -15,6 +15,7 @@ import tensorboardX
 import tqdm
 
 from experiments import plots
+from preqn_jax.settings import SettingError
 from preqn_jax.train import Config
 
 Row = dict[str, float]
@@ -78,7 +79,13 @@ class MetricsTable:
         self._text = "".join(kept) if len(kept) > 1 else ""
 
     def append(self, rows: list[Row]) -> None:
-        """Adds rows, all with the columns of the first ever added."""
+        """Adds rows, all with the columns of the first ever added.
+
+        Raises:
+          SettingError: if an earlier version of this library began the table with other columns.
+        """
+        if self._text and self._text.partition("\n")[0].split(",") != list(rows[0]):
+            raise SettingError(f"{self.path} has the columns of another version of preqn_jax; choose another --workdir")
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         if not self._text:

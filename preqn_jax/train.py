@@ -138,7 +138,9 @@ class Trainer:
         self.act = jax.jit(_over_seeds(self.agent.act, seeds, in_axes=(0, 0)))
         self._explore = jax.jit(_over_seeds(_explore_at(self.agent), seeds, in_axes=(0, 0, 0, None)))
         jax.block_until_ready(self._explore(self.state, self.observation, self.keys, np.uint32(0)))
+        self._value = jax.jit(_over_seeds(_value_of_policy(self.agent), seeds, in_axes=(0, 0)))
         jax.block_until_ready(self.act(self.state, self._evaluation_shape()))
+        jax.block_until_ready(self._value(self.state, self._evaluation_shape()))
         lead = (seeds, config.update_every, config.batch_size)
         shapes = transition_shapes(env.observation_size, env.action_size)
         batches = Transition(*(jax.ShapeDtypeStruct((*lead, *shape), jnp.float32) for shape in shapes))
@@ -223,7 +225,9 @@ class Trainer:
                 for seed in self.seeds
             ]
         first_episode = self.step // config.evaluate_every * config.evaluate_episodes
-        returns, lengths = evaluate(lambda x: self.act(self.state, x), self._eval_envs, first_episode)
+        act, gamma = (lambda x: self.act(self.state, x)), self.agent.gamma
+        returns, discounted, lengths, first = evaluate(act, self._eval_envs, first_episode, gamma)
+        first_q = np.asarray(self._value(self.state, first))
         rows = []
         for s, seed in enumerate(self.seeds):
             evaluation = {
@@ -234,6 +238,9 @@ class Trainer:
                 "return_min": returns[s].min(),
                 "return_max": returns[s].max(),
                 "episode_length": lengths[s].mean(),
+                # Q at the first state, and what it claims to be: an overestimation shows as their difference.
+                "first_q": first_q[s].mean(),
+                "discounted_return": discounted[s].mean(),
             }
             rows.append({**evaluation, **self.interval.row(s)})
         self.interval = Interval(config.num_seeds, list(self.interval.infos), self._diagnosis_names())
@@ -424,6 +431,13 @@ def _explore_at(agent: Agent) -> Callable[[AgentState, Array, Array, Array], Arr
         return agent.explore(state, observation, jax.random.fold_in(jax.random.fold_in(key, _EXPLORE), step))
 
     return explore
+
+
+def _value_of_policy(agent: Agent) -> Callable[[AgentState, Array], Array]:
+    def value(state: AgentState, observation: Array) -> Array:
+        return agent.q_fn(agent.critic(state), (observation, agent.act(state, observation)))
+
+    return value
 
 
 def _over_seeds(function: Callable[..., Any], num_seeds: int, in_axes: tuple[int | None, ...]) -> Callable[..., Any]:

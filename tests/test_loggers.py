@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
 
-from experiments.loggers import UpdatesRecord
+from experiments.loggers import MetricsTable, UpdatesRecord
+from preqn_jax.settings import SettingError
 
 
 def burst(value, updates=2, seeds=3):
@@ -26,3 +28,11 @@ def test_every_update_is_kept_once_also_across_a_restart(tmp_path):
     rows = read(tmp_path / "updates")
     np.testing.assert_array_equal(rows["step"], [[50, 50, 100, 100, 150, 150]])
     np.testing.assert_array_equal(rows["q"], np.broadcast_to([50, 50, 100, 100, -150, -150], (3, 6)))
+
+
+def test_a_table_that_was_begun_with_other_columns_is_left_as_it_is(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,q\n10,1\n")
+    with pytest.raises(SettingError, match="columns of another version"):
+        MetricsTable(path, first_step=10).append([{"step": 20, "return_mean": 3.0}])
+    assert path.read_text() == "step,q\n10,1\n"

@@ -111,6 +111,14 @@ def test_the_actor_finds_the_best_action(name):
     action = trainer.act(trainer.state, np.array([[[1.0, -1.0], [1.0, 1.0]]], np.float32))
     np.testing.assert_allclose(np.asarray(action).ravel(), 0.5, atol=0.1)
     assert recorder.rows[-1]["return_mean"] > 0.98
+    np.testing.assert_allclose(recorder.rows[-1]["first_q"], recorder.rows[-1]["discounted_return"], atol=0.1)
+
+
+def test_the_value_claimed_at_the_first_state_stands_beside_the_discounted_return():
+    row = trained(config("ProbeDelayed-v0", total_steps=1000))[1].rows[-1]
+    assert row["return_mean"] == 1.0
+    assert row["discounted_return"] == 0.5  # gamma times the reward that follows
+    np.testing.assert_allclose(row["first_q"], 0.5, atol=0.1)
 
 
 def test_the_schedule():
