@@ -15,7 +15,7 @@ from experiments.timing import Candidate
 from preqn_jax.agents.preqn import PreQNConfig, make
 from preqn_jax.networks import Actor, Critic
 from preqn_jax.ops import ntk, td
-from preqn_jax.train import burst_of
+from preqn_jax.trainers.base import burst_of
 from preqn_jax.types import Array, Params, Transition
 
 OBSERVATION, ACTION = 17, 6  # HalfCheetah's

@@ -34,11 +34,12 @@ from experiments.benchmark_problem import ACTION, BURST, OBSERVATION, Problem, b
 from experiments.loggers import replace_file
 from experiments.timing import Candidate, Section, Target, Timing, in_loop, measure, numbers, table
 from preqn_jax.agents.preqn import PreQNConfig
+from preqn_jax.config import Config, EnvConfig
 from preqn_jax.ops import activations, linesearch, ntk, solvers
 from preqn_jax.ops.precision import full_precision
 from preqn_jax.ops.preqn import preqn_update
 from preqn_jax.settings import SettingError
-from preqn_jax.train import Config, EnvConfig, Trainer
+from preqn_jax.trainers.host import HostTrainer
 from preqn_jax.types import Array, Params
 
 _OUT = flags.DEFINE_string("out", "runs/benchmark_update.json", "where the numbers are saved, as JSON")
@@ -384,7 +385,7 @@ def loop_section(problem: Problem, options: Options) -> Section:
         batch_size=options.batch_size,
         replay_capacity=max(10_000, options.batch_size),
     )
-    trainer = Trainer(config)
+    trainer = HostTrainer(config)
     compile_seconds = trainer.compile()
     for _ in range(_WARM_UP):
         trainer.collect()

@@ -10,7 +10,7 @@ from absl import app, flags, logging
 
 from experiments import configs
 from preqn_jax import settings
-from preqn_jax.train import Config, check_config
+from preqn_jax.config import Config, check_config
 
 _FIXED = {"algorithm"}  # follows from the configuration's name
 

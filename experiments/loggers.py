@@ -15,8 +15,8 @@ import tensorboardX
 import tqdm
 
 from experiments import plots
+from preqn_jax.config import Config
 from preqn_jax.settings import SettingError
-from preqn_jax.train import Config
 
 Row = dict[str, float]
 

@@ -17,10 +17,11 @@ from experiments import configs
 from experiments import flags as command_line
 from preqn_jax.agents import AGENTS
 from preqn_jax.checkpoint import CheckpointError, Checkpoints
+from preqn_jax.config import Config
 from preqn_jax.envs.host import HostEnv
 from preqn_jax.rollout import evaluate
 from preqn_jax.settings import SettingError
-from preqn_jax.train import Config, restore_agent_state
+from preqn_jax.trainers.base import restore_tree
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "work folder of the run")
 _EPISODES = flags.DEFINE_integer("episodes", 10, "episodes of each seed", lower_bound=1)
@@ -64,7 +65,7 @@ def _load_policy(workdir: pathlib.Path, config: Config, env: HostEnv) -> Policy:
     agent = AGENTS[config.algorithm].make(config.agent, env.observation_size, env.action_size)
     keys = jax.vmap(jax.random.key)(np.arange(config.num_seeds))
     like = jax.eval_shape(jax.vmap(agent.init), keys)
-    state = restore_agent_state(like, checkpoints.restore(step))
+    state = restore_tree(like, checkpoints.restore(step), "agent")
     checkpoints.close()
     print(f"{config.env.id}, checkpoint of step {step}")
     act = jax.jit(jax.vmap(agent.act))

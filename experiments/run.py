@@ -17,7 +17,9 @@ from experiments import provenance
 from experiments.loggers import RunReporter
 from experiments.workdir import claim
 from preqn_jax.checkpoint import CheckpointError, Checkpoints
-from preqn_jax.train import Config, NonFiniteError, Trainer, run
+from preqn_jax.config import Config
+from preqn_jax.train import make_trainer, run
+from preqn_jax.trainers.base import NonFiniteError, Trainer
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "work folder of the run; runs/<config> if left out")
 
@@ -26,7 +28,7 @@ def main(config: Config) -> int:
     """Trains; returns the exit code."""
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{flags.FLAGS.config}")
     stop = StopSignal()  # first: from here on Ctrl-C loses nothing
-    trainer = Trainer(config)
+    trainer = make_trainer(config)
     lock = claim(workdir, config)
     checkpoints = Checkpoints(workdir / "checkpoints")
     try:
@@ -50,7 +52,7 @@ def _train(trainer: Trainer, checkpoints: Checkpoints, workdir: pathlib.Path, st
         trainer.restore(arrays)
 
     reporter = RunReporter(workdir, config, trainer.step)
-    reporter.message(f"{provenance.device()}, replay {trainer.replay.nbytes / 2**20:.0f} MiB, work folder {workdir}")
+    reporter.message(f"{provenance.device()}, replay {trainer.replay_bytes / 2**20:.0f} MiB, work folder {workdir}")
     reporter.message(f"compiled in {compile_seconds:.1f} s; training from step {trainer.step}")
     try:
         finished = run(trainer, reporter, lambda t: checkpoints.save(t.step, t.arrays()), stop)

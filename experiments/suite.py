@@ -27,8 +27,8 @@ import tqdm
 from experiments import configs, plots, provenance
 from experiments.loggers import replace_file
 from preqn_jax import settings
+from preqn_jax.config import Config, check_config
 from preqn_jax.settings import SettingError
-from preqn_jax.train import Config, check_config
 
 RECORD = "suite.json"  # in the folder of every suite: what it is, and what it ran with
 

@@ -10,8 +10,8 @@ from experiments import provenance
 from experiments.configs import CONFIG_FILE, read_config
 from experiments.loggers import replace_file
 from preqn_jax import settings
+from preqn_jax.config import Config
 from preqn_jax.settings import SettingError
-from preqn_jax.train import Config
 
 try:
     import fcntl

@@ -1,14 +1,16 @@
-"""Replay of past transitions: a NumPy ring buffer on the host."""
+"""Replay of past transitions: a ring buffer of NumPy arrays on the host, or of arrays on the device."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import psutil
 
 from preqn_jax.settings import SettingError
-from preqn_jax.types import Transition, transition_shapes
+from preqn_jax.types import Array, Transition, transition_shapes
 
 
 class HostReplay:
@@ -63,3 +65,30 @@ class HostReplay:
         self.position = int(state["position"])
         for name, leaf in self.data._asdict().items():
             leaf[:, : self.size] = state[name]
+
+
+def device_replay(capacity: int, observation_size: int, action_size: int) -> Transition:
+    """A ring buffer on the device: an empty Transition of float32 arrays ``[capacity, ...]``."""
+    shapes = transition_shapes(observation_size, action_size)
+    return Transition(*(jnp.zeros((capacity, *shape), jnp.float32) for shape in shapes))
+
+
+def add(replay: Transition, transitions: Transition, total: Array) -> Transition:
+    """Stores U transitions over the oldest, all at once.
+
+    Args:
+      replay: ``[capacity, ...]``, capacity a multiple of U, so that a block never wraps.
+      transitions: ``[U, ...]``.
+      total: transitions ever stored before, a multiple of U, which says where these go: scalar uint32.
+    """
+    position = total % replay.reward.shape[0]
+    return jax.tree.map(
+        lambda ring, new: jax.lax.dynamic_update_slice_in_dim(ring, new, position, 0), replay, transitions
+    )
+
+
+def sample(replay: Transition, key: Array, total: Array, shape: tuple[int, ...]) -> Transition:
+    """Uniform draws with replacement among the transitions held, ``[*shape, ...]``, ``total`` having been stored."""
+    held = jnp.minimum(total, replay.reward.shape[0])
+    indices = jax.random.randint(key, shape, 0, held)
+    return jax.tree.map(lambda ring: ring[indices], replay)

@@ -1,13 +1,17 @@
-"""Evaluation of a policy on host environments."""
+"""Evaluation of a policy, on the host or on the device."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from preqn_jax.envs.device import DeviceEnv, EnvState
 from preqn_jax.envs.host import HostEnv
+from preqn_jax.types import Array
 
 
 class Evaluation(NamedTuple):
@@ -20,10 +24,10 @@ class Evaluation(NamedTuple):
       first_observation: of each episode, ``[S, E, O]``.
     """
 
-    returns: np.ndarray
-    discounted_returns: np.ndarray
-    lengths: np.ndarray
-    first_observation: np.ndarray
+    returns: Any
+    discounted_returns: Any
+    lengths: Any
+    first_observation: Any
 
 
 def evaluate(
@@ -51,3 +55,46 @@ def evaluate(
             lengths[s, e] += 1
             running[s, e] = not (step.terminated or step.truncated)
     return Evaluation(returns, discounted, lengths, first)
+
+
+class _Episodes(NamedTuple):
+    """E episodes under way, all at step ``time``; ``running`` is false where one has ended, ``[E]``."""
+
+    state: EnvState
+    running: Array
+    returns: Array
+    discounted_returns: Array
+    lengths: Array
+    time: Array
+
+
+def evaluate_on_device(act: Callable[[Array], Array], env: DeviceEnv, keys: Array, gamma: float | Array) -> Evaluation:
+    """One episode in each of E environments of one learner, all in step, compiled with its caller.
+
+    Args:
+      act: observations ``[E, O]`` -> actions ``[E, A]``.
+      env: pure functions.
+      keys: of the resets, ``[E]``.
+      gamma: the discount factor per step.
+
+    Returns:
+      Its leaves without the leading S.
+    """
+
+    def step(episodes: _Episodes) -> _Episodes:
+        state, outcome = env.step(episodes.state, act(episodes.state.observation))
+        reward = jnp.where(episodes.running, outcome.reward, 0.0)
+        return _Episodes(
+            state,
+            episodes.running & ~(outcome.terminated | outcome.truncated),
+            episodes.returns + reward,
+            episodes.discounted_returns + gamma**episodes.time * reward,
+            episodes.lengths + episodes.running,
+            episodes.time + 1,
+        )
+
+    first = env.reset(keys)
+    zeros = jnp.zeros(keys.shape)
+    start = _Episodes(first, zeros == 0, zeros, zeros, zeros.astype(jnp.int32), jnp.zeros((), jnp.int32))
+    end = jax.lax.while_loop(lambda episodes: episodes.running.any(), step, start)
+    return Evaluation(end.returns, end.discounted_returns, end.lengths, first.observation)

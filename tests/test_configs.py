@@ -2,9 +2,9 @@ import pytest
 
 from experiments import configs
 from preqn_jax.agents import AGENTS
+from preqn_jax.config import check_config
 from preqn_jax.envs import ENVS
 from preqn_jax.settings import SettingError
-from preqn_jax.train import check_config
 
 
 @pytest.mark.parametrize("name", configs.names())

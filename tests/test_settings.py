@@ -4,8 +4,8 @@ import pytest
 
 from preqn_jax import settings
 from preqn_jax.agents.preqn import PreQNConfig
+from preqn_jax.config import Config, EnvConfig, check_config
 from preqn_jax.settings import SettingError
-from preqn_jax.train import Config, EnvConfig, check_config
 
 
 def config(**changes):

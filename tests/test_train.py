@@ -7,8 +7,11 @@ import pytest
 from preqn_jax.agents import AGENTS
 from preqn_jax.agents.preqn import PreQNConfig
 from preqn_jax.checkpoint import CheckpointError
+from preqn_jax.config import Config, EnvConfig
 from preqn_jax.ops.diagnostics import FailureModes
-from preqn_jax.train import Config, EnvConfig, Interval, NonFiniteError, StallWatch, Trainer, run
+from preqn_jax.train import StallWatch, run
+from preqn_jax.trainers.base import Interval, NonFiniteError
+from preqn_jax.trainers.host import HostTrainer
 from tests import probes  # noqa: F401 (registers the probes)
 
 AGENT = PreQNConfig(hidden_sizes=(16, 16), gamma=0.5)
@@ -46,7 +49,7 @@ class Recorder:
 
 
 def trained(configuration, arrays=None, stop_at=None):
-    trainer, recorder, saved = Trainer(configuration), Recorder(), {}
+    trainer, recorder, saved = HostTrainer(configuration), Recorder(), {}
     trainer.compile()
     if arrays is not None:
         trainer.restore(arrays)
@@ -140,7 +143,7 @@ def test_the_columns_are_the_same_before_the_first_update():
 
 
 def test_random_actions_first_then_the_policy():
-    trainer = Trainer(config("Pendulum-v1", start_steps=100, update_after=200))
+    trainer = HostTrainer(config("Pendulum-v1", start_steps=100, update_after=200))
     trainer.compile()
     for _ in range(150):
         trainer.collect()
@@ -150,7 +153,7 @@ def test_random_actions_first_then_the_policy():
 
 
 def test_what_is_stored_is_what_happened():
-    trainer = Trainer(config("ProbeDelayed-v0"))
+    trainer = HostTrainer(config("ProbeDelayed-v0"))
     trainer.compile()
     for _ in range(4):
         trainer.collect()
@@ -162,7 +165,7 @@ def test_what_is_stored_is_what_happened():
 
 
 def test_a_time_limit_keeps_the_discount():
-    trainer = Trainer(config("ProbeTruncated-v0"))
+    trainer = HostTrainer(config("ProbeTruncated-v0"))
     trainer.compile()
     for _ in range(3):
         trainer.collect()
@@ -171,7 +174,7 @@ def test_a_time_limit_keeps_the_discount():
 
 def test_nothing_compiles_after_the_first_burst():
     traces = []
-    trainer = Trainer(config())
+    trainer = HostTrainer(config())
     agent = trainer.agent
     trainer.agent = agent._replace(
         update=lambda *a: traces.append("update") or agent.update(*a),
@@ -236,7 +239,7 @@ def test_diagnoses_come_at_their_interval_and_a_stop_loses_none():
 
 def test_arrays_of_another_configuration_are_refused():
     *_, saved, _ = trained(config())
-    other = Trainer(config(agent=dataclasses.replace(AGENT, hidden_sizes=(8, 8))))
+    other = HostTrainer(config(agent=dataclasses.replace(AGENT, hidden_sizes=(8, 8))))
     other.compile()
     with pytest.raises(CheckpointError, match="another configuration"):
         other.restore(saved[100])
@@ -244,14 +247,14 @@ def test_arrays_of_another_configuration_are_refused():
 
 def test_an_environment_that_comes_to_another_state_is_noticed():
     *_, saved, _ = trained(config())
-    trainer = Trainer(config())
+    trainer = HostTrainer(config())
     trainer.compile()
     with pytest.raises(CheckpointError, match="does not come to the checkpoint's state"):
         trainer.restore({**saved[100], "observation": saved[100]["observation"] + 1})
 
 
 def test_a_non_finite_value_ends_the_run_before_anything_is_saved():
-    trainer, saved = Trainer(config()), []
+    trainer, saved = HostTrainer(config()), []
     agent = trainer.agent
 
     def poisoned(state, transitions, key):

@@ -8,9 +8,9 @@ import pathlib
 from typing import Any
 
 from preqn_jax.agents import AGENTS
+from preqn_jax.config import Config, EnvConfig
 from preqn_jax.envs import ENVS
 from preqn_jax.settings import SettingError, leaves, parse, replace, unknown
-from preqn_jax.train import Config, EnvConfig
 
 DEFAULT = "preqn_ant"
 # preqn_tuned_<environment>: PreQN with what docs/results/ shows to be better than the paper's values there.

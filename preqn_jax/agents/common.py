@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,6 @@ from preqn_jax.ops.ntk import QFunction
 from preqn_jax.settings import setting
 from preqn_jax.types import Array, Params
 
-T = TypeVar("T")
 Scalars = dict[str, Array]
 Loss = Callable[[Params], tuple[Array, Scalars]]
 
@@ -63,31 +61,6 @@ def descend(
 def polyak(target: Params, params: Params, rate: float) -> Params:
     """rate target + (1 - rate) params: target networks that follow slowly."""
     return optax.incremental_update(params, target, 1.0 - rate)
-
-
-@jax.custom_batching.custom_vmap
-def any_in_vmap(condition: Array) -> Array:
-    """The condition itself; under vmap, whether it holds for any member, one value for all of them."""
-    return condition
-
-
-@any_in_vmap.def_vmap
-def _(axis_size: int, in_batched: list[bool], condition: Array) -> tuple[Array, bool]:
-    del axis_size, in_batched  # the only argument: it is
-    return jnp.any(condition, axis=0), False
-
-
-def update_if(due: Array, update: Callable[[T], T], state: T) -> T:
-    """``update(state)`` where ``due``, else ``state``.
-
-    Under vmap a plain cond becomes a select, and every member pays for the update every time. Here nobody does
-    while it is due for none of them.
-    """
-
-    def update_due(state: T) -> T:
-        return jax.tree.map(lambda new, old: jnp.where(due, new, old), update(state), state)
-
-    return jax.lax.cond(any_in_vmap(due), update_due, lambda state: state, state)
 
 
 def add_noise(action: Array, key: Array, deviation: float, bound: float = jnp.inf) -> Array:

@@ -13,6 +13,7 @@ from preqn_jax.agents import common
 from preqn_jax.agents.base import Agent
 from preqn_jax.networks import Actor, Critic
 from preqn_jax.ops import ntk, td
+from preqn_jax.ops.conditionals import update_if
 from preqn_jax.settings import setting
 from preqn_jax.types import Array, Params, Transition
 
@@ -110,9 +111,7 @@ def make(config: TD3Config, observation_size: int, action_size: int) -> Agent:
     def update(state: TD3State, batch: Transition, key: Array) -> tuple[TD3State, dict[str, Array]]:
         state, critic_info = update_critics(state, batch, key)
         due = state.updates % config.policy_delay == 0
-        delayed = common.update_if(
-            due, lambda part: update_delayed(part, state.critics, batch.observation), state.delayed
-        )
+        delayed = update_if(due, lambda part: update_delayed(part, state.critics, batch.observation), state.delayed)
         return state._replace(delayed=delayed, updates=state.updates + 1), {**critic_info, **delayed.scalars}
 
     operator = common.gradient_operator(config.critic_learning_rate)

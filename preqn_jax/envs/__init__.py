@@ -1,4 +1,4 @@
-"""Environments by short name."""
+"""Environments by short name, and what can run them."""
 
 from __future__ import annotations
 
@@ -10,3 +10,5 @@ ENVS: dict[str, str] = {
     "swimmer": "Swimmer-v5",
     "walker2d": "Walker2d-v5",
 }
+
+BACKENDS = ("gymnasium", "mjx", "brax", "playground")

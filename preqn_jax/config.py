@@ -1,0 +1,93 @@
+"""The configuration of a whole run."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from preqn_jax.agents import AGENTS
+from preqn_jax.envs import BACKENDS
+from preqn_jax.settings import SettingError, check, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvConfig:
+    """Which environment, and where it runs."""
+
+    id: str = setting("Ant-v5", "the backend's name for it; a Gymnasium id: Ant-v4 or Pendulum-v1 for example")
+    backend: str = setting(
+        "gymnasium",
+        "gymnasium: on the host; the others compiled with the agent, on the same device: Gymnasium's own tasks on MJX, "
+        "those of Brax, those of MuJoCo Playground",
+        choices=BACKENDS,
+    )
+    num_envs: int = setting(1, "environments side by side of each seed; on the device only", interval="[1, inf)")
+    time_limit: int = setting(
+        0,
+        "episodes on the device are cut there; 0: where the task says, with Brax at 1000 [environment steps]",
+        interval="[0, inf)",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run: the schedule, which all agents share, and the parts that have their own classes."""
+
+    agent: Any
+    env: EnvConfig = EnvConfig()
+    algorithm: str = setting("preqn", "the agent's name; follows from --config", choices=AGENTS)
+    seed: int = setting(0, "seed of the first learner; the others count on from it", interval="[0, 2147483647]")
+    num_seeds: int = setting(1, "learners trained side by side, each with its own environments", interval="[1, inf)")
+    total_steps: int = setting(1_000_000, "length of the run [environment steps of each seed]", interval="[1, inf)")
+    start_steps: int = setting(5_000, "uniformly random actions at the start [environment steps]", interval="[0, inf)")
+    update_after: int = setting(5_000, "no gradient steps before this [environment steps]", interval="[1, inf)")
+    update_every: int = setting(50, "environment steps, then as many gradient steps, by turns", interval="[1, inf)")
+    batch_size: int = setting(256, "minibatch, drawn with replacement [transitions]", interval="[1, inf)")
+    replay_capacity: int = setting(1_000_000, "ring buffer of each seed [transitions]", interval="[1, inf)")
+    evaluate_every: int = setting(10_000, "between evaluations [environment steps]", interval="[1, inf)")
+    evaluate_episodes: int = setting(10, "of each evaluation [episodes]", interval="[1, inf)")
+    checkpoint_every: int = setting(10_000, "between checkpoints [environment steps]", interval="[1, inf)")
+    measure_alignment: bool = setting(
+        False, "report cos(Q' - Q, y - Q) of every critic update; slows it by about a fifth"
+    )
+    diagnose_every: int = setting(
+        0,
+        "between diagnoses of an update by the critic's kernel, half a second each; 0: none [environment steps]",
+        interval="[0, inf)",
+    )
+    record_updates: bool = setting(False, "keep the scalars of every single update, in <workdir>/updates/*.npz")
+
+
+def check_config(config: Config) -> None:
+    """Checks every field alone and against the others.
+
+    Raises:
+      SettingError: for the first that cannot be; one line.
+    """
+    check(config)
+    if not config.agent.hidden_sizes:
+        raise SettingError("config.agent.hidden_sizes is empty; give at least one width, 256,256 for example")
+    if config.batch_size > config.replay_capacity:
+        raise SettingError(
+            f"config.batch_size={config.batch_size} is larger than config.replay_capacity={config.replay_capacity}; "
+            f"allowed: at most {config.replay_capacity}"
+        )
+    for name in ("total_steps", "update_after", "evaluate_every", "checkpoint_every", "diagnose_every"):
+        _check_multiple(f"config.{name}", getattr(config, name), "config.update_every", config.update_every)
+    if config.env.backend == "gymnasium":
+        for name in ("num_envs", "time_limit"):
+            value, default = getattr(config.env, name), getattr(EnvConfig, name)
+            if value != default:
+                raise SettingError(
+                    f"config.env.{name}={value} needs an environment on the device; allowed with gymnasium: {default}"
+                )
+    else:
+        _check_multiple("config.update_every", config.update_every, "config.env.num_envs", config.env.num_envs)
+        _check_multiple("config.replay_capacity", config.replay_capacity, "config.update_every", config.update_every)
+
+
+def _check_multiple(name: str, value: int, of: str, unit: int) -> None:
+    if value % unit:
+        raise SettingError(
+            f"{name}={value} must be a multiple of {of}={unit}; nearest: {max(unit, round(value / unit) * unit)}"
+        )

@@ -1,0 +1,150 @@
+"""Environments that run where the agent runs: pure functions, N of them side by side."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from preqn_jax.ops.conditionals import update_if
+from preqn_jax.settings import SettingError, unknown
+from preqn_jax.types import Array
+
+BRAX_TIME_LIMIT = 1000  # of Brax's own training; its environments have none
+
+
+class EnvState(NamedTuple):
+    """Of N environments; every leaf leads with N.
+
+    Attributes:
+      inner: the environment's own state.
+      observation: ``[N, O]`` float32.
+      steps: since the reset, ``[N]`` int32.
+    """
+
+    inner: Any
+    observation: Array
+    steps: Array
+
+
+class Outcome(NamedTuple):
+    """Of one action in each of N environments.
+
+    Attributes:
+      observation: the true successors ``[N, O]`` float32, also where the episode ends.
+      reward: ``[N]`` float32.
+      terminated: the task ended here; no value follows, ``[N]`` bool.
+      truncated: a time limit cut the episode; value follows, ``[N]`` bool.
+    """
+
+    observation: Array
+    reward: Array
+    terminated: Array
+    truncated: Array
+
+
+class DeviceEnv(NamedTuple):
+    """An environment as pure functions.
+
+    Attributes:
+      reset: keys ``[N]`` -> states of new episodes.
+      step: (states, actions ``[N, A]`` in [-1, 1]) -> (states, outcome); no reset where an episode ends.
+      observation_size: O.
+      action_size: A.
+      time_limit: steps after which an episode is truncated.
+    """
+
+    reset: Callable[[Array], EnvState]
+    step: Callable[[EnvState, Array], tuple[EnvState, Outcome]]
+    observation_size: int
+    action_size: int
+    time_limit: int
+
+
+def make(env_id: str, backend: str, time_limit: int = 0) -> DeviceEnv:
+    """The environment that a configuration names.
+
+    Args:
+      env_id: its name with that backend.
+      backend: mjx, brax or playground.
+      time_limit: in steps; 0 for its own.
+
+    Raises:
+      SettingError: for an unknown name, with the nearest that exists, or a package that is missing.
+    """
+    env, own_time_limit = {"mjx": _mjx, "brax": _brax, "playground": _playground}[backend](env_id)
+    try:
+        return from_brax(env, time_limit or own_time_limit)
+    except SettingError as error:
+        raise SettingError(f"config.env.id={env_id}: {error}") from None
+
+
+def step_and_restart(env: DeviceEnv, state: EnvState, action: Array, keys: Array) -> tuple[EnvState, Outcome]:
+    """A step; where an episode ended the next one begins, each from a reset of its own, never from a cached one."""
+    state, outcome = env.step(state, action)
+    return update_if(outcome.terminated | outcome.truncated, lambda state: env.reset(keys), state), outcome
+
+
+def from_brax(env: Any, time_limit: int) -> DeviceEnv:
+    """Of anything with ``reset`` and ``step`` as ``brax.envs.Env`` has them, not wrapped, ``done`` where it terminates.
+
+    Raises:
+      SettingError: if what it observes is no vector.
+    """
+
+    def observe(inner: Any) -> Array:
+        # MuJoCo Playground calls "state" what the policy may see, where there is more than that.
+        observation = inner.obs["state"] if isinstance(inner.obs, Mapping) else inner.obs
+        return observation.astype(jnp.float32)
+
+    def reset(keys: Array) -> EnvState:
+        # Raw keys: what an environment keeps of them goes into checkpoints like any array.
+        inner = jax.vmap(env.reset)(jax.random.key_data(keys))
+        return EnvState(inner, observe(inner), jnp.zeros(keys.shape, jnp.int32))
+
+    def step(state: EnvState, action: Array) -> tuple[EnvState, Outcome]:
+        inner, steps = jax.vmap(env.step)(state.inner, action), state.steps + 1
+        terminated = inner.done.astype(bool)
+        truncated = (steps >= time_limit) & ~terminated
+        after = EnvState(inner, observe(inner), steps)
+        return after, Outcome(after.observation, inner.reward.astype(jnp.float32), terminated, truncated)
+
+    shape = jax.eval_shape(reset, jax.random.split(jax.random.key(0), 1)).observation.shape
+    if len(shape) != 2:
+        raise SettingError(f"observations of shape {shape[1:]}, but an agent here takes vectors")
+    return DeviceEnv(reset, step, shape[1], env.action_size, time_limit)
+
+
+def _mjx(env_id: str) -> tuple[Any, int]:
+    env = _import("preqn_jax.envs.mjx", "mjx", "pip install mujoco-mjx brax").make(env_id)
+    return env, env.time_limit
+
+
+def _brax(env_id: str) -> tuple[Any, int]:
+    envs = _import("brax.envs", "brax", "pip install brax")
+    _check_known(env_id, envs._envs)
+    return envs.get_environment(env_id), BRAX_TIME_LIMIT
+
+
+def _playground(env_id: str) -> tuple[Any, int]:
+    registry = _import("mujoco_playground", "playground", "pip install playground").registry
+    _check_known(env_id, registry.ALL_ENVS)
+    return registry.load(env_id), registry.get_default_config(env_id).episode_length
+
+
+def _import(module: str, backend: str, remedy: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise SettingError(
+            f"config.env.backend={backend} needs a package that is missing ({error}); {remedy}"
+        ) from None
+
+
+def _check_known(env_id: str, known: Iterable[str]) -> None:
+    if env_id not in known:
+        raise SettingError(unknown("config.env.id", env_id, known))

@@ -1,0 +1,1 @@
+"""Trainers: environments on the host, or on the device beside the learners."""

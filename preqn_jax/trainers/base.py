@@ -1,0 +1,224 @@
+"""What both trainers are made of: members, the record of an interval, the burst of updates, checkpointed arrays."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from preqn_jax.agents.base import Agent, AgentState
+from preqn_jax.checkpoint import Arrays, CheckpointError
+from preqn_jax.config import Config, check_config
+from preqn_jax.rollout import Evaluation
+from preqn_jax.types import Array, Transition
+
+Infos = dict[str, np.ndarray]  # scalars of each update by name, [S, U]
+Row = dict[str, float]  # of metrics.csv
+Burst = Callable[[AgentState, Transition, Array, Array], tuple[AgentState, dict[str, Array]]]
+
+# Streams of JAX keys. Each draw is a function of (seed, stream, counter) alone, so that a resumed run needs no
+# stored random state to go on exactly where it stopped.
+INIT, EXPLORE, UPDATE, DIAGNOSE, RESET, UNIFORM_ACTION, REPLAY, EVALUATE = range(8)
+
+
+class NonFiniteError(RuntimeError):
+    """Training produced a NaN or an infinity."""
+
+
+class Trainer(abc.ABC):
+    """All that changes during a run, and the steps that change it; S learners side by side.
+
+    Attributes:
+      config: of the run.
+      seeds: of the learners.
+      keys: one a learner, ``[S]``; every stream of random numbers springs from them.
+      step: environment steps of each seed so far.
+      interval: what happened since the last evaluation.
+      replay_bytes: memory of all replay buffers.
+    """
+
+    config: Config
+    seeds: Sequence[int]
+    step: int
+    interval: Interval
+    replay_bytes: int
+
+    def __init__(self, config: Config, seeds: Sequence[int]):
+        """Raises SettingError on a configuration that cannot be."""
+        check_config(config)
+        self.config, self.seeds, self.step = config, seeds, 0
+        self.keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
+
+    @abc.abstractmethod
+    def compile(self) -> float:
+        """Initializes the learners and compiles everything that a run will call; returns the seconds it took."""
+
+    @abc.abstractmethod
+    def advance(self) -> Infos:
+        """``update_every`` environment steps, then as many updates; their infos, empty while there are none yet.
+
+        Raises:
+          NonFiniteError: if anything that an update reports is not finite.
+        """
+
+    @abc.abstractmethod
+    def play(self) -> tuple[Evaluation, np.ndarray]:
+        """Episodes of the deterministic policies; and Q at the first state of each, ``[S, E]``."""
+
+    @abc.abstractmethod
+    def arrays(self) -> Arrays:
+        """Everything that :meth:`restore` needs, as arrays by name."""
+
+    @abc.abstractmethod
+    def restore(self, arrays: Arrays) -> None:
+        """Takes up where a trainer of the same configuration stopped; call after :meth:`compile`.
+
+        Raises:
+          CheckpointError: if the arrays are of another configuration.
+        """
+
+    def evaluate(self) -> list[Row]:
+        """Plays the deterministic policies and closes the interval: one row of metrics a seed."""
+        (returns, discounted, lengths, _), first_q = self.play()
+        rows = []
+        for s, seed in enumerate(self.seeds):
+            evaluation = {
+                "step": self.step,
+                "seed": seed,
+                "return_mean": returns[s].mean(),
+                "return_std": returns[s].std(),
+                "return_min": returns[s].min(),
+                "return_max": returns[s].max(),
+                "episode_length": lengths[s].mean(),
+                # Q at the first state, and what it claims to be: an overestimation shows as their difference.
+                "first_q": first_q[s].mean(),
+                "discounted_return": discounted[s].mean(),
+            }
+            rows.append({**evaluation, **self.interval.row(s)})
+        self.interval.clear()
+        return rows
+
+    def _record(self, info: Infos) -> Infos:
+        """Checks and counts the infos of a burst."""
+        for name, value in info.items():
+            if not np.isfinite(value).all():
+                seed = self.seeds[int(np.nonzero(~np.isfinite(value).all(axis=1))[0][0])]
+                raise NonFiniteError(f"{name} of seed {seed} is not finite before step {self.step}")
+        self.interval.add_updates(info)
+        return info
+
+
+class Interval:
+    """What happened since the last evaluation, per seed; ``names`` are those of the agent's infos."""
+
+    def __init__(self, num_seeds: int, names: Sequence[str], diagnosis: Sequence[str]):
+        self._num_seeds, self._names, self._diagnosis = num_seeds, names, diagnosis
+        self.clear()
+
+    def clear(self) -> None:
+        """Starts the next one."""
+        self.episodes = np.zeros(self._num_seeds)
+        self.episode_returns = np.zeros(self._num_seeds)  # summed
+        self.updates = 0
+        self.infos = {name: np.zeros(self._num_seeds) for name in self._names}  # summed over updates
+        self.diagnoses = 0
+        self.diagnosis = {name: np.zeros(self._num_seeds) for name in self._diagnosis}  # summed over diagnoses
+
+    def add_episodes(self, episodes: np.ndarray, returns: np.ndarray) -> None:
+        """Counts finished training episodes, how many and their returns' sum, ``[S]`` each."""
+        self.episodes += episodes
+        self.episode_returns += returns
+
+    def add_updates(self, info: Infos) -> None:
+        """Counts a burst of updates, ``[S, U]`` arrays by name."""
+        self.updates += next(iter(info.values())).shape[1]
+        for name, value in info.items():
+            self.infos[name] += value.sum(axis=1, dtype=np.float64)
+
+    def add_diagnosis(self, diagnosis: dict[str, Array]) -> None:
+        """Counts a diagnosis of one update, ``[S]`` arrays by name."""
+        self.diagnoses += 1
+        for name, value in diagnosis.items():
+            self.diagnosis[name] += np.asarray(value, np.float64)
+
+    def row(self, s: int) -> Row:
+        """Means over the interval; NaN where there was nothing to average."""
+        episodes = self.episodes[s]
+        training = {
+            "train_episodes": episodes,
+            "train_return": self.episode_returns[s] / episodes if episodes else np.nan,
+            "updates": self.updates,
+        }
+        updates, diagnoses = self.updates or np.nan, self.diagnoses or np.nan
+        infos = {name: total[s] / updates for name, total in self.infos.items()}
+        return {**training, **infos, **{name: total[s] / diagnoses for name, total in self.diagnosis.items()}}
+
+    def arrays(self) -> Arrays:
+        """What a checkpoint needs."""
+        counts = {"updates": np.asarray(self.updates), "diagnoses": np.asarray(self.diagnoses)}
+        totals = {f"infos.{name}": total for name, total in self.infos.items()}
+        totals |= {f"diagnosis.{name}": total for name, total in self.diagnosis.items()}
+        return {"episodes": self.episodes, "episode_returns": self.episode_returns, **counts, **totals}
+
+    def restore(self, arrays: Arrays) -> None:
+        """Takes up what :meth:`arrays` gave."""
+        self.episodes = np.array(arrays["episodes"])
+        self.episode_returns = np.array(arrays["episode_returns"])
+        self.updates, self.diagnoses = int(arrays["updates"]), int(arrays["diagnoses"])
+        self.infos = {name: np.array(total) for name, total in below(arrays, "infos.").items()}
+        self.diagnosis = {name: np.array(total) for name, total in below(arrays, "diagnosis.").items()}
+
+
+def stream(key: Array, number: int, counter: Array) -> Array:
+    """The key of one draw."""
+    return jax.random.fold_in(jax.random.fold_in(key, number), counter)
+
+
+def burst_of(agent: Agent) -> Burst:
+    """(state, transitions [U, B, ...], key, step) -> (state, infos [U]): U gradient steps in one scan."""
+
+    def burst(state: AgentState, batches: Transition, key: Array, step: Array) -> tuple[AgentState, dict[str, Array]]:
+        keys = jax.random.split(stream(key, UPDATE, step), batches.reward.shape[0])
+        return jax.lax.scan(lambda state, x: agent.update(state, *x), state, (batches, keys))
+
+    return burst
+
+
+def value_of_policy(agent: Agent, state: AgentState, observation: Array) -> Array:
+    """What the critic claims for observations ``[..., O]`` under the deterministic policy, ``[...]``."""
+    return agent.q_fn(agent.critic(state), (observation, agent.act(state, observation)))
+
+
+def restore_tree(like: Any, arrays: Arrays, prefix: str) -> Any:
+    """A pytree out of a checkpoint's arrays.
+
+    Args:
+      like: a tree of the same structure and shapes.
+      arrays: with what :func:`named_leaves` gave among them.
+      prefix: given there.
+
+    Raises:
+      CheckpointError: if an array is missing or has another shape.
+    """
+    leaves = []
+    for name, leaf in named_leaves(like, prefix):
+        if name not in arrays or arrays[name].shape != leaf.shape:
+            found = arrays[name].shape if name in arrays else "none"
+            raise CheckpointError(f"the checkpoint is of another configuration: {name} {found}, not {leaf.shape}")
+        leaves.append(jnp.asarray(arrays[name]))
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def named_leaves(tree: Any, prefix: str) -> list[tuple[str, Any]]:
+    """The leaves of a pytree by names that begin with ``prefix`` and a dot."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [(f"{prefix}." + jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
+
+
+def below(arrays: Arrays, prefix: str) -> Arrays:
+    """Those whose names begin with ``prefix``, by the rest of their names."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

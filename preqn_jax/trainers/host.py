@@ -1,0 +1,203 @@
+"""Training with environments on the host, all learners in one vmapped program."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from preqn_jax.agents import AGENTS
+from preqn_jax.agents.base import Agent, AgentState
+from preqn_jax.agents.measured import diagnosis_of, with_alignment
+from preqn_jax.checkpoint import Arrays, CheckpointError
+from preqn_jax.config import Config
+from preqn_jax.envs.host import Episode, HostEnv
+from preqn_jax.replay import HostReplay
+from preqn_jax.rollout import Evaluation, evaluate
+from preqn_jax.trainers import base
+from preqn_jax.trainers.base import Infos, Interval, Trainer
+from preqn_jax.types import Array, Transition, transition_shapes
+
+_UNIFORM_ACTION, _REPLAY = range(2)  # streams of NumPy generators
+_TRAINING, _EVALUATION = range(2)  # of environments
+
+
+class HostTrainer(Trainer):
+    """S learners, each with one Gymnasium environment."""
+
+    def __init__(self, config: Config):
+        """Makes environments, buffer and agents; nothing is compiled yet.
+
+        Raises:
+          SettingError: on a configuration that cannot be.
+        """
+        super().__init__(config, range(config.seed, config.seed + config.num_seeds))
+        self.envs = [HostEnv(config.env.id, [seed, _TRAINING]) for seed in self.seeds]
+        env = self.envs[0]
+        self.replay = HostReplay(config.num_seeds, config.replay_capacity, env.observation_size, env.action_size)
+        self.replay_bytes = self.replay.nbytes
+        self.agent = AGENTS[config.algorithm].make(config.agent, env.observation_size, env.action_size)
+        if config.measure_alignment:
+            self.agent = with_alignment(self.agent)
+        self.observation = np.stack([env.reset() for env in self.envs])
+        self.returns = np.zeros(config.num_seeds)  # of the episodes under way
+        self._eval_envs: list[list[HostEnv]] = []
+
+    def compile(self) -> float:
+        """Initializes the learners and compiles everything that a run will call; returns the seconds it took."""
+        start = time.perf_counter()
+        config, env, agent = self.config, self.envs[0], self.agent
+        seeds = config.num_seeds
+        init = _over_seeds(lambda key: agent.init(jax.random.fold_in(key, base.INIT)), seeds, in_axes=(0,))
+        self.state: AgentState = jax.jit(init)(self.keys)
+        self.act = jax.jit(_over_seeds(agent.act, seeds, in_axes=(0, 0)))
+        self._explore = jax.jit(_over_seeds(_explore_at(agent), seeds, in_axes=(0, 0, 0, None)))
+        value = _over_seeds(lambda state, x: base.value_of_policy(agent, state, x), seeds, in_axes=(0, 0))
+        self._value = jax.jit(value)
+        jax.block_until_ready(self._explore(self.state, self.observation, self.keys, np.uint32(0)))
+        jax.block_until_ready(self.act(self.state, self._evaluation_shape()))
+        jax.block_until_ready(self._value(self.state, self._evaluation_shape()))
+        lead = (seeds, config.update_every, config.batch_size)
+        shapes = transition_shapes(env.observation_size, env.action_size)
+        batches = Transition(*(jax.ShapeDtypeStruct((*lead, *shape), jnp.float32) for shape in shapes))
+        burst = jax.jit(_over_seeds(base.burst_of(agent), seeds, in_axes=(0, 0, 0, None)), donate_argnums=0)
+        lowered = burst.lower(self.state, batches, self.keys, np.uint32(0))
+        # Compiled ahead: a call with other shapes fails instead of compiling again.
+        self._burst = lowered.compile()
+        self._diagnose = self._compile_diagnosis(batches) if config.diagnose_every else None
+        diagnosis = sorted(self._diagnose.out_info) if self._diagnose else []
+        self.interval = Interval(seeds, sorted(lowered.out_info[1]), diagnosis)
+        return time.perf_counter() - start
+
+    def _compile_diagnosis(self, batches: Transition) -> jax.stages.Compiled:
+        """Of one update, on the first minibatch of a burst."""
+        diagnose = diagnosis_of(self.agent)
+
+        def diagnose_at(state: AgentState, batches: Transition, key: Array, step: Array) -> dict[str, Array]:
+            first = jax.tree.map(lambda leaf: leaf[0], batches)
+            return diagnose(state, first, base.stream(key, base.DIAGNOSE, step))
+
+        over_seeds = _over_seeds(diagnose_at, self.config.num_seeds, in_axes=(0, 0, 0, None))
+        return jax.jit(over_seeds).lower(self.state, batches, self.keys, np.uint32(0)).compile()
+
+    def _evaluation_shape(self) -> np.ndarray:
+        size = (self.config.num_seeds, self.config.evaluate_episodes, self.envs[0].observation_size)
+        return np.zeros(size, np.float32)
+
+    def advance(self) -> Infos:
+        """``update_every`` environment steps, then as many updates; their infos, empty while there are none yet.
+
+        Raises:
+          NonFiniteError: if anything that an update reports is not finite.
+        """
+        for _ in range(self.config.update_every):
+            self.collect()
+        return self.learn() if self.step >= self.config.update_after else {}
+
+    def collect(self) -> None:
+        """One environment step of every seed, into the buffer."""
+        action = self._next_action()
+        steps = [env.step(a) for env, a in zip(self.envs, action, strict=True)]
+        reward = np.array([step.reward for step in steps])
+        next_observation = np.stack([step.observation for step in steps])
+        discount = np.array([not step.terminated for step in steps])
+        over = np.array([step.terminated or step.truncated for step in steps])
+        self.replay.add(Transition(self.observation, action, reward, discount, next_observation))
+        self.step += 1
+        self.returns += reward
+        self.observation = next_observation
+        self.interval.add_episodes(over, over * self.returns)
+        for s in np.nonzero(over)[0]:
+            self.returns[s] = 0.0
+            self.observation[s] = self.envs[s].reset()
+
+    def _next_action(self) -> np.ndarray:
+        if self.step < self.config.start_steps:
+            size = self.envs[0].action_size
+            draws = [generator.uniform(-1.0, 1.0, size) for generator in self._generators(_UNIFORM_ACTION)]
+            return np.stack(draws).astype(np.float32)
+        return np.asarray(self._explore(self.state, self.observation, self.keys, np.uint32(self.step)))
+
+    def _generators(self, stream: int) -> list[np.random.Generator]:
+        return [np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, stream, self.step])))
+                for seed in self.seeds]  # fmt: skip
+
+    def learn(self) -> Infos:
+        """One burst of updates of every seed; returns the info of each update.
+
+        Raises:
+          NonFiniteError: if anything that it reports is not finite.
+        """
+        batches = self.replay.sample(self._generators(_REPLAY), (self.config.update_every, self.config.batch_size))
+        if self._diagnose and self.step % self.config.diagnose_every == 0:
+            self.interval.add_diagnosis(self._diagnose(self.state, batches, self.keys, np.uint32(self.step)))
+        self.state, info = self._burst(self.state, batches, self.keys, np.uint32(self.step))
+        return self._record({name: np.asarray(value) for name, value in info.items()})
+
+    def play(self) -> tuple[Evaluation, np.ndarray]:
+        """Episodes of the deterministic policies; and Q at the first state of each, ``[S, E]``."""
+        config = self.config
+        if not self._eval_envs:
+            self._eval_envs = [
+                [HostEnv(config.env.id, [seed, _EVALUATION]) for _ in range(config.evaluate_episodes)]
+                for seed in self.seeds
+            ]
+        first_episode = self.step // config.evaluate_every * config.evaluate_episodes
+        evaluation = evaluate(lambda x: self.act(self.state, x), self._eval_envs, first_episode, self.agent.gamma)
+        return evaluation, np.asarray(self._value(self.state, evaluation.first_observation))
+
+    def arrays(self) -> Arrays:
+        """Everything that :meth:`restore` needs, as arrays by name."""
+        arrays = {"step": np.asarray(self.step), "returns": self.returns, "observation": self.observation}
+        arrays |= {f"interval.{name}": array for name, array in self.interval.arrays().items()}
+        arrays |= {f"replay.{name}": array for name, array in self.replay.state().items()}
+        arrays |= {name: np.asarray(leaf) for name, leaf in base.named_leaves(self.state, "agent")}
+        for s, env in enumerate(self.envs):
+            arrays[f"env.{s}.number"] = np.asarray(env.episode.number)
+            arrays[f"env.{s}.actions"] = env.episode.actions
+        return arrays
+
+    def restore(self, arrays: Arrays) -> None:
+        """Takes up where a trainer of the same configuration stopped; call after :meth:`compile`.
+
+        Raises:
+          CheckpointError: if the arrays are of another configuration, or the environment does not come to the same
+            state again.
+        """
+        self.state = base.restore_tree(self.state, arrays, "agent")
+        self.step = int(arrays["step"])
+        self.returns = np.array(arrays["returns"])
+        self.replay.restore(base.below(arrays, "replay."))
+        self.interval.restore(base.below(arrays, "interval."))
+        episodes = [Episode(int(arrays[f"env.{s}.number"]), arrays[f"env.{s}.actions"]) for s in range(len(self.envs))]
+        self.observation = np.stack([env.restore(episode) for env, episode in zip(self.envs, episodes, strict=True)])
+        if not np.array_equal(self.observation, arrays["observation"]):
+            raise CheckpointError(
+                f"{self.config.env.id} does not come to the checkpoint's state again (another MuJoCo version, or an "
+                "environment with hidden randomness): the run cannot go on exactly; choose another --workdir"
+            )
+
+
+def _explore_at(agent: Agent) -> Callable[[AgentState, Array, Array, Array], Array]:
+    def explore(state: AgentState, observation: Array, key: Array, step: Array) -> Array:
+        return agent.explore(state, observation, base.stream(key, base.EXPLORE, step))
+
+    return explore
+
+
+def _over_seeds(function: Callable[..., Any], num_seeds: int, in_axes: tuple[int | None, ...]) -> Callable[..., Any]:
+    """``function`` mapped over the leading axis of the arguments whose in_axes is 0."""
+    if num_seeds > 1:
+        return jax.vmap(function, in_axes)
+
+    # The same for one seed, without what vmap does to a while_loop or a cond: a tenth of an update's time on CPU.
+    def of_one(*arguments: Any) -> Any:
+        pairs = zip(arguments, in_axes, strict=True)
+        squeezed = (a if axis is None else jax.tree.map(lambda leaf: leaf[0], a) for a, axis in pairs)
+        return jax.tree.map(lambda leaf: leaf[None], function(*squeezed))
+
+    return of_one

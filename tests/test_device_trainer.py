@@ -1,0 +1,175 @@
+import dataclasses
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from preqn_jax.agents import AGENTS
+from preqn_jax.agents.preqn import PreQNConfig
+from preqn_jax.checkpoint import CheckpointError
+from preqn_jax.config import Config, EnvConfig
+from preqn_jax.envs import device
+from preqn_jax.settings import SettingError
+from preqn_jax.train import run
+from preqn_jax.trainers.device import DeviceTrainer, Member
+from tests.device_probes import PROBES
+from tests.test_train import Recorder
+
+AGENT = PreQNConfig(hidden_sizes=(16, 16), gamma=0.5)
+
+
+@pytest.fixture(autouse=True)
+def probes(monkeypatch):
+    def make(env_id, backend, time_limit=0):
+        probe, own = PROBES[env_id]
+        return device.from_brax(probe, time_limit or own)
+
+    monkeypatch.setattr(device, "make", make)
+
+
+def config(env_id="one", num_envs=2, **changes):
+    schedule = {
+        "total_steps": 200,
+        "start_steps": 50,
+        "update_after": 50,
+        "update_every": 10,
+        "batch_size": 16,
+        "replay_capacity": 150,  # so that it wraps
+        "evaluate_every": 100,
+        "evaluate_episodes": 2,
+        "checkpoint_every": 100,
+    }
+    env = EnvConfig(env_id, backend="brax", num_envs=num_envs)
+    return Config(agent=changes.pop("agent", AGENT), env=env, **{**schedule, **changes})
+
+
+def trained(configuration, arrays=None, stop_at=None, **options):
+    trainer, recorder, saved = DeviceTrainer(configuration, **options), Recorder(), {}
+    trainer.compile()
+    if arrays is not None:
+        trainer.restore(arrays)
+    finished = run(
+        trainer,
+        recorder,
+        save=lambda t: saved.update({t.step: {name: np.array(a) for name, a in t.arrays().items()}}),
+        should_stop=lambda: trainer.step == stop_at,
+    )
+    return trainer, recorder, saved, finished
+
+
+@pytest.mark.parametrize(("env_id", "value"), [("delayed", 0.5), ("truncated", 1.75)])
+def test_the_critic_finds_the_value(env_id, value):
+    row = trained(config(env_id, total_steps=1000))[1].rows[-1]
+    # A time limit cuts the third reward's future off from the return, but not from the value.
+    expected = 2.0 if env_id == "truncated" else value
+    np.testing.assert_allclose(row["first_q"], expected, atol=0.1)
+    np.testing.assert_allclose(row["discounted_return"], value, rtol=1e-6)
+    assert row["episode_length"] == PROBES[env_id][0]._length
+
+
+@pytest.mark.parametrize("name", ["preqn", "sac"])  # of a deterministic and of a random policy
+def test_the_actor_finds_the_best_action(name):
+    other = {"critic_learning_rate": 1e-2, "temperature": 0.01} if name == "sac" else {}
+    agent = AGENTS[name].config(hidden_sizes=(16, 16), gamma=0.5, **other)
+    _, recorder, *_ = trained(config("action", agent=agent, algorithm=name, total_steps=2000, evaluate_every=2000))
+    assert recorder.rows[-1]["return_mean"] > 0.98
+
+
+def test_the_schedule_and_a_checkpoint_of_another_configuration():
+    trainer, recorder, saved, finished = trained(config(num_seeds=2))
+    assert finished
+    assert [(row["step"], row["seed"]) for row in recorder.rows] == [(100, 0), (100, 1), (200, 0), (200, 1)]
+    assert [row["updates"] for row in recorder.rows] == [60, 60, 100, 100]  # bursts at 50, 60, .. 100; then ten more
+    assert [row["train_episodes"] for row in recorder.rows] == [100] * 4  # episodes of one step
+    assert list(saved) == [100, 200]
+    assert recorder.steps == list(range(10, 201, 10))
+    assert saved[100]["population.replay.reward"].shape == (2, 100)
+    assert saved[200]["population.replay.reward"].shape == (2, 150)
+    name = next(name for name in saved[100] if name.endswith("kernel"))
+    with pytest.raises(CheckpointError, match="another configuration"):
+        trainer.restore({**saved[100], name: saved[100][name][..., 1:]})
+
+
+def test_nothing_is_learned_and_actions_are_uniform_at_the_start():
+    trainer = DeviceTrainer(config("delayed", num_envs=5, start_steps=150, update_after=200))
+    trainer.compile()
+    first = trainer.population.agent
+    before = jax.tree.map(np.array, first)
+    for _ in range(15):
+        assert trainer.advance() == {}
+    jax.tree.map(np.testing.assert_array_equal, trainer.population.agent, before)
+    actions = np.asarray(trainer.population.replay.action[0, :, 0])
+    assert len(set(actions)) == 150
+    assert abs(actions.mean()) < 0.15
+    np.testing.assert_allclose(actions.std(), 1 / np.sqrt(3), atol=0.06)
+
+
+def test_transitions_lead_to_the_true_successor_and_episodes_begin_anew():
+    trainer = DeviceTrainer(config("truncated", num_envs=2))
+    trainer.compile()
+    for _ in range(3):
+        trainer.advance()
+    data = jax.tree.map(lambda leaf: np.asarray(leaf[0, :30]).reshape(15, 2, -1), trainer.population.replay)
+    np.testing.assert_allclose(data.observation[:, 0, 0], np.tile([1, 2 / 3, 1 / 3], 5), rtol=1e-6)
+    np.testing.assert_allclose(data.next_observation[:, 0, 0], np.tile([2 / 3, 1 / 3, 0], 5), atol=1e-6)
+    np.testing.assert_array_equal(data.discount, 1.0)  # truncated, not terminated
+    within = np.arange(15) % 3 != 2
+    np.testing.assert_array_equal(data.observation[1:][within[:-1]], data.next_observation[:-1][within[:-1]])
+    starts = data.observation[::3, :, 1]  # coins of first observations: of one cached state all would be the same
+    assert len({tuple(coins) for coins in starts}) > 1
+    assert trainer.interval.episodes.tolist() == [10.0]
+    assert trainer.interval.episode_returns.tolist() == [30.0]
+
+
+def test_termination_is_told_from_truncation():
+    trainer = DeviceTrainer(config("delayed"))
+    trainer.compile()
+    trainer.advance()
+    discount = np.asarray(trainer.population.replay.discount[0, :10]).reshape(5, 2)
+    np.testing.assert_array_equal(discount, np.array([[1, 1], [0, 0], [1, 1], [0, 0], [1, 1]]))
+
+
+@pytest.mark.parametrize("name", ["preqn", "td3"])  # an agent without and one with a counter in its state
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(name):
+    agent = AGENTS[name].config(hidden_sizes=(16, 16))
+    configuration = config("delayed", agent=agent, algorithm=name, num_seeds=2, diagnose_every=50)
+    _, whole, saved, _ = trained(configuration)
+    partial = saved[100]
+    _, second, resumed, _ = trained(configuration, arrays=partial)
+    for ours, theirs in zip(second.rows, whole.rows[2:], strict=True):
+        np.testing.assert_equal(ours, theirs)
+    for key, array in saved[200].items():
+        np.testing.assert_array_equal(resumed[200][key], array, err_msg=key)
+
+
+def test_a_member_is_bit_for_bit_what_it_is_alone():
+    members = [
+        Member(3, {"critic_step_size": 0.1, "eta": 0.9}),
+        Member(3, {"critic_step_size": 0.03, "gamma": 0.4, "actor_learning_rate": 1e-2}),
+        Member(4, {"solver_damping": 1e-3, "max_backtracks": 3, "exploration_noise": 0.3}),
+    ]
+    together = trained(config("action", total_steps=400), members=members)[1].rows
+    for number in (1, 2):
+        agent = dataclasses.replace(AGENT, **members[number].hyperparameters)
+        alone = trained(config("action", agent=agent, seed=members[number].seed, total_steps=400))[1].rows
+        for ours, theirs in zip(together[number :: len(members)], alone, strict=True):
+            np.testing.assert_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_envs": 3}, "config.update_every=10 must be a multiple of config.env.num_envs=3; nearest: 9"),
+        ({"replay_capacity": 155}, "config.replay_capacity=155 must be a multiple of config.update_every=10; nearest"),
+        ({"replay_capacity": 10**13}, "GiB for 1 member"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_compiling(changes, message):
+    with pytest.raises(SettingError, match=re.escape(message)):
+        DeviceTrainer(config(**changes))
+
+
+def test_members_that_do_not_divide_over_devices_are_refused():
+    with pytest.raises(SettingError, match="3 members cannot be spread evenly over 2 devices; nearest: 4 members"):
+        DeviceTrainer(config(num_seeds=3), devices=jax.devices() * 2)
