@@ -16,7 +16,7 @@ from preqn_jax.agents import AGENTS
 from preqn_jax.envs import ENVS
 
 PRESETS = {
-    "paper": Extent(tuple(ENVS), tuple(range(7)), 1_000_000),
+    "paper": Extent(("halfcheetah", "hopper", "walker2d", "swimmer", "ant"), tuple(range(7)), 1_000_000),
     "evening": Extent(("halfcheetah", "swimmer", "hopper"), (0, 1, 2), 100_000),
     "smoke": Extent(("swimmer",), (0, 1), 10_000),
 }

@@ -38,6 +38,9 @@ def main() -> int:
         raise SettingError("--workdir is missing; name the work folder of a run")
     workdir = pathlib.Path(_WORKDIR.value)
     config = configs.from_dict(configs.read_config(workdir))
+    if config.env.backend not in ("gymnasium", "mjx"):
+        raise SettingError(f"--workdir={workdir} was trained with backend={config.env.backend}; only Gymnasium's tasks "
+                           "can be played here, also what was trained on MJX")  # fmt: skip
     seeds = range(config.seed, config.seed + config.num_seeds)
     try:
         envs = [[HostEnv(config.env.id, [seed, _STREAM]) for _ in range(_EPISODES.value)] for seed in seeds]

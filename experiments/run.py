@@ -12,8 +12,8 @@ from typing import Any
 
 from absl import flags
 
+from experiments import compilation, provenance
 from experiments import flags as command_line
-from experiments import provenance
 from experiments.loggers import RunReporter
 from experiments.workdir import claim
 from preqn_jax.checkpoint import CheckpointError, Checkpoints
@@ -28,6 +28,7 @@ def main(config: Config) -> int:
     """Trains; returns the exit code."""
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{flags.FLAGS.config}")
     stop = StopSignal()  # first: from here on Ctrl-C loses nothing
+    compilation.keep()
     trainer = make_trainer(config)
     lock = claim(workdir, config)
     checkpoints = Checkpoints(workdir / "checkpoints")

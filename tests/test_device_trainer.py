@@ -84,8 +84,8 @@ def test_the_schedule_and_a_checkpoint_of_another_configuration():
     assert [row["train_episodes"] for row in recorder.rows] == [100] * 4  # episodes of one step
     assert list(saved) == [100, 200]
     assert recorder.steps == list(range(10, 201, 10))
-    assert saved[100]["population.replay.reward"].shape == (2, 100)
-    assert saved[200]["population.replay.reward"].shape == (2, 150)
+    assert saved[100]["replay.reward"].shape == (2, 100)
+    assert saved[200]["replay.reward"].shape == (2, 150)
     name = next(name for name in saved[100] if name.endswith("kernel"))
     with pytest.raises(CheckpointError, match="another configuration"):
         trainer.restore({**saved[100], name: saved[100][name][..., 1:]})

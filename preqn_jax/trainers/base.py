@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -214,9 +215,10 @@ def restore_tree(like: Any, arrays: Arrays, prefix: str) -> Any:
 
 
 def named_leaves(tree: Any, prefix: str) -> list[tuple[str, Any]]:
-    """The leaves of a pytree by names that begin with ``prefix`` and a dot."""
+    """The leaves of a pytree by names that begin with ``prefix``."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [(f"{prefix}." + jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
+    keystr = functools.partial(jax.tree_util.keystr, simple=True, separator=".")
+    return [(f"{prefix}.{keystr(path)}".rstrip("."), leaf) for path, leaf in leaves]
 
 
 def below(arrays: Arrays, prefix: str) -> Arrays:

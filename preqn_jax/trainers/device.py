@@ -275,9 +275,9 @@ class DeviceTrainer(Trainer):
         arrays = {"step": np.asarray(self.step)}
         arrays |= {f"interval.{name}": array for name, array in self.interval.arrays().items()}
         held = min(self.step, self.config.replay_capacity)
-        for name, leaf in base.named_leaves(self.population, "population"):
-            leaf = leaf[:, :held] if name.startswith("population.replay") else leaf
-            arrays[name] = np.asarray(leaf)
+        for field, tree in self.population._asdict().items():
+            for name, leaf in base.named_leaves(tree, field):
+                arrays[name] = np.asarray(leaf[:, :held] if field == "replay" else leaf)
         return arrays
 
     def restore(self, arrays: Arrays) -> None:
@@ -289,12 +289,15 @@ class DeviceTrainer(Trainer):
         self.step = int(arrays["step"])
         self.interval.restore(base.below(arrays, "interval."))
         free = self.config.replay_capacity - min(self.step, self.config.replay_capacity)
-        full = {
+        whole = {
             name: np.pad(array, [(0, 0), (0, free)] + [(0, 0)] * (array.ndim - 2))
             for name, array in arrays.items()
-            if name.startswith("population.replay")
+            if name.startswith("replay.")
         }
-        population = base.restore_tree(self.population, {**arrays, **full}, "population")
+        fields = self.population._asdict()
+        population = Population(
+            *(base.restore_tree(tree, {**arrays, **whole}, field) for field, tree in fields.items())
+        )
         self.population = jax.device_put(population, self._sharding)
 
 
