@@ -1,4 +1,4 @@
-"""Strict arrays on the CPU for every test, and each program compiled only once in a whole test run."""
+"""Strict arrays on the CPU for every test, as if it were eight devices; each program compiled only once."""
 
 import os
 import tempfile
@@ -9,6 +9,7 @@ _cache = tempfile.TemporaryDirectory(prefix="preqn_jax_tests_")
 def pytest_configure():
     # In the environment, before JAX starts: the processes that tests start are to have it too.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 

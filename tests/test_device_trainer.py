@@ -157,6 +157,17 @@ def test_a_member_is_bit_for_bit_what_it_is_alone():
             np.testing.assert_equal(ours, theirs)
 
 
+def test_devices_share_the_members_between_them():
+    members = [Member(seed, {"critic_step_size": size}) for seed in (0, 1) for size in (0.1, 0.03)]
+    one, spread = (trained(config("action"), members=members, devices=jax.devices()[:count])[1:3] for count in (1, 4))
+    for ours, theirs in zip(spread[0].rows, one[0].rows, strict=True):
+        for name in ours:
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-6, err_msg=name)
+    resumed = trained(config("action"), arrays=spread[1][100], members=members, devices=jax.devices()[:4])
+    for ours, theirs in zip(resumed[1].rows, spread[0].rows[4:], strict=True):
+        np.testing.assert_equal(ours, theirs)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -172,4 +183,4 @@ def test_what_cannot_be_is_refused_before_compiling(changes, message):
 
 def test_members_that_do_not_divide_over_devices_are_refused():
     with pytest.raises(SettingError, match="3 members cannot be spread evenly over 2 devices; nearest: 4 members"):
-        DeviceTrainer(config(num_seeds=3), devices=jax.devices() * 2)
+        DeviceTrainer(config(num_seeds=3), devices=jax.devices()[:2])

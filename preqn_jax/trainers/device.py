@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import time
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -29,14 +30,19 @@ from preqn_jax.trainers import base
 from preqn_jax.trainers.base import Infos, Interval, Trainer
 from preqn_jax.types import Array, Transition, transition_shapes
 
-Hyperparameters = dict[str, Array]  # fields of the agent's configuration that differ between members
-
 
 class Member(NamedTuple):
     """One learner of a population: its seed, and the agent's numbers in which it differs, ``{"eta": 0.9}``."""
 
     seed: int
     hyperparameters: Mapping[str, float] = types.MappingProxyType({})
+
+
+class Identity(NamedTuple):
+    """What members are from first to last: their numbers by name, and the key of all that they draw, ``[M]`` each."""
+
+    hyperparameters: dict[str, Any]
+    key: Any
 
 
 class Population(NamedTuple):
@@ -64,7 +70,7 @@ class Report(NamedTuple):
 
 
 class DeviceTrainer(Trainer):
-    """M learners, each with N environments, sharded over devices by members."""
+    """M learners, each with N environments, spread over devices by members."""
 
     def __init__(
         self, config: Config, members: Sequence[Member] | None = None, devices: Sequence[jax.Device] | None = None
@@ -74,176 +80,176 @@ class DeviceTrainer(Trainer):
         Args:
           config: of the run.
           members: the population; one for each of the configuration's seeds if left out.
-          devices: over which it is spread evenly; the first if left out.
+          devices: over which it is spread evenly; the first if left out. They may belong to several processes, block
+            by block: each makes the same trainer, and sees and checkpoints its own members alone.
 
         Raises:
           SettingError: on a configuration that cannot be, or a population that does not fit.
         """
         if members is None:
             members = [Member(seed) for seed in range(config.seed, config.seed + config.num_seeds)]
-        super().__init__(config, [member.seed for member in members])
-        self.env = device_env.make(config.env.id, config.env.backend, config.env.time_limit)
-        self._devices = list(devices or jax.devices()[:1])
-        if len(members) % len(self._devices):
+        devices = list(devices or jax.local_devices()[:1])
+        if len(members) % len(devices):
             raise SettingError(
-                f"{len(members)} members cannot be spread evenly over {len(self._devices)} devices; nearest: "
-                f"{-(-len(members) // len(self._devices)) * len(self._devices)} members"
+                f"{len(members)} members cannot be spread evenly over {len(devices)} devices; nearest: "
+                f"{-(-len(members) // len(devices)) * len(devices)} members"
             )
-        names = sorted({name for member in members for name in member.hyperparameters})
-        self._hyperparameters = {
-            name: jnp.asarray([m.hyperparameters.get(name, getattr(config.agent, name)) for m in members])
-            for name in names
-        }
+        each = len(members) // len(devices)
+        here = [number for number, device in enumerate(devices) if device.process_index == jax.process_index()]
+        self.members = [member for number in here for member in members[number * each : (number + 1) * each]]
+        super().__init__(config, [member.seed for member in self.members])
+        self.env = device_env.make(config.env.id, config.env.backend, config.env.time_limit)
         shapes = transition_shapes(self.env.observation_size, self.env.action_size)
-        floats = sum(int(np.prod(shape)) for shape in shapes)
-        self.replay_bytes = 4 * len(members) * config.replay_capacity * floats
-        self._check_memory()
+        self.replay_bytes = 4 * len(self.members) * config.replay_capacity * sum(int(np.prod(s)) for s in shapes)
+        self._check_memory(devices[here[0]], len(here))
+        self._mesh = Mesh(np.array(devices), ("members",))
+        self._sharding = NamedSharding(self._mesh, PartitionSpec("members"))
 
-    def _check_memory(self) -> None:
-        """Raises SettingError unless the replay buffers fit."""
-        stats = self._devices[0].memory_stats() or {}
-        available = len(self._devices) * stats["bytes_limit"] if "bytes_limit" in stats else _host_memory()
+    def _check_memory(self, device: jax.Device, count: int) -> None:
+        """Raises SettingError unless the replay buffers fit on ``count`` such devices."""
+        capacity, available = self.config.replay_capacity, memory_of(device, count)
         if self.replay_bytes > available:
-            fits = int(self.config.replay_capacity * available / self.replay_bytes)
+            fits = int(capacity * available / self.replay_bytes)
             raise SettingError(
-                f"config.replay_capacity={self.config.replay_capacity} needs {self.replay_bytes / 2**30:.1f} GiB for "
-                f"{len(self.seeds)} member(s), but the device has {available / 2**30:.1f} GiB; at most "
+                f"config.replay_capacity={capacity} needs {self.replay_bytes / 2**30:.1f} GiB for {len(self.members)} "
+                f"member(s), but {available / 2**30:.1f} GiB are there; at most "
                 f"{fits - fits % self.config.update_every} transitions fit"
             )
 
     def compile(self) -> float:
         """Initializes the learners and compiles everything that a run will call; returns the seconds it took."""
         start = time.perf_counter()
-        mesh = Mesh(np.array(self._devices), ("members",))
-        self._sharding = NamedSharding(mesh, PartitionSpec("members"))
-        of_members, shared = PartitionSpec("members"), PartitionSpec()
-
-        def program(function: Callable[..., Any], *in_specs: PartitionSpec, donate: int | None = None) -> Any:
-            # Each device has its own loops over its own members: no linesearch waits for another device's.
-            sharded = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=of_members, check_vma=False)
-            return jax.jit(sharded, donate_argnums=() if donate is None else donate)
-
-        self.keys = jax.device_put(self.keys, self._sharding)
-        self._hyperparameters = jax.device_put(self._hyperparameters, self._sharding)
-        self.population: Population = program(self._init, of_members, of_members)(self._hyperparameters, self.keys)
-        arguments = self._hyperparameters, self.keys, self.population, np.uint32(0)
-        specs = of_members, of_members, of_members, shared
-        burst = program(self._burst, *specs, donate=2).lower(*arguments)
+        self._identity = self._spread(Identity(self._hyperparameters(), np.asarray(jax.random.key_data(self.keys))))
+        self.population: Population = self._program(self._init)(self._identity)
+        arguments = self._identity, self.population, np.uint32(0)
+        burst = self._program(self._burst, donate=True).lower(*arguments)
         # Compiled ahead: a call with other shapes fails instead of compiling again.
         self._compiled_burst = burst.compile()
-        self._compiled_play = program(self._play, *specs).lower(*self._play_arguments()).compile()
+        self._compiled_play = self._program(self._play).lower(*self._play_arguments()).compile()
         self._compiled_diagnosis, diagnosis = None, []
         if self.config.diagnose_every:
-            lowered = program(self._diagnose, *specs).lower(*arguments)
+            lowered = self._program(self._diagnose).lower(*arguments)
             self._compiled_diagnosis, diagnosis = lowered.compile(), sorted(lowered.out_info)
-        self.interval = Interval(len(self.seeds), sorted(burst.out_info[1].infos), diagnosis)
+        self.interval = Interval(len(self.members), sorted(burst.out_info[1].infos), diagnosis)
         return time.perf_counter() - start
 
-    # What follows is traced. M is here the number of members of one device.
+    def _hyperparameters(self) -> dict[str, np.ndarray]:
+        """Those in which any member differs, of all of them."""
+        names = sorted({name for member in self.members for name in member.hyperparameters})
+        agent = self.config.agent
+        of = {name: [m.hyperparameters.get(name, getattr(agent, name)) for m in self.members] for name in names}
+        return {name: np.asarray(jnp.asarray(values)) for name, values in of.items()}
 
-    def _agent(self, hyperparameters: Hyperparameters) -> Agent:
+    def _program(self, function: Callable[..., Any], donate: bool = False) -> Any:
+        """``function(identity[, of the members, step])``, jitted, of the members of each device by itself.
+
+        No member waits then for the linesearch of another device's. ``donate`` is of the second argument.
+        """
+        members, shared = self._sharding.spec, PartitionSpec()
+
+        def of_one_device(identity: Identity, *rest: Any) -> Any:
+            return function(identity._replace(key=jax.random.wrap_key_data(identity.key)), *rest)
+
+        count = len(inspect.signature(function).parameters)
+        in_specs = (members, members, shared)[:count]
+        sharded = jax.shard_map(of_one_device, mesh=self._mesh, in_specs=in_specs, out_specs=members, check_vma=False)
+        return jax.jit(sharded, donate_argnums=1 if donate else ())
+
+    def _spread(self, tree: Any) -> Any:
+        """Arrays of this process's members as arrays of all."""
+        return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(self._sharding, leaf), tree)
+
+    # What follows is traced; M is here the number of members of one device.
+
+    def _agent(self, hyperparameters: dict[str, Array]) -> Agent:
         config = dataclasses.replace(self.config.agent, **hyperparameters)
         agent = AGENTS[self.config.algorithm].make(config, self.env.observation_size, self.env.action_size)
         return with_alignment(agent) if self.config.measure_alignment else agent
 
-    def _init(self, hyperparameters: Hyperparameters, keys: Array) -> Population:
+    def _init(self, identity: Identity) -> Population:
         config, env = self.config, self.env
 
-        def init(hyperparameters: Hyperparameters, key: Array) -> tuple[AgentState, EnvState, Array]:
-            agent = self._agent(hyperparameters).init(jax.random.fold_in(key, base.INIT))
-            reset_keys = jax.random.split(base.stream(key, base.RESET, jnp.uint32(0)), config.env.num_envs)
+        def init(one: Identity) -> tuple[AgentState, EnvState, Array]:
+            agent = self._agent(one.hyperparameters).init(jax.random.fold_in(one.key, base.INIT))
+            reset_keys = jax.random.split(base.stream(one.key, base.RESET, jnp.uint32(0)), config.env.num_envs)
             return agent, env.reset(reset_keys), jnp.zeros(config.env.num_envs)
 
-        agent, envs, returns = over_members(init, hyperparameters, keys)
         ring = replay.device_replay(config.replay_capacity, env.observation_size, env.action_size)
-        rings = jax.tree.map(lambda leaf: jnp.zeros((len(keys), *leaf.shape), leaf.dtype), ring)
+        rings = jax.tree.map(lambda leaf: jnp.zeros((*identity.key.shape, *leaf.shape), leaf.dtype), ring)
+        agent, envs, returns = over_members(init, identity)
         return Population(agent, envs, returns, rings)
 
-    def _burst(
-        self, hyperparameters: Hyperparameters, keys: Array, population: Population, step: Array
-    ) -> tuple[Population, Report]:
+    def _burst(self, identity: Identity, population: Population, step: Array) -> tuple[Population, Report]:
         """From environment step ``step``, ``update_every`` steps and as many updates, of every member."""
-        config = self.config
         agent, envs, returns, ring = population
         collect = functools.partial(self._collect, step=step)
-        envs, returns, transitions, *ended = over_members(collect, hyperparameters, keys, agent, envs, returns)
+        envs, returns, transitions, *ended = over_members(collect, identity, agent, envs, returns)
         ring = jax.vmap(lambda ring, new: replay.add(ring, new, step))(ring, transitions)
-        after = step + config.update_every
+        after = step + self.config.update_every
 
         def learn(agent: AgentState) -> tuple[AgentState, dict[str, Array]]:
-            batches = jax.vmap(functools.partial(self._sample, step=after))(keys, ring)
-            learn_one = functools.partial(self._learn, step=after)
-            return over_members(learn_one, hyperparameters, keys, agent, batches)
+            shape = (self.config.update_every, self.config.batch_size)
+            draw = lambda key, ring: replay.sample(ring, base.stream(key, base.REPLAY, after), after, shape)  # noqa: E731
+            batches = jax.vmap(draw)(identity.key, ring)
+            return over_members(functools.partial(self._learn, step=after), identity, agent, batches)
 
         def wait(agent: AgentState) -> tuple[AgentState, dict[str, Array]]:
             infos = jax.eval_shape(learn, agent)[1]
             return agent, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), infos)
 
-        agent, infos = jax.lax.cond(after >= config.update_after, learn, wait, agent)
+        agent, infos = jax.lax.cond(after >= self.config.update_after, learn, wait, agent)
         return Population(agent, envs, returns, ring), Report(infos, *ended)
 
     def _collect(
-        self, hyperparameters: Hyperparameters, key: Array, agent_state: AgentState, envs: EnvState, returns: Array,
-        *, step: Array,
-    ) -> tuple[EnvState, Array, Transition, Array, Array]:  # fmt: skip
+        self, one: Identity, agent_state: AgentState, envs: EnvState, returns: Array, *, step: Array
+    ) -> tuple[EnvState, Array, Transition, Array, Array]:
         """``update_every`` environment steps of one member; besides, how many episodes ended, their returns' sum."""
-        config, agent = self.config, self._agent(hyperparameters)
+        config, agent, key = self.config, self._agent(one.hyperparameters), one.key
         count = config.env.num_envs
 
         def step_all(carry: tuple[EnvState, Array], now: Array) -> tuple[tuple[EnvState, Array], Any]:
             envs, returns = carry
-            observation = envs.observation
-            chosen = agent.explore(agent_state, observation, base.stream(key, base.EXPLORE, now))
+            chosen = agent.explore(agent_state, envs.observation, base.stream(key, base.EXPLORE, now))
             uniform = jax.random.uniform(base.stream(key, base.UNIFORM_ACTION, now), chosen.shape, minval=-1.0)
             action = jnp.where(now < config.start_steps, uniform, chosen)
             reset_keys = jax.random.split(base.stream(key, base.RESET, now + count), count)
-            envs, outcome = device_env.step_and_restart(self.env, envs, action, reset_keys)
+            after, outcome = device_env.step_and_restart(self.env, envs, action, reset_keys)
             discount = 1.0 - outcome.terminated.astype(jnp.float32)
-            transition = Transition(observation, action, outcome.reward, discount, outcome.observation)
+            transition = Transition(envs.observation, action, outcome.reward, discount, outcome.observation)
             returns, over = returns + outcome.reward, outcome.terminated | outcome.truncated
             ended = jnp.where(over, returns, 0.0).sum()
-            return (envs, jnp.where(over, 0.0, returns)), (transition, over.sum(), ended)
+            return (after, jnp.where(over, 0.0, returns)), (transition, over.sum(), ended)
 
         steps = step + count * jnp.arange(config.update_every // count, dtype=jnp.uint32)
         (envs, returns), (transitions, episodes, ended) = jax.lax.scan(step_all, (envs, returns), steps)
         transitions = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), transitions)
         return envs, returns, transitions, episodes.sum(), ended.sum()
 
-    def _sample(self, key: Array, ring: Transition, *, step: Array) -> Transition:
-        shape = (self.config.update_every, self.config.batch_size)
-        return replay.sample(ring, base.stream(key, base.REPLAY, step), step, shape)
-
     def _learn(
-        self, hyperparameters: Hyperparameters, key: Array, agent: AgentState, batches: Transition, *, step: Array
+        self, one: Identity, agent: AgentState, batches: Transition, *, step: Array
     ) -> tuple[AgentState, dict[str, Array]]:
-        return base.burst_of(self._agent(hyperparameters))(agent, batches, key, step)
+        return base.burst_of(self._agent(one.hyperparameters))(agent, batches, one.key, step)
 
-    def _play(
-        self, hyperparameters: Hyperparameters, keys: Array, agent: AgentState, step: Array
-    ) -> tuple[Evaluation, Array]:
+    def _play(self, identity: Identity, agent_state: AgentState, step: Array) -> tuple[Evaluation, Array]:
         """Episodes of every member, and Q at the first state of each."""
 
-        def play(hyperparameters: Hyperparameters, key: Array, state: AgentState) -> tuple[Evaluation, Array]:
-            agent = self._agent(hyperparameters)
-            reset_keys = jax.random.split(base.stream(key, base.EVALUATE, step), self.config.evaluate_episodes)
+        def play(one: Identity, state: AgentState) -> tuple[Evaluation, Array]:
+            agent = self._agent(one.hyperparameters)
+            reset_keys = jax.random.split(base.stream(one.key, base.EVALUATE, step), self.config.evaluate_episodes)
             evaluation = evaluate_on_device(lambda x: agent.act(state, x), self.env, reset_keys, agent.gamma)
             return evaluation, base.value_of_policy(agent, state, evaluation.first_observation)
 
-        return over_members(play, hyperparameters, keys, agent)
+        return over_members(play, identity, agent_state)
 
-    def _diagnose(
-        self, hyperparameters: Hyperparameters, keys: Array, population: Population, step: Array
-    ) -> dict[str, Array]:
+    def _diagnose(self, identity: Identity, population: Population, step: Array) -> dict[str, Array]:
         """Of the update that each member would make now, on a minibatch drawn for this alone."""
 
-        def diagnose(
-            hyperparameters: Hyperparameters, key: Array, agent: AgentState, ring: Transition
-        ) -> dict[str, Array]:
-            draw, update = jax.random.split(base.stream(key, base.DIAGNOSE, step))
+        def diagnose(one: Identity, agent: AgentState, ring: Transition) -> dict[str, Array]:
+            draw, update = jax.random.split(base.stream(one.key, base.DIAGNOSE, step))
             batch = replay.sample(ring, draw, step, (self.config.batch_size,))
-            return diagnosis_of(self._agent(hyperparameters))(agent, batch, update)
+            return diagnosis_of(self._agent(one.hyperparameters))(agent, batch, update)
 
-        return over_members(diagnose, hyperparameters, keys, population.agent, population.replay)
+        return over_members(diagnose, identity, population.agent, population.replay)
 
     # What follows is not.
 
@@ -254,21 +260,21 @@ class DeviceTrainer(Trainer):
           NonFiniteError: if anything that an update reports is not finite.
         """
         config = self.config
-        arguments = self._hyperparameters, self.keys, self.population, np.uint32(self.step)
+        arguments = self._identity, self.population, np.uint32(self.step)
         if self._compiled_diagnosis and self.step >= config.update_after and self.step % config.diagnose_every == 0:
-            self.interval.add_diagnosis(self._compiled_diagnosis(*arguments))
+            self.interval.add_diagnosis(_local(self._compiled_diagnosis(*arguments)))
         self.population, report = self._compiled_burst(*arguments)
-        infos, episodes, returns = jax.device_get(report)
+        infos, episodes, returns = _local(report)
         self.step += config.update_every
         self.interval.add_episodes(episodes, returns)
         return self._record(infos) if self.step >= config.update_after else {}
 
     def play(self) -> tuple[Evaluation, np.ndarray]:
         """Episodes of the deterministic policies; and Q at the first state of each, ``[M, E]``."""
-        return jax.device_get(self._compiled_play(*self._play_arguments()))
+        return _local(self._compiled_play(*self._play_arguments()))
 
     def _play_arguments(self) -> tuple[Any, ...]:
-        return self._hyperparameters, self.keys, self.population.agent, np.uint32(self.step)
+        return self._identity, self.population.agent, np.uint32(self.step)
 
     def arrays(self) -> Arrays:
         """Everything that :meth:`restore` needs, as arrays by name."""
@@ -277,7 +283,7 @@ class DeviceTrainer(Trainer):
         held = min(self.step, self.config.replay_capacity)
         for field, tree in self.population._asdict().items():
             for name, leaf in base.named_leaves(tree, field):
-                arrays[name] = np.asarray(leaf[:, :held] if field == "replay" else leaf)
+                arrays[name] = _local(leaf)[:, :held] if field == "replay" else _local(leaf)
         return arrays
 
     def restore(self, arrays: Arrays) -> None:
@@ -294,11 +300,9 @@ class DeviceTrainer(Trainer):
             for name, array in arrays.items()
             if name.startswith("replay.")
         }
-        fields = self.population._asdict()
-        population = Population(
-            *(base.restore_tree(tree, {**arrays, **whole}, field) for field, tree in fields.items())
-        )
-        self.population = jax.device_put(population, self._sharding)
+        fields = {name: _local_shapes(tree) for name, tree in self.population._asdict().items()}
+        restored = [base.restore_tree(like, {**arrays, **whole}, field) for field, like in fields.items()]
+        self.population = self._spread(Population(*restored))
 
 
 def over_members(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -312,5 +316,27 @@ def over_members(function: Callable[..., Any], *arguments: Any) -> Any:
     return jax.vmap(function)(*arguments)
 
 
-def _host_memory() -> int:
-    return psutil.virtual_memory().available
+def memory_of(device: jax.Device, count: int) -> int:
+    """Bytes that ``count`` such devices of this process may hold; CPU devices share the machine's."""
+    stats = device.memory_stats() or {}
+    return count * stats["bytes_limit"] if "bytes_limit" in stats else psutil.virtual_memory().available
+
+
+def _local(tree: Any) -> Any:
+    """Of arrays of all members, this process's part, on the host."""
+
+    def fetch(leaf: Array) -> np.ndarray:
+        parts = {shard.index[0].start or 0: shard.data for shard in leaf.addressable_shards}
+        return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
+
+    return jax.tree.map(fetch, tree)
+
+
+def _local_shapes(tree: Any) -> Any:
+    """Shapes of what :func:`_local` gives."""
+
+    def shape(leaf: Array) -> jax.ShapeDtypeStruct:
+        own = sum(shard.data.shape[0] for shard in leaf.addressable_shards)
+        return jax.ShapeDtypeStruct((own, *leaf.shape[1:]), leaf.dtype)
+
+    return jax.tree.map(shape, tree)
