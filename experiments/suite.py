@@ -19,7 +19,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import tqdm
@@ -94,10 +94,25 @@ def work_folder(variant: str, task: str, seed: int) -> str:
     return f"{variant}_{task}_seed{seed}"
 
 
+class Task(Protocol):
+    """What a :class:`Runner` runs: its name is that of its work folder."""
+
+    @property
+    def name(self) -> str:
+        """Of the work folder."""
+
+    @property
+    def steps(self) -> int:
+        """Its length in environment steps."""
+
+    def command(self, folder: pathlib.Path) -> list[str]:
+        """The command that runs it."""
+
+
 class Process(NamedTuple):
     """A job under way."""
 
-    job: Job
+    job: Task
     attempt: int
     started: float
     handle: subprocess.Popen[bytes]
@@ -131,7 +146,7 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def steps_done(job: Job, folder: pathlib.Path) -> int:
+def steps_done(job: Task, folder: pathlib.Path) -> int:
     """How many environment steps of a job its metrics.csv reports.
 
     Raises:
@@ -163,14 +178,14 @@ class Runner:
     poll_seconds = 0.5
     attempts = 2
 
-    def __init__(self, jobs: Sequence[Job], folder: pathlib.Path, workers: int):
+    def __init__(self, jobs: Sequence[Task], folder: pathlib.Path, workers: int):
         """Raises SettingError if an earlier result cannot be read."""
         self._folder, self._workers, self._jobs = folder, workers, jobs
-        self._done = {job: min(job.steps, steps_done(job, folder)) for job in jobs}
-        self._waiting = collections.deque((job, 1) for job in jobs if self._done[job] < job.steps)
+        self._done = {job.name: min(job.steps, steps_done(job, folder)) for job in jobs}
+        self._waiting = collections.deque((job, 1) for job in jobs if self._done[job.name] < job.steps)
         self._running: list[Process] = []
         self._stopped = 0
-        self.failed: dict[Job, str] = {}
+        self.failed: dict[str, str] = {}
 
     def run(self) -> int:
         """Runs all that is missing; returns 0, 1 where a job failed twice, or 128 + the signal that stopped it."""
@@ -208,7 +223,7 @@ class Runner:
             process.handle.send_signal(signal.SIGKILL if self._stopped else signal.SIGTERM)
         self._stopped = number
 
-    def _start(self, job: Job, attempt: int) -> None:
+    def _start(self, job: Task, attempt: int) -> None:
         # In a session of its own: Ctrl-C in the terminal reaches it through us, and once only.
         log = (self._folder / f"{job.name}.log").open("ab")
         handle = subprocess.Popen(
@@ -216,7 +231,7 @@ class Runner:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=_environment(self._folder),
+            env={**os.environ, **one_thread(self._folder)},
             start_new_session=True,
         )
         log.close()
@@ -241,7 +256,7 @@ class Runner:
         if again:
             self._waiting.append((job, process.attempt + 1))
         else:
-            self.failed[job] = reason
+            self.failed[job.name] = reason
 
     def _advance(self) -> None:
         for process in self._running:
@@ -249,17 +264,16 @@ class Runner:
                 done = min(process.job.steps, steps_done(process.job, self._folder))
             except SettingError:  # no reason to stop the others: the report will say it
                 continue
-            self._bar.update(done - self._done[process.job])
-            self._done[process.job] = done
+            self._bar.update(done - self._done[process.job.name])
+            self._done[process.job.name] = done
 
 
-def _environment(folder: pathlib.Path) -> dict[str, str]:
-    """One thread for each process; on an accelerator, no process takes all memory; what one compiles, all have."""
-    one_thread = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+def one_thread(folder: pathlib.Path) -> dict[str, str]:
+    """Environment of each process: one thread; on an accelerator, not all memory; what one compiles, all have."""
+    flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     return {
-        "JAX_COMPILATION_CACHE_DIR": str((folder / "compiled").absolute()),
-        **os.environ,
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {one_thread}".strip(),
+        "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str((folder / "compiled").absolute())),
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip(),
         "OMP_NUM_THREADS": "1",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     }

@@ -71,6 +71,6 @@ def run(kind: str, title: str, jobs: Sequence[suite.Job], more: Report = lambda 
     code = runner.run()
     print(report.write(jobs, folder, title))
     print(more(jobs, folder))
-    for job, reason in runner.failed.items():
-        print(f"failed twice: {job.name}: {reason}", file=sys.stderr)
+    for failed, reason in runner.failed.items():
+        print(f"failed twice: {failed}: {reason}", file=sys.stderr)
     return code

@@ -82,7 +82,7 @@ def test_a_failed_job_is_tried_once_more_and_the_rest_goes_on(tmp_path, capsys):
     (tmp_path / f"{jobs[1].name}.failures").write_text("2")
     runner = Runner(jobs, tmp_path, workers=2)
     assert runner.run() == 1
-    assert runner.failed == {jobs[1]: "error: it broke"}
+    assert runner.failed == {jobs[1].name: "error: it broke"}
     assert [suite.steps_done(job, tmp_path) for job in jobs] == [500, 0, 500, 500]
     assert "tried once more" in capsys.readouterr().err
 

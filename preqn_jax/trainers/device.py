@@ -133,6 +133,12 @@ class DeviceTrainer(Trainer):
         self.interval = Interval(len(self.members), sorted(burst.out_info[1].infos), diagnosis)
         return time.perf_counter() - start
 
+    def member_bytes(self) -> int:
+        """Memory of one member, as the compiler plans it; call after :meth:`compile`."""
+        analysis: Any = self._compiled_burst.memory_analysis()
+        kept = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+        return (kept + analysis.temp_size_in_bytes) // len(self.members)
+
     def _hyperparameters(self) -> dict[str, np.ndarray]:
         """Those in which any member differs, of all of them."""
         names = sorted({name for member in self.members for name in member.hyperparameters})

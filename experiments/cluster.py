@@ -1,0 +1,102 @@
+"""Units of a sweep as tasks of a Ray cluster; Ray is optional (``pip install 'ray>=2.40'``)."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import tqdm
+
+from experiments.suite import one_thread
+from experiments.sweep_plan import Unit
+from preqn_jax.settings import SettingError
+
+RETRIES = 3  # of a task whose worker died; each goes on from its unit's checkpoint
+
+
+def installed() -> bool:
+    """Whether Ray is there."""
+    return importlib.util.find_spec("ray") is not None
+
+
+def run(units: Sequence[Unit], folder: pathlib.Path, address: str, workers: int) -> int:
+    """Runs units on a cluster, as many at a time as it has processors, or accelerators where they need one.
+
+    Args:
+      units: that are not finished.
+      folder: of the sweep, on storage that every machine of the cluster sees under the same name.
+      address: ``local`` starts a cluster on this machine and ends it afterwards; ``auto`` takes the one that runs
+        here; ``ray://host:port`` another one.
+      workers: processors that a local cluster has.
+
+    Returns:
+      The exit code: 1 if a unit failed for good.
+
+    Raises:
+      SettingError: if Ray is not installed, or there is no such cluster.
+    """
+    if not installed():
+        raise SettingError(f"--cluster={address} needs Ray, which is not installed; pip install 'ray>=2.40', or leave "
+                           "--cluster out to run on this machine without it")  # fmt: skip
+    import ray
+
+    root = pathlib.Path(__file__).parents[1]
+    environment = {"env_vars": {**one_thread(folder), "PYTHONPATH": str(root)}}
+    options: dict[str, Any] = {"runtime_env": environment, "log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        if address == "local":
+            ray.init(num_cpus=workers, include_dashboard=False, **options)
+        else:
+            ray.init(address, **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise SettingError(
+            f"--cluster={address}: no such cluster ({reason}); allowed: local, auto, ray://host:port"
+        ) from None
+    try:
+        return _collect(units, folder)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoints", file=sys.stderr)
+        return 130
+    finally:
+        ray.shutdown()
+
+
+def _collect(units: Sequence[Unit], folder: pathlib.Path) -> int:
+    import ray
+
+    # A task whose worker dies is run again by Ray itself; one that raises is not: it would do so again.
+    gpus = 1 if units[0].members is not None and ray.cluster_resources().get("GPU") else 0
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(_run)
+    waiting = {task.remote(str(folder.absolute()), unit.name): unit for unit in units}
+    failed = 0
+    with tqdm.tqdm(total=len(waiting), unit=" units", disable=not sys.stderr.isatty()) as bar:
+        while waiting:
+            (done, *_), _ = ray.wait(list(waiting), num_returns=1)
+            unit = waiting.pop(done)
+            try:
+                ray.get(done)
+                bar.write(f"finished {unit.name}", file=sys.stderr)
+            except ray.exceptions.RayError as error:
+                failed += 1
+                bar.write(f"{unit.name} failed ({_reason(error)}); the rest goes on", file=sys.stderr)
+            bar.update()
+    return 1 if failed else 0
+
+
+def _reason(error: BaseException) -> str:
+    return str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
+
+
+def _run(folder: str, name: str) -> None:
+    """In a process of the cluster."""
+    from experiments import compilation, sweep_plan, sweep_unit
+
+    compilation.keep()
+    (unit,) = [unit for unit in sweep_plan.read(pathlib.Path(folder)) if unit.name == name]
+    with (pathlib.Path(folder) / f"{name}.log").open("a") as log, contextlib.redirect_stderr(log):
+        sweep_unit.run(unit, pathlib.Path(folder))

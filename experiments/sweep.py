@@ -1,0 +1,114 @@
+"""Seeds and grids of hyperparameters: ``python -m experiments.sweep --grid agent.eta=0.9,0.97 --seeds=8``.
+
+Takes a configuration and its fields like ``experiments.run``. With an environment on the device all members of the
+population train in one program, in chunks that fit its memory, spread over its devices; with one on the host every
+run is a process of its own. ``--out`` gets the work folders, plan.json, summary.csv and sweep.png; started again, what
+was cut off goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import jax
+from absl import flags
+from jax.experimental import multihost_utils
+
+from experiments import cluster, compilation, suite, sweep_plan, sweep_report, sweep_unit, training
+from experiments import flags as command_line
+from experiments.sweep_plan import Unit
+from preqn_jax.config import Config
+from preqn_jax.settings import SettingError
+from preqn_jax.trainers.device import DeviceTrainer, Member, memory_of
+
+_GRID = flags.DEFINE_multi_string("grid", [], "a field and its values, agent.eta=0.9,0.97 for example; can be repeated")
+_SEEDS = flags.DEFINE_string("seeds", "3", "how many, from --config.seed on, or which: 8, or 0,3,5")
+_OUT = flags.DEFINE_string("out", None, "folder of the runs and the report; runs/sweep_<config> if left out")
+_CHUNK = flags.DEFINE_integer(
+    "members-per-chunk", None, "of a population in one program; what fits the memory if left out", lower_bound=1
+)
+_WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "processes at a time on a CPU", lower_bound=1)
+_CLUSTER = flags.DEFINE_string(
+    "cluster", None, "Ray's: local, auto, ray://host:port, or none; if left out local where Ray is installed, else none"
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0, if several processes train one population on all their devices"
+)
+_PROCESSES = flags.DEFINE_integer("num-processes", 1, "how many those are", lower_bound=1)
+_PROCESS = flags.DEFINE_integer("process-id", 0, "which of them this is", lower_bound=0)
+
+
+def main(config: Config) -> int:
+    """Runs what is missing, then reports on all there is; returns the exit code."""
+    if _COORDINATOR.value is not None:
+        jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    folder = pathlib.Path(_OUT.value or f"runs/sweep_{flags.FLAGS.config}")
+    axes = sweep_plan.parse_axes(config, _GRID.value)
+    runs = sweep_plan.runs_of(axes, sweep_plan.parse_seeds(_SEEDS.value, config.seed))
+    compilation.keep()
+    units = sweep_plan.units_of(config, runs, _CHUNK.value or _fitting(config, len(runs)))
+    if jax.process_index() == 0:
+        suite.claim(folder, "sweep", {"grid": _GRID.value, "seeds": _SEEDS.value})
+        sweep_plan.write(units, folder)
+    code = _run(units, folder)
+    if jax.process_index() == 0:
+        print(sweep_report.write(units, axes, folder))
+    return code
+
+
+def _fitting(config: Config, runs: int) -> int:
+    """How many members one program should hold: what fits the memory; on a CPU an even share for each worker."""
+    if config.env.backend == "gymnasium":
+        return 1
+    devices = jax.devices()
+    shares = _WORKERS.value if jax.default_backend() == "cpu" and jax.process_count() == 1 else 1
+    share = -(-runs // shares)
+    if share == 1:
+        return 1
+    trainer = DeviceTrainer(config, [Member(config.seed)], devices=[jax.local_devices()[0]])
+    trainer.compile()
+    fit = len(devices) * int(0.9 * memory_of(jax.local_devices()[0], 1) / shares / trainer.member_bytes())
+    if not fit:
+        raise SettingError("not one member of the population fits the memory; lower config.replay_capacity")
+    fit = min(share, fit)
+    return max(len(devices), fit - fit % len(devices)) if jax.process_count() > 1 else fit
+
+
+def _run(units: Sequence[Unit], folder: pathlib.Path) -> int:
+    """Runs the units that are not finished; returns the exit code."""
+    if _COORDINATOR.value is not None:
+        return _run_together(units, folder)
+    missing = [unit for unit in units if suite.steps_done(unit, folder) < unit.steps]
+    address = _CLUSTER.value or ("local" if cluster.installed() else "none")
+    if address != "none":
+        return cluster.run(missing, folder, address, _WORKERS.value) if missing else 0
+    on_accelerator = units[0].members is not None and jax.default_backend() != "cpu"
+    runner = suite.Runner(units, folder, 1 if on_accelerator else _WORKERS.value)
+    code = runner.run()
+    for name, reason in runner.failed.items():
+        print(f"failed twice: {name}: {reason}", file=sys.stderr)
+    return code
+
+
+def _run_together(units: Sequence[Unit], folder: pathlib.Path) -> int:
+    """One unit after the other, each on the devices of all processes."""
+    stop = training.StopSignal()
+    multihost_utils.sync_global_devices("the sweep's folder is there")
+    for unit in units:
+        program = functools.partial(_train, unit, folder, stop)
+        if code := training.guarded(program, folder / unit.name):
+            return code
+    multihost_utils.sync_global_devices("every process has finished")
+    return 0
+
+
+def _train(unit: Unit, folder: pathlib.Path, stop: training.StopSignal) -> int:
+    return 0 if sweep_unit.run(unit, folder, stop) else 128 + stop.received
+
+
+if __name__ == "__main__":
+    command_line.run_with_config(main)

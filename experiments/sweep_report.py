@@ -1,0 +1,124 @@
+"""What a sweep came to: summary.csv, a table, and a heat map of two fields or learning curves by point."""
+
+from __future__ import annotations
+
+import csv
+import io
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments import plots, statistics
+from experiments.loggers import replace_file
+from experiments.sweep_plan import Axis, Unit
+from preqn_jax import settings
+
+_MOST_CURVES = 8  # in one picture
+
+
+class Point(NamedTuple):
+    """One point of the grid: the value of each axis, its finished seeds, and their returns ``[runs, evaluations]``."""
+
+    values: dict[str, Any]
+    seeds: tuple[int, ...]
+    steps: np.ndarray
+    returns: np.ndarray
+
+    @property
+    def label(self) -> str:
+        """As pictures call it."""
+        return ", ".join(f"{path.rpartition('.')[2]} {settings.spell(value)}" for path, value in self.values.items())
+
+    @property
+    def final(self) -> statistics.Estimate:
+        """Mean over runs of each run's last three evaluations."""
+        return statistics.estimate(np.mean, statistics.final(self.returns))
+
+
+def collect(units: Sequence[Unit], folder: pathlib.Path) -> list[Point]:
+    """The points that have finished runs, in the order of the plan.
+
+    Raises:
+      SettingError: if a metrics.csv is damaged.
+    """
+    points: dict[tuple[Any, ...], list[tuple[int, np.ndarray]]] = {}
+    values: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for unit in units:
+        paths = sorted((folder / unit.name).glob("**/metrics.csv"))
+        tables = [plots.read_metrics(path) for path in paths]
+        for run in unit.runs:
+            rows = [table[table["run"] == run.number] for table in tables if (table["run"] == run.number).any()]
+            if rows and rows[0]["step"].max() >= unit.steps:
+                key = tuple(run.point.values())
+                values[key] = run.point
+                points.setdefault(key, []).append((run.seed, rows[0][rows[0]["step"] <= unit.steps]))
+    return [
+        Point(values[key], tuple(seed for seed, _ in runs), runs[0][1]["step"].astype(int),
+              np.stack([rows["return_mean"] for _, rows in runs]))
+        for key, runs in points.items()
+    ]  # fmt: skip
+
+
+def write(units: Sequence[Unit], axes: Sequence[Axis], folder: pathlib.Path) -> str:
+    """Writes the report on all finished runs into ``folder``; returns its text."""
+    points = collect(units, folder)
+    if not points:
+        return "no run has finished yet: nothing to report"
+    replace_file(folder / "summary.csv", _summary(points))
+    if len(axes) == 2:
+        _heat_map(points, axes, folder / "sweep.png")
+    else:
+        best = sorted(points, key=lambda point: -point.final.value)[:_MOST_CURVES]
+        lines = {point.label or "all": (point.steps, point.returns) for point in best}
+        environment = units[0].config.env.id
+        plots.curves({environment: lines}, folder / "sweep.png", "Sweep", "return of the deterministic policy")
+    return _table(points, axes)
+
+
+def _summary(points: Sequence[Point]) -> str:
+    buffer = io.StringIO()
+    table = csv.writer(buffer, lineterminator="\n")
+    table.writerow([*points[0].values, "seeds", "steps", "final_mean", "final_low", "final_high", "max_mean"])
+    for point in points:
+        numbers = [f"{number:.8g}" for number in (*point.final, point.returns.max(axis=1).mean())]
+        spelled = [settings.spell(value) for value in point.values.values()]
+        table.writerow([*spelled, len(point.seeds), point.steps[-1], *numbers])
+    return buffer.getvalue()
+
+
+def _table(points: Sequence[Point], axes: Sequence[Axis]) -> str:
+    names = [axis.path for axis in axes]
+    lines = [
+        "| "
+        + " | ".join([*names, "runs", "final: mean of the last three evaluations", "95% bootstrap interval"])
+        + " |",
+        "|" + " --- |" * (len(names) + 3),
+    ]
+    for point in sorted(points, key=lambda point: -point.final.value):
+        value, low, high = point.final
+        spelled = [settings.spell(value) for value in point.values.values()]
+        lines.append(
+            "| " + " | ".join([*spelled, str(len(point.seeds)), f"{value:.1f}", f"{low:.1f} to {high:.1f}"]) + " |"
+        )
+    return "\n".join(lines)
+
+
+def _heat_map(points: Sequence[Point], axes: Sequence[Axis], out: pathlib.Path) -> None:
+    rows, columns = axes
+    if (figure := plots.new_figure(1.5 + 1.1 * len(columns.values), 1.5 + 0.8 * len(rows.values))) is None:
+        return
+    final = np.full((len(rows.values), len(columns.values)), np.nan)
+    for point in points:
+        at = rows.values.index(point.values[rows.path]), columns.values.index(point.values[columns.path])
+        final[at] = point.final.value
+    axis = figure.subplots()
+    image = axis.imshow(final, aspect="auto", cmap="viridis")
+    for at, value in np.ndenumerate(final):
+        axis.text(at[1], at[0], f"{value:.0f}", ha="center", va="center", color="white", backgroundcolor="#00000040")
+    axis.set_xticks(range(len(columns.values)), [settings.spell(value) for value in columns.values])
+    axis.set_yticks(range(len(rows.values)), [settings.spell(value) for value in rows.values])
+    axis.set(xlabel=columns.path, ylabel=rows.path, title="final return, mean over seeds")
+    figure.colorbar(image)
+    plots.save(figure, out)

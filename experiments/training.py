@@ -1,0 +1,93 @@
+"""One run from its work folder's claim to its last checkpoint, for every program that trains."""
+
+from __future__ import annotations
+
+import pathlib
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from experiments import provenance
+from experiments.workdir import claim
+from preqn_jax.checkpoint import CheckpointError, Checkpoints
+from preqn_jax.train import Reporter, run
+from preqn_jax.trainers.base import NonFiniteError, Trainer
+
+
+class ClosingReporter(Reporter, Protocol):
+    """A reporter with files open."""
+
+    def close(self) -> None:
+        """Leaves nothing unwritten."""
+
+
+def train(
+    trainer: Trainer,
+    workdir: pathlib.Path,
+    make_reporter: Callable[[int], ClosingReporter],
+    should_stop: Callable[[], bool],
+) -> bool:
+    """Trains from the newest checkpoint on, or from the start.
+
+    Args:
+      trainer: not compiled yet.
+      workdir: of the run; anything in it that is not an earlier part of this very run is refused.
+      make_reporter: makes the one that is told how it goes, from the step at which it begins.
+      should_stop: asked after every burst.
+
+    Returns:
+      Whether the end was reached; if not, a checkpoint of where it stopped is written.
+
+    Raises:
+      SettingError: if the work folder is not this run's, or another process is at it.
+      CheckpointError: if the checkpoint cannot be used.
+      NonFiniteError: if training produced a NaN; the checkpoint before stays the newest.
+    """
+    lock = claim(workdir, trainer.config)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    try:
+        latest = checkpoints.latest_step()
+        if latest is not None and latest >= trainer.config.total_steps:
+            return True
+        arrays = checkpoints.restore(latest) if latest is not None else None
+        seconds = trainer.compile()
+        if arrays is not None:
+            trainer.restore(arrays)
+        reporter = make_reporter(trainer.step)
+        size = f"replay {trainer.replay_bytes / 2**20:.0f} MiB"
+        reporter.message(f"{provenance.device()}, {size}, work folder {workdir}")
+        reporter.message(f"compiled in {seconds:.1f} s; training from step {trainer.step}")
+        try:
+            return run(trainer, reporter, lambda t: checkpoints.save(t.step, t.arrays()), should_stop)
+        finally:
+            reporter.close()
+    finally:
+        checkpoints.close()
+        lock.close()
+
+
+def guarded(program: Callable[[], int], workdir: pathlib.Path) -> int:
+    """``program()``; what cannot go on ends with one line and exit code 1."""
+    try:
+        return program()
+    except (CheckpointError, NonFiniteError) as error:
+        print(f"error: {error}; {workdir} and its checkpoints are kept as they are", file=sys.stderr)
+        return 1
+
+
+class StopSignal:
+    """True once Ctrl-C or SIGTERM has come; a second one ends the program at once."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: Any) -> None:
+        self.received = number
+        signal.signal(number, signal.SIG_DFL)
+
+    def __call__(self) -> bool:
+        """Whether to stop."""
+        return self.received > 0
