@@ -7,6 +7,7 @@ import re
 import setuptools
 
 ROOT = pathlib.Path(__file__).parent
+RAY = "ray>=2.40,<3"
 
 
 def requirements() -> dict[str, list[str]]:
@@ -43,7 +44,9 @@ setuptools.setup(
         **groups,
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
+        "cluster": [RAY],
         "dev": [
+            RAY,
             "hypothesis>=6.100,<7",
             "mypy>=1.11,<3",
             "pytest>=8,<10",

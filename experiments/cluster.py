@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -44,8 +45,8 @@ def run(units: Sequence[Unit], folder: pathlib.Path, address: str, workers: int)
                            "--cluster out to run on this machine without it")  # fmt: skip
     import ray
 
-    root = pathlib.Path(__file__).parents[1]
-    environment = {"env_vars": {**one_thread(folder), "PYTHONPATH": str(root)}}
+    path = os.pathsep.join([str(pathlib.Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {"env_vars": {**one_thread(folder), "PYTHONPATH": path.strip(os.pathsep)}}
     options: dict[str, Any] = {"runtime_env": environment, "log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address == "local":

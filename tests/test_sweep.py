@@ -1,0 +1,152 @@
+"""Sweeps as a person starts them, in processes of their own, and what is left of them when one is killed."""
+
+import csv
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from tests.test_run import ROOT, wait_for_rows
+
+pytest.importorskip("brax")
+
+# Brax's cheapest environment. Long enough to be killed in the middle.
+SWEEP = [
+    "--config=preqn_ant",
+    "--config.env.backend=brax",
+    "--config.env.id=fast",
+    "--config.env.time_limit=20",
+    "--config.env.num_envs=2",
+    "--config.agent.hidden_sizes=16,16",
+    "--config.total_steps=3000",
+    "--config.start_steps=100",
+    "--config.update_after=100",
+    "--config.batch_size=16",
+    "--config.replay_capacity=1000",
+    "--config.evaluate_every=100",
+    "--config.evaluate_episodes=2",
+    "--config.checkpoint_every=200",
+    "--grid=agent.critic_step_size=0.03,0.1",
+    "--seeds=2",
+    "--members-per-chunk=4",
+]
+
+
+def start(*flags, cwd):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    command = [sys.executable, "-m", "experiments.sweep", *SWEEP, *flags]
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process):
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return output
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a sweep that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    output = finish(start("--cluster=none", "--out=out", cwd=folder))
+    assert "| 0.03 | 2 |" in output
+    return folder / "out"
+
+
+def test_the_report(whole):
+    (unit,) = whole.glob("chunk*/metrics.csv")
+    rows = list(csv.DictReader(unit.open()))
+    assert len(rows) == 30 * 4
+    assert [(row["run"], row["seed"]) for row in rows[:4]] == [("0", "0"), ("1", "1"), ("2", "0"), ("3", "1")]
+    summary = list(csv.DictReader((whole / "summary.csv").open()))
+    assert [(row["agent.critic_step_size"], row["seeds"]) for row in summary] == [("0.03", "2"), ("0.1", "2")]
+    assert (whole / "sweep.png").stat().st_size > 5000
+
+
+def kill_one(process, metrics, wanted):
+    """Kills the process that trains, once there are some rows; returns how many there were."""
+    wait_for_rows(metrics, 40, process)
+    (victim,) = [child for child in psutil.Process(process.pid).children(recursive=True) if wanted(child)]
+    victim.kill()
+    return metrics.read_text().count("\n")
+
+
+def test_a_killed_process_costs_only_the_steps_since_its_checkpoint(whole, tmp_path):
+    process = start("--cluster=none", "--out=out", cwd=tmp_path)
+    metrics = tmp_path / "out" / "chunk0000" / "metrics.csv"
+    before = kill_one(process, metrics, lambda child: "experiments.sweep_unit" in child.cmdline())
+    assert before < 100
+    finish(process)
+    assert metrics.read_bytes() == (whole / "chunk0000" / "metrics.csv").read_bytes()
+    log = (tmp_path / "out" / "chunk0000.log").read_text()
+    assert "training from step 0" in log
+    assert log.count("training from step") == 2
+    assert int(log.rpartition("training from step ")[2].split()[0]) > 0
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+def test_a_killed_worker_of_a_cluster_costs_only_the_steps_since_its_checkpoint(whole, tmp_path):
+    process = start("--cluster=local", "--workers=1", "--out=out", cwd=tmp_path)
+    metrics = tmp_path / "out" / "chunk0000" / "metrics.csv"
+    kill_one(process, metrics, lambda child: child.name().startswith("ray::_run"))
+    finish(process)
+    assert metrics.read_bytes() == (whole / "chunk0000" / "metrics.csv").read_bytes()
+    assert (tmp_path / "out" / "chunk0000.log").read_text().count("training from step") == 2
+
+
+def test_two_processes_train_one_population(whole, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together = [f"--coordinator=127.0.0.1:{port}", "--num-processes=2", "--out=out"]
+    processes = [start(*together, f"--process-id={number}", cwd=tmp_path) for number in (0, 1)]
+    outputs = [finish(process) for process in processes]
+    assert "| 0.03 | 2 |" in outputs[0]
+    assert "|" not in outputs[1]  # one report is enough
+    header, *alone = (whole / "chunk0000" / "metrics.csv").read_text().splitlines()
+    for number in (0, 1):
+        rows = (tmp_path / "out" / "chunk0000" / f"process{number}" / "metrics.csv").read_text().splitlines()
+        assert rows[0] == header
+        assert rows[1:] == [line for line in alone if int(line.rpartition(",")[2]) // 2 == number]
+
+
+def test_a_sweep_stops_at_a_signal_and_goes_on(whole, tmp_path):
+    process = start("--cluster=none", "--out=out", cwd=tmp_path)
+    metrics = tmp_path / "out" / "chunk0000" / "metrics.csv"
+    wait_for_rows(metrics, 40, process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 130, errors
+    assert "the same command goes on from there" in errors
+    finish(start("--cluster=none", "--out=out", cwd=tmp_path))
+    assert metrics.read_bytes() == (whole / "chunk0000" / "metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--cluster=ray://nowhere.invalid:1"], "Ray, which is not installed; pip install"),
+        (["--grid=agent.etta=1"], "did you mean agent.eta?"),
+        (["--config.env.id=nowhere"], "config.env.id=nowhere is unknown; did you mean"),
+        (["--config.env.backend=mjs"], "config.env.backend=mjs is unknown; did you mean mjx?"),
+    ],
+)
+def test_bad_input_ends_with_one_line(flags, message, tmp_path):
+    if "cluster" in flags[0] and importlib.util.find_spec("ray") is not None:
+        message = "no such cluster"
+    started = time.monotonic()
+    process = start(*flags, "--out=out", cwd=tmp_path)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    (line,) = [line for line in errors.splitlines() if line.startswith("error:")]
+    assert message in line
+    assert "Traceback" not in errors
+    assert time.monotonic() - started < 100

@@ -1,0 +1,96 @@
+import dataclasses
+import re
+
+import pytest
+
+from experiments import configs, sweep_plan
+from experiments.sweep_plan import Axis
+from preqn_jax.settings import SettingError
+
+HOST = configs.get_config("preqn_hopper")
+DEVICE = dataclasses.replace(HOST, env=dataclasses.replace(HOST.env, backend="mjx"))
+
+
+def units(config, *grid, seeds="2", per_unit=100):
+    axes = sweep_plan.parse_axes(config, grid)
+    return sweep_plan.units_of(config, sweep_plan.runs_of(axes, sweep_plan.parse_seeds(seeds, config.seed)), per_unit)
+
+
+def test_a_grid_is_every_combination_with_every_seed():
+    (unit,) = units(DEVICE, "agent.eta=0.9,0.97", "agent.critic_step_size=0.03,0.1,0.3")
+    assert [run.number for run in unit.runs] == list(range(12))
+    assert len({(*run.point.values(), run.seed) for run in unit.runs}) == 12
+    for run, member in zip(unit.runs, unit.members, strict=True):
+        assert member.seed == run.seed
+        assert member.hyperparameters == {
+            "eta": run.point["agent.eta"],
+            "critic_step_size": run.point["agent.critic_step_size"],
+        }
+
+
+def test_what_one_program_cannot_hold_makes_several():
+    found = units(DEVICE, "agent.activation=sin,relu", "agent.hidden_sizes=64,64;32", "agent.gamma=0.98,0.99")
+    common = [(unit.config.agent.activation, unit.config.agent.hidden_sizes) for unit in found]
+    assert common == [("sin", (64, 64)), ("sin", (32,)), ("relu", (64, 64)), ("relu", (32,))]
+    assert all(len(unit.members) == 4 for unit in found)
+    assert found[0].members[0].hyperparameters == {"gamma": 0.98}
+
+
+def test_chunks_are_as_even_as_they_can_be():
+    assert [len(unit.members) for unit in units(DEVICE, seeds="10", per_unit=4)] == [4, 4, 2]
+    assert [len(unit.members) for unit in units(DEVICE, seeds="10", per_unit=9)] == [5, 5]
+
+
+def test_on_the_host_each_run_is_a_unit_of_its_own():
+    found = units(HOST, "agent.eta=0.9,0.97", seeds="3,5")
+    assert [(unit.config.agent.eta, unit.config.seed) for unit in found] == [(0.9, 3), (0.9, 5), (0.97, 3), (0.97, 5)]
+    assert all(unit.members is None and unit.config.num_seeds == 1 for unit in found)
+
+
+@pytest.mark.parametrize(("text", "seeds"), [("3", (4, 5, 6)), ("0,3,5", (0, 3, 5)), ("7,", None), ("0", None)])
+def test_seeds_are_counted_or_named(text, seeds):
+    if seeds is None:
+        with pytest.raises(SettingError, match="--seeds="):
+            sweep_plan.parse_seeds(text, 4)
+    else:
+        assert sweep_plan.parse_seeds(text, 4) == seeds
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ("agent.etta=0.9", "--grid field=agent.etta is unknown; did you mean agent.eta?"),
+        ("agent.eta=0.9,high", "config.agent.eta=high is not a number"),
+        ("agent.eta=0.9,1.9", "config.agent.eta=1.9 is out of range"),
+        ("agent.eta=", "needs different values"),
+        ("agent.eta=0.9,0.9", "needs different values"),
+        ("seed=1,2", "by flags of its own"),
+        ("update_every=50,70", "config.total_steps=1000000 must be a multiple"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused(grid, message):
+    with pytest.raises(SettingError, match=re.escape(message)):
+        units(DEVICE, grid)
+
+
+def test_a_field_named_twice_is_refused():
+    with pytest.raises(SettingError, match="twice"):
+        sweep_plan.parse_axes(DEVICE, ["agent.eta=0.9", "agent.eta=0.97"])
+
+
+def test_a_plan_survives_its_file_and_other_values_are_refused(tmp_path):
+    plan = units(DEVICE, "agent.hidden_sizes=64,64;32", "agent.eta=0.9,0.97")
+    sweep_plan.write(plan, tmp_path)
+    assert sweep_plan.read(tmp_path) == plan
+    longer = dataclasses.replace(DEVICE, total_steps=2_000_000)
+    sweep_plan.write(units(longer, "agent.hidden_sizes=64,64;32", "agent.eta=0.9,0.97"), tmp_path)
+    assert sweep_plan.read(tmp_path)[0].steps == 2_000_000
+    with pytest.raises(SettingError, match="over other values or seeds"):
+        sweep_plan.write(units(DEVICE, "agent.hidden_sizes=64,64;32", "agent.eta=0.9,0.98"), tmp_path)
+    (tmp_path / sweep_plan.PLAN).write_text("[{")
+    with pytest.raises(SettingError, match="holds no plan"):
+        sweep_plan.read(tmp_path)
+
+
+def test_an_axis_has_the_type_of_its_field():
+    assert sweep_plan.parse_axes(HOST, ["agent.max_backtracks=5,1e1"]) == [Axis("agent.max_backtracks", (5, 10))]
