@@ -99,5 +99,5 @@ def _run(folder: str, name: str) -> None:
 
     compilation.keep()
     (unit,) = [unit for unit in sweep_plan.read(pathlib.Path(folder)) if unit.name == name]
-    with (pathlib.Path(folder) / f"{name}.log").open("a") as log, contextlib.redirect_stderr(log):
+    with (pathlib.Path(folder) / f"{name}.log").open("a", buffering=1) as log, contextlib.redirect_stderr(log):
         sweep_unit.run(unit, pathlib.Path(folder))

@@ -51,6 +51,8 @@ def main(config: Config) -> int:
     runs = sweep_plan.runs_of(axes, sweep_plan.parse_seeds(_SEEDS.value, config.seed))
     compilation.keep()
     units = sweep_plan.units_of(config, runs, _CHUNK.value or _fitting(config, len(runs)))
+    for unit in {unit.config.env: unit for unit in units}.values():
+        sweep_unit.trainer_of(unit)  # so that what cannot be is refused before anything runs
     if jax.process_index() == 0:
         suite.claim(folder, "sweep", {"grid": _GRID.value, "seeds": _SEEDS.value})
         sweep_plan.write(units, folder)

