@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 import jax
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from preqn_jax.envs.mjx_tasks import TASKS, Quantities, Transition
+from preqn_jax.envs.mjx_tasks import TASKS, Physics, Quantities, Transition
 from preqn_jax.ops.precision import full_precision
 from preqn_jax.settings import SettingError, unknown
 from preqn_jax.types import Array
@@ -31,18 +31,6 @@ INTEGRATORS = {
 
 # Of each stage: how far into the step it lies, in steps, and its weight.
 _RUNGE_KUTTA = (np.array([0.0, 0.5, 0.5, 1.0]), np.array([1.0, 2.0, 2.0, 1.0]) / 6.0)
-
-
-class Physics(NamedTuple):
-    """All that the next step needs.
-
-    Attributes:
-      quantities: what the task reads.
-      qacc: the latest accelerations ``[nv]``, which the constraint solver starts from.
-    """
-
-    quantities: Quantities
-    qacc: Array
 
 
 class MjxEnv(Env):
@@ -109,10 +97,13 @@ class MjxEnv(Env):
             qpos, qvel = self.task.start(rng, self._blank.qpos, self._blank.qvel)
             data = self._blank.replace(qpos=qpos, qvel=qvel)
             data = mjx.com_vel(self.model, mjx.com_pos(self.model, mjx.kinematics(self.model, data)))
-            # No constraint is active and no actuator pulls at a reset, as far as any task observes.
-            physics = Physics(_quantities(data, qpos, qvel), data.qacc)
-            observation = self.task.observe(physics.quantities)
-        zero, no = jnp.zeros((), qpos.dtype), jnp.zeros((), bool)
+        # No constraint is active and no actuator pulls at a reset, as far as any task observes.
+        return self.begin(Physics(_quantities(data, qpos, qvel), data.qacc))
+
+    def begin(self, physics: Physics) -> State:
+        """A new episode in a given state."""
+        observation = self.task.observe(physics.quantities)
+        zero, no = jnp.zeros((), observation.dtype), jnp.zeros((), bool)
         info = {"terminated": no, "truncated": no, "steps": jnp.zeros((), jnp.int32)}
         return State(physics, observation, zero, zero, {}, info)
 

@@ -47,6 +47,18 @@ class Quantities(NamedTuple):
     cfrc_ext: Any
 
 
+class Physics(NamedTuple):
+    """All that the next step of the physics needs.
+
+    Attributes:
+      quantities: what the task reads.
+      qacc: the latest accelerations ``[nv]``, which the constraint solver starts from.
+    """
+
+    quantities: Quantities
+    qacc: Any
+
+
 class Transition(NamedTuple):
     """One step as a reward sees it.
 
