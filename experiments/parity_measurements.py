@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from preqn_jax.envs import make_mjx
+from preqn_jax.envs import MJX_TASKS, make_mjx
 from preqn_jax.envs.mjx_tasks import Physics, Quantities
 from preqn_jax.types import Array
 
@@ -108,21 +108,24 @@ def collect(env_id: str, states: int, seed: int = 0) -> Cases:
 
     Actions are uniform in one episode and at the limits (rails) in the next.
     """
-    env, generator = gymnasium.make(env_id).unwrapped, np.random.default_rng(seed)
+    env: Any = gymnasium.make(env_id).unwrapped
+    generator = np.random.default_rng(seed)
     low, high = env.action_space.low.astype(float), env.action_space.high.astype(float)
-    cases, episode = [], 0
+    cases: list[Cases] = []
+    episode = 0
     while len(cases) < states:
         env.reset(seed=int(generator.integers(2**31)))
         left = _EPISODE
         for i in range(_EPISODE):
             action = generator.uniform(-1.0, 1.0, low.shape).astype(np.float32)
             action = np.sign(action) if episode % 2 else action
-            before = _physics(env.data), _contacts(env)
+            before, touched = _physics(env_id, env.data), _contacts(env)
             observation, reward, terminated, _, _ = env.step(low + 0.5 * (action + 1.0) * (high - low))
             if i % _SPACING == 0:
-                contact, steep = np.logical_or(before[1], _contacts(env))
-                after = _physics(env.data).quantities
-                cases.append(Cases(before[0], action, after, observation, reward, terminated, contact, steep))
+                contact, steep = np.logical_or(touched, _contacts(env))
+                after = _physics(env_id, env.data).quantities
+                scalars = map(np.array, (reward, terminated, contact, steep))
+                cases.append(Cases(before, action, after, observation, *scalars))
             left = min(left, _AFTER_THE_END) if terminated else left
             left -= 1
             if left <= 0:
@@ -132,8 +135,9 @@ def collect(env_id: str, states: int, seed: int = 0) -> Cases:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *cases[:states])
 
 
-def _physics(data: mujoco.MjData) -> Physics:
-    return Physics(Quantities(*(np.array(getattr(data, name)) for name in Quantities._fields)), np.array(data.qacc))
+def _physics(env_id: str, data: mujoco.MjData) -> Physics:
+    read = {name: np.array(getattr(data, name)) for name in ("qpos", "qvel", *MJX_TASKS[env_id].reads)}
+    return Physics(Quantities(**read), np.array(data.qacc))
 
 
 def _contacts(env: Any) -> tuple[bool, bool]:
@@ -194,16 +198,20 @@ def relative_error(ours: Float, theirs: Float) -> Float:
 
 def compare(task: str, options: str, cases: Cases, outcome: Outcome, ms: float, compile_seconds: float) -> list[Row]:
     """A row for each kind of states that there are."""
-    errors = [
-        relative_error(outcome.qvel, cases.after.qvel),
-        relative_error(outcome.observation, cases.observation),
-        relative_error(outcome.reward, cases.reward),
-    ]
+    errors = {
+        "velocity": relative_error(outcome.qvel, cases.after.qvel),
+        "observation": relative_error(outcome.observation, cases.observation),
+        "reward": relative_error(outcome.reward, cases.reward),
+    }
     differ = outcome.terminated != cases.terminated
     rows = []
     for kind, chosen in {"all": np.ones_like(cases.contact), "contact": cases.contact, "steep": cases.steep}.items():
         if chosen.any():
-            figures = [float(np.quantile(error[chosen], share)) for error in errors for share in (0.5, 0.99, 1.0)]
-            disagreements = int(differ[chosen].sum())
-            rows.append(Row(task, options, kind, int(chosen.sum()), *figures, disagreements, ms, compile_seconds))
+            figures: dict[str, Any] = {
+                f"{name}_{figure}": float(np.quantile(error[chosen], share))
+                for name, error in errors.items()
+                for figure, share in {"median": 0.5, "p99": 0.99, "max": 1.0}.items()
+            }
+            figures |= {"disagreements": int(differ[chosen].sum()), "ms_per_step": ms}
+            rows.append(Row(task, options, kind, int(chosen.sum()), compile_seconds=compile_seconds, **figures))
     return rows

@@ -67,13 +67,14 @@ class MjxEnv(Env):
         Raises:
           SettingError: if an option is out of range.
         """
-        original = gymnasium.make(env_id).unwrapped
+        original: Any = gymnasium.make(env_id)
+        self.time_limit: int = original.spec.max_episode_steps
+        original = original.unwrapped
         self.task, self.mj_model = TASKS[env_id], copy.deepcopy(original.model)
         _set_options(self.mj_model, integrator, iterations, ls_iterations)
         self.model = mjx.put_model(self.mj_model)
         self._blank = mjx.make_data(self.mj_model)
         self._frame_skip, self.dt = original.frame_skip, float(original.dt)
-        self.time_limit: int = gymnasium.spec(env_id).max_episode_steps
         (self._observation_size,) = original.observation_space.shape
 
     @property
@@ -96,9 +97,9 @@ class MjxEnv(Env):
         with full_precision():
             qpos, qvel = self.task.start(rng, self._blank.qpos, self._blank.qvel)
             data = self._blank.replace(qpos=qpos, qvel=qvel)
-            data = mjx.com_vel(self.model, mjx.com_pos(self.model, mjx.kinematics(self.model, data)))
-        # No constraint is active and no actuator pulls at a reset, as far as any task observes.
-        return self.begin(Physics(_quantities(data, qpos, qvel), data.qacc))
+            if self.task.reads:  # no constraint is active and no actuator pulls at a reset, as far as a task observes
+                data = mjx.com_vel(self.model, mjx.com_pos(self.model, mjx.kinematics(self.model, data)))
+        return self.begin(Physics(self._quantities(data, qpos, qvel), data.qacc))
 
     def begin(self, physics: Physics) -> State:
         """A new episode in a given state."""
@@ -135,23 +136,23 @@ class MjxEnv(Env):
         data = self._evaluate(now.qpos, now.qvel, physics.qacc, control)
         euler = self.mj_model.opt.integrator == INTEGRATORS["Euler"]
         after = (mjx.euler if euler else mjx.implicit)(self.model, data)
-        return Physics(_quantities(data, after.qpos, after.qvel), data.qacc)
+        return Physics(self._quantities(data, after.qpos, after.qvel), data.qacc)
 
     def _runge_kutta(self, physics: Physics, control: Array) -> Physics:
-        """A step of MuJoCo with RK4. ``mjx.rungekutta4`` has no place for :func:`_align_friction`.
+        """A step of MuJoCo with RK4. ``mjx.rungekutta4`` has no place for :func:`align_friction`.
 
         A loop over the stages compiles the dynamics once, not four times.
         """
         start, timestep = physics.quantities, self.model.opt.timestep
 
-        def stage(carry: tuple[Physics, Array, Array], tableau: tuple[Array, Array]) -> tuple[Any, None]:
+        def stage(carry: tuple[Physics, Array, Array], tableau: tuple[Array, ...]) -> tuple[Any, None]:
             previous, mean_velocity, mean_acceleration = carry
             offset, weight = tableau
             qpos = self._move(start.qpos, previous.quantities.qvel, offset * timestep)
             qvel = start.qvel + offset * timestep * previous.qacc
             data = self._evaluate(qpos, qvel, previous.qacc, control)
             means = mean_velocity + weight * qvel, mean_acceleration + weight * data.qacc
-            return (Physics(_quantities(data, qpos, qvel), data.qacc), *means), None
+            return (Physics(self._quantities(data, qpos, qvel), data.qacc), *means), None
 
         zero = jnp.zeros_like(start.qvel)
         tableau = tuple(jnp.asarray(column, start.qpos.dtype) for column in _RUNGE_KUTTA)
@@ -162,10 +163,16 @@ class MjxEnv(Env):
     def _evaluate(self, qpos: Array, qvel: Array, qacc: Array, control: Array) -> mjx.Data:
         """The dynamics at a state; the solver starts from ``qacc``."""
         data = self._blank.replace(qpos=qpos, qvel=qvel, ctrl=control, qacc_warmstart=qacc)
-        data = _align_friction(self.model, mjx.fwd_position(self.model, data))
+        data = align_friction(self.model, mjx.fwd_position(self.model, data))
         for part in (mjx.fwd_velocity, mjx.fwd_actuation, mjx.fwd_acceleration, mjx.solve):
             data = part(self.model, data)
-        return mjx.rne_postconstraint(self.model, data) if self.task.contact_forces else data
+        return mjx.rne_postconstraint(self.model, data) if "cfrc_ext" in self.task.reads else data
+
+    def _quantities(self, data: mjx.Data, qpos: Array, qvel: Array) -> Quantities:
+        """What the task reads; a part of it only MJX's own engine has."""
+        own = {"cinert", "cfrc_ext"}
+        rest = {name: getattr(data._impl if name in own else data, name) for name in self.task.reads}
+        return Quantities(qpos, qvel, **rest)
 
     def _move(self, qpos: Array, qvel: Array, duration: Array) -> Array:
         """Positions after moving at constant velocity."""
@@ -191,14 +198,7 @@ def _set_options(model: mujoco.MjModel, integrator: str | None, iterations: int 
             setattr(model.opt, name, value)
 
 
-def _quantities(data: mjx.Data, qpos: Array, qvel: Array) -> Quantities:
-    rest = {name: getattr(data, name) for name in ("xpos", "subtree_com", "site_xpos", "cvel")}
-    rest |= {name: getattr(data, name) for name in ("qfrc_actuator", "qfrc_constraint")}
-    rest |= {name: getattr(data._impl, name) for name in ("cinert", "cfrc_ext")}
-    return Quantities(qpos, qvel, **rest)
-
-
-def _align_friction(model: mjx.Model, data: mjx.Data) -> mjx.Data:
+def align_friction(model: mjx.Model, data: mjx.Data) -> mjx.Data:
     """Turns the friction axes of capsules on a plane along the capsule, as C MuJoCo has them.
 
     MJX does so only where the capsule lies flatter than 60 degrees. The axes matter because the friction cone is a

@@ -20,7 +20,7 @@ class Quantities(NamedTuple):
     """What tasks read of MuJoCo's data, under its names and in its layout (bodies nb, sites ns, SI units).
 
     ``qpos`` and ``qvel`` are those after a step; the rest is what the last evaluation of the dynamics in that step
-    left behind, as Gymnasium sees it: it belongs to a slightly earlier state.
+    left behind, as Gymnasium sees it: it belongs to a slightly earlier state. None is what nobody asked for.
 
     Attributes:
       qpos: generalized positions ``[nq]``.
@@ -37,14 +37,14 @@ class Quantities(NamedTuple):
 
     qpos: Any
     qvel: Any
-    xpos: Any
-    subtree_com: Any
-    site_xpos: Any
-    cinert: Any
-    cvel: Any
-    qfrc_actuator: Any
-    qfrc_constraint: Any
-    cfrc_ext: Any
+    xpos: Any = None
+    subtree_com: Any = None
+    site_xpos: Any = None
+    cinert: Any = None
+    cvel: Any = None
+    qfrc_actuator: Any = None
+    qfrc_constraint: Any = None
+    cfrc_ext: Any = None
 
 
 class Physics(NamedTuple):
@@ -86,14 +86,14 @@ class Task(NamedTuple):
       reward: transition -> scalar.
       healthy: quantities -> whether the episode goes on, a scalar.
       start: draws positions and velocities of a reset.
-      contact_forces: whether it reads ``cfrc_ext``, which costs extra.
+      reads: the names of the quantities that it reads beside ``qpos`` and ``qvel``.
     """
 
     observe: Callable[[Quantities], Any]
     reward: Callable[[Transition], Any]
     healthy: Callable[[Quantities], Any]
     start: Start
-    contact_forces: bool = False
+    reads: tuple[str, ...] = ()
 
 
 def _numpy(quantities: Quantities) -> ModuleType:
@@ -261,17 +261,27 @@ def _reacher_start(key: Array, qpos: Any, qvel: Any) -> tuple[Array, Array]:
 
 
 TASKS: dict[str, Task] = {
-    "Ant-v5": Task(_ant_observe, _ant_reward, _ant_healthy, _uniform_and_normal(0.1), contact_forces=True),
+    "Ant-v5": Task(_ant_observe, _ant_reward, _ant_healthy, _uniform_and_normal(0.1), ("xpos", "cfrc_ext")),
     "HalfCheetah-v5": Task(_positions_and_velocities(1), _run(0.1), _always, _uniform_and_normal(0.1)),
     "Hopper-v5": Task(
         _positions_and_velocities(1, clip=10.0), _run_upright(1e-3, _hopper_healthy), _hopper_healthy, _uniform(5e-3)
     ),
-    "Humanoid-v5": Task(_humanoid_observe, _humanoid_reward, _humanoid_healthy, _uniform(1e-2), contact_forces=True),
+    "Humanoid-v5": Task(
+        _humanoid_observe,
+        _humanoid_reward,
+        _humanoid_healthy,
+        _uniform(1e-2),
+        ("subtree_com", "cinert", "cvel", "qfrc_actuator", "cfrc_ext"),
+    ),
     "InvertedDoublePendulum-v5": Task(
-        _double_pendulum_observe, _double_pendulum_reward, _double_pendulum_healthy, _uniform_and_normal(0.1)
+        _double_pendulum_observe,
+        _double_pendulum_reward,
+        _double_pendulum_healthy,
+        _uniform_and_normal(0.1),
+        ("site_xpos", "qfrc_constraint"),
     ),
     "InvertedPendulum-v5": Task(_positions_and_velocities(0), _pendulum_reward, _pendulum_healthy, _uniform(0.01)),
-    "Reacher-v5": Task(_reacher_observe, _reacher_reward, _always, _reacher_start),
+    "Reacher-v5": Task(_reacher_observe, _reacher_reward, _always, _reacher_start, ("xpos",)),
     "Swimmer-v5": Task(_positions_and_velocities(2), _run(1e-4), _always, _uniform(0.1)),
     "Walker2d-v5": Task(
         _positions_and_velocities(1, clip=10.0),

@@ -7,8 +7,8 @@ import pytest
 from preqn_jax.envs.mjx_tasks import TASKS, Quantities, Transition
 
 
-def quantities(data):
-    return Quantities(*(np.array(getattr(data, name)) for name in Quantities._fields))
+def quantities(env_id, data):
+    return Quantities(**{name: np.array(getattr(data, name)) for name in ("qpos", "qvel", *TASKS[env_id].reads)})
 
 
 def trajectory(env_id, steps):
@@ -16,12 +16,12 @@ def trajectory(env_id, steps):
     env, generator = gymnasium.make(env_id), np.random.default_rng(0)
     observation, _ = env.reset(seed=0)
     data = env.unwrapped.data
-    np.testing.assert_allclose(TASKS[env_id].observe(quantities(data)), observation, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(TASKS[env_id].observe(quantities(env_id, data)), observation, rtol=0, atol=1e-12)
     for _ in range(steps):
-        before = quantities(data)
+        before = quantities(env_id, data)
         control = generator.uniform(env.action_space.low, env.action_space.high)  # float64, for Gymnasium sums its cost
         outcome = env.step(control)
-        yield Transition(before, quantities(data), control, env.unwrapped.dt), outcome
+        yield Transition(before, quantities(env_id, data), control, env.unwrapped.dt), outcome
         if outcome[2] or outcome[3]:
             env.reset()
 
