@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
@@ -31,6 +32,13 @@ INTEGRATORS = {
 
 # Of each stage: how far into the step it lies, in steps, and its weight.
 _RUNGE_KUTTA = (np.array([0.0, 0.5, 0.5, 1.0]), np.array([1.0, 2.0, 2.0, 1.0]) / 6.0)
+
+
+@contextlib.contextmanager
+def _as_mjx_needs() -> Iterator[None]:
+    """Full float32 products, and the promotion of ranks that MJX itself makes use of."""
+    with full_precision(), jax.numpy_rank_promotion("allow"):
+        yield
 
 
 class MjxEnv(Env):
@@ -72,7 +80,10 @@ class MjxEnv(Env):
         original = original.unwrapped
         self.task, self.mj_model = TASKS[env_id], copy.deepcopy(original.model)
         _set_options(self.mj_model, integrator, iterations, ls_iterations)
-        self.model = mjx.put_model(self.mj_model)
+        try:
+            self.model = mjx.put_model(self.mj_model)
+        except NotImplementedError as error:
+            raise SettingError(f"MJX cannot run {env_id} with integrator={integrator}: {error}") from error
         self._blank = mjx.make_data(self.mj_model)
         self._frame_skip, self.dt = original.frame_skip, float(original.dt)
         (self._observation_size,) = original.observation_space.shape
@@ -94,7 +105,7 @@ class MjxEnv(Env):
 
     def reset(self, rng: Array) -> State:
         """A new episode, drawn from a key."""
-        with full_precision():
+        with _as_mjx_needs():
             qpos, qvel = self.task.start(rng, self._blank.qpos, self._blank.qvel)
             data = self._blank.replace(qpos=qpos, qvel=qvel)
             if self.task.reads:  # no constraint is active and no actuator pulls at a reset, as far as a task observes
@@ -110,7 +121,7 @@ class MjxEnv(Env):
 
     def step(self, state: State, action: Array) -> State:
         """The state after an action ``[A]`` in [-1, 1]."""
-        with full_precision():
+        with _as_mjx_needs():
             low, high = self.mj_model.actuator_ctrlrange.T.astype(action.dtype)
             control = jnp.clip(low + 0.5 * (action + 1.0) * (high - low), low, high)
             physics = self._simulate(state.pipeline_state, control)
