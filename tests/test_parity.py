@@ -78,7 +78,11 @@ def test_the_command_end_to_end(tmp_path):
 
 @pytest.mark.parametrize(
     ("argument", "says"),
-    [("--tasks=Hoper-v5", "did you mean Hopper-v5"), ("--tasks=", "--tasks"), ("--out=file/inside", "--out")],
+    [
+        ("--tasks=Hoper-v5", "did you mean Hopper-v5"),
+        ("--options=8x9", "did you mean 8x8"),
+        ("--out=file/inside", "--out"),
+    ],
 )
 def test_what_cannot_be_is_refused_in_one_line(tmp_path, argument, says):
     (tmp_path / "file").write_text("")
