@@ -1,6 +1,14 @@
-"""Environments by short name, and what can run them."""
+"""Environments by short name, what can run them, and the maker of Gymnasium's own on the device."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from preqn_jax.envs.mjx_tasks import TASKS as MJX_TASKS
+from preqn_jax.settings import SettingError, unknown
+
+if TYPE_CHECKING:
+    from preqn_jax.envs.mjx import MjxEnv
 
 # What <environment> stands for in a configuration's name <agent>_<environment>.
 ENVS: dict[str, str] = {
@@ -16,3 +24,22 @@ ENVS: dict[str, str] = {
 }
 
 BACKENDS = ("gymnasium", "mjx", "brax", "playground")
+
+
+def make_mjx(env_id: str, **options: Any) -> MjxEnv:
+    """A Gymnasium task on MJX, as a Brax environment.
+
+    Args:
+      env_id: a key of ``MJX_TASKS``, "Hopper-v5".
+      **options: of the physics, see :class:`preqn_jax.envs.mjx.MjxEnv`.
+
+    Raises:
+      SettingError: if there is no such task, a package is missing, or an option is out of range.
+    """
+    if env_id not in MJX_TASKS:
+        raise SettingError(unknown("MJX task", env_id, MJX_TASKS))
+    try:
+        from preqn_jax.envs.mjx import MjxEnv  # only now: the library is useful without these packages
+    except ModuleNotFoundError as error:
+        raise SettingError(f"{env_id} on MJX needs {error.name}: pip install mujoco-mjx brax") from error
+    return MjxEnv(env_id, **options)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from preqn_jax.envs import MJX_TASKS, make_mjx
 from preqn_jax.ops.conditionals import update_if
 from preqn_jax.settings import SettingError, unknown
 from preqn_jax.types import Array
@@ -120,7 +121,8 @@ def from_brax(env: Any, time_limit: int) -> DeviceEnv:
 
 
 def _mjx(env_id: str) -> tuple[Any, int]:
-    env = _import("preqn_jax.envs.mjx", "mjx", "pip install mujoco-mjx brax").make(env_id)
+    _check_known(env_id, MJX_TASKS)
+    env = make_mjx(env_id)
     return env, env.time_limit
 
 

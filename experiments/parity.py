@@ -1,0 +1,123 @@
+"""How far tasks on MJX are from Gymnasium's own: ``python -m experiments.parity``.
+
+From the same state and action, one environment step on MJX and one of ``gymnasium.make``, over states that random and
+rails-random policies went through in Gymnasium: from resets on, and on beyond the fall, where contacts are many.
+
+Errors are relative, in each state: |v' - v| / max(1, |v|) in the Euclidean norm, v being Gymnasium's generalized
+velocities, its observation, or its reward. The table has their median, 99th percentile and maximum over states; the
+rows "contact" and "steep" those states in which anything touched, and in which a capsule stood on the floor at more
+than 60 degrees (MJX by itself gives such contacts other friction axes than C MuJoCo; the tasks put that right). The
+aim is a 99th percentile of the velocities under 1e-3.
+
+``--options=own,8x8,euler`` measures cheaper solvers and integrators beside the model's own (``OPTIONS`` in
+``parity_measurements.py``), ``--float64`` computes in double precision. ``--out`` gets parity.csv, and parity.json with
+what it was made with.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import io
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+import tqdm
+from absl import flags
+
+from experiments import flags as command_line
+from experiments import provenance, suite
+from experiments.loggers import replace_file
+from experiments.parity_measurements import OPTIONS, Row, Stepper, collect, compare
+from preqn_jax.envs import MJX_TASKS
+from preqn_jax.settings import SettingError
+
+_TASKS = flags.DEFINE_list("tasks", list(MJX_TASKS), f"any of {', '.join(MJX_TASKS)}")
+_STATES = flags.DEFINE_integer("states", 1000, "states of a task", lower_bound=1)
+_BATCH = flags.DEFINE_integer("batch", 250, "environments that step together", lower_bound=1)
+_OPTIONS = flags.DEFINE_list("options", ["own"], f"of the physics: any of {', '.join(OPTIONS)}")
+_FLOAT64 = flags.DEFINE_bool("float64", False, "compute in double precision")
+_OUT = flags.DEFINE_string("out", "runs/parity", "folder that the results go to")
+
+_AIM = 1e-3
+
+
+def main() -> int:
+    """Measures, prints, saves; returns the exit code."""
+    suite.check_names("--tasks", _TASKS.value, list(MJX_TASKS))
+    suite.check_names("--options", _OPTIONS.value, list(OPTIONS))
+    out = _folder(pathlib.Path(_OUT.value))
+    jax.config.update("jax_enable_x64", _FLOAT64.value)
+    rows = [row for task in _TASKS.value for row in _measure(task)]
+    print("\n".join(_markdown(rows)))
+    missed = [f"{row.task} ({row.options})" for row in rows if row.kind == "all" and not row.velocity_p99 < _AIM]
+    print(f"\n99th percentile of the velocities under {_AIM:g}: {'all' if not missed else 'not ' + ', '.join(missed)}")
+    _save(rows, out)
+    print(f"saved to {out}")
+    return 0
+
+
+def _folder(path: pathlib.Path) -> pathlib.Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingError(f"--out={path} cannot be a folder: {error.strerror}") from None
+    if not os.access(path, os.W_OK):
+        raise SettingError(f"--out={path} cannot be written: give a folder that can be")
+    return path
+
+
+def _measure(task: str) -> list[Row]:
+    """The rows of one task, with a bar where there is a terminal and a line for each options where there is none."""
+    cases, rows = collect(task, _STATES.value), []
+    for options in _OPTIONS.value:
+        if not sys.stderr.isatty():
+            print(f"{task}, {options}: {_STATES.value} states", file=sys.stderr, flush=True)
+        stepper = Stepper(task, cases, _BATCH.value, OPTIONS[options])
+        bar = tqdm.tqdm(
+            stepper.run(),
+            f"{task}, {options}",
+            total=-(-_STATES.value // _BATCH.value),
+            unit="batch",
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+        )
+        outcomes, times = zip(*bar, strict=True)
+        outcome = jax.tree.map(lambda *leaves: np.concatenate(leaves), *outcomes)
+        rows += compare(task, options, cases, outcome, float(np.median(times)), stepper.compile_seconds)
+    return rows
+
+
+def _markdown(rows: Sequence[Row]) -> list[str]:
+    head = ["task", "physics", "states", "velocities: median", "p99", "max", "observation: p99", "max"]
+    head += ["reward: p99", "max", "termination differs", "ms a step", "compile s"]
+    lines = [head, ["---"] * len(head)]
+    for row in rows:
+        errors = [row.velocity_median, row.velocity_p99, row.velocity_max, row.observation_p99, row.observation_max]
+        errors += [row.reward_p99, row.reward_max]
+        line = [row.task, row.options, f"{row.kind}: {row.states}", *(f"{error:.1e}" for error in errors)]
+        lines.append([*line, str(row.disagreements), f"{row.ms_per_step:.3g}", f"{row.compile_seconds:.0f}"])
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _save(rows: Sequence[Row], out: pathlib.Path) -> None:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(Row._fields)
+    for row in rows:
+        writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in row])
+    replace_file(out / "parity.csv", buffer.getvalue())
+    record = provenance.collect()
+    record["versions"] |= {name: importlib.metadata.version(name) for name in ("mujoco-mjx", "brax")}
+    settings = {"states": _STATES.value, "batch": _BATCH.value, "float64": _FLOAT64.value}
+    record |= {"settings": settings, "rows": [row._asdict() for row in rows]}
+    replace_file(out / "parity.json", json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    command_line.run(main)
