@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from preqn_jax.envs.mjx_tasks import TASKS, Physics, Quantities, PhysicsStep
+from preqn_jax.envs.mjx_tasks import TASKS, Physics, PhysicsStep, Quantities
 from preqn_jax.ops.precision import full_precision
 from preqn_jax.settings import SettingError, unknown
 from preqn_jax.types import Array

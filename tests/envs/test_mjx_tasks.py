@@ -4,7 +4,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from preqn_jax.envs.mjx_tasks import TASKS, Quantities, PhysicsStep
+from preqn_jax.envs.mjx_tasks import TASKS, PhysicsStep, Quantities
 
 
 def quantities(env_id, data):
