@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from preqn_jax.envs.mjx_tasks import TASKS, Physics, Quantities, Transition
+from preqn_jax.envs.mjx_tasks import TASKS, Physics, PhysicsStep, Quantities
 from preqn_jax.ops.precision import full_precision
 from preqn_jax.settings import SettingError, unknown
 from preqn_jax.types import Array
@@ -127,7 +127,7 @@ class MjxEnv(Env):
             physics = self._simulate(state.pipeline_state, control)
             before, after = state.pipeline_state.quantities, physics.quantities
             observation = self.task.observe(after)
-            reward = self.task.reward(Transition(before, after, control, self.dt)).astype(observation.dtype)
+            reward = self.task.reward(PhysicsStep(before, after, control, self.dt)).astype(observation.dtype)
         terminated = ~self.task.healthy(after)
         steps = state.info["steps"] + 1
         info = {**state.info, "terminated": terminated, "truncated": (steps >= self.time_limit) & ~terminated}

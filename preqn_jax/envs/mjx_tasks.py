@@ -59,7 +59,7 @@ class Physics(NamedTuple):
     qacc: Any
 
 
-class Transition(NamedTuple):
+class PhysicsStep(NamedTuple):
     """One step as a reward sees it.
 
     Attributes:
@@ -83,14 +83,14 @@ class Task(NamedTuple):
 
     Attributes:
       observe: quantities -> observation ``[O]``.
-      reward: transition -> scalar.
+      reward: a step -> scalar.
       healthy: quantities -> whether the episode goes on, a scalar.
       start: draws positions and velocities of a reset.
       reads: the names of the quantities that it reads beside ``qpos`` and ``qvel``.
     """
 
     observe: Callable[[Quantities], Any]
-    reward: Callable[[Transition], Any]
+    reward: Callable[[PhysicsStep], Any]
     healthy: Callable[[Quantities], Any]
     start: Start
     reads: tuple[str, ...] = ()
@@ -109,7 +109,7 @@ def _always(now: Quantities) -> Any:
     return _numpy(now).asarray(True)
 
 
-def _x_velocity(step: Transition) -> Any:
+def _x_velocity(step: PhysicsStep) -> Any:
     return (step.after.qpos[0] - step.before.qpos[0]) / step.dt
 
 
@@ -127,12 +127,12 @@ def _positions_and_velocities(skip: int, clip: float | None = None) -> Callable[
     return observe
 
 
-def _run(control_cost: float) -> Callable[[Transition], Any]:
+def _run(control_cost: float) -> Callable[[PhysicsStep], Any]:
     """Pays speed along x, less the cost of control."""
     return lambda step: _x_velocity(step) - control_cost * _squares(step.control)
 
 
-def _run_upright(control_cost: float, healthy: Callable[[Quantities], Any]) -> Callable[[Transition], Any]:
+def _run_upright(control_cost: float, healthy: Callable[[Quantities], Any]) -> Callable[[PhysicsStep], Any]:
     """As :func:`_run`, and 1 for every step that ends upright."""
     return lambda step: _run(control_cost)(step) + 1.0 * healthy(step.after)
 
@@ -160,7 +160,7 @@ def _ant_healthy(now: Quantities) -> Any:
     return finite & (now.qpos[2] >= 0.2) & (now.qpos[2] <= 1.0)
 
 
-def _ant_reward(step: Transition) -> Any:
+def _ant_reward(step: PhysicsStep) -> Any:
     torso = 1
     speed = (step.after.xpos[torso, 0] - step.before.xpos[torso, 0]) / step.dt
     cost = 0.5 * _squares(step.control) + 5e-4 * _squares(_clipped_contact_forces(step.after))
@@ -177,7 +177,7 @@ def _humanoid_healthy(now: Quantities) -> Any:
     return _between(1.0, now.qpos[2], 2.0)
 
 
-def _humanoid_reward(step: Transition) -> Any:
+def _humanoid_reward(step: PhysicsStep) -> Any:
     speed = (step.after.subtree_com[0, 0] - step.before.subtree_com[0, 0]) / step.dt
     contact_cost = (5e-7 * _squares(step.after.cfrc_ext)).clip(None, 10.0)
     return 1.25 * speed + 5.0 * _humanoid_healthy(step.after) - (0.1 * _squares(step.control) + contact_cost)
@@ -189,7 +189,7 @@ def _pendulum_healthy(now: Quantities) -> Any:
     return finite & (abs(now.qpos[1]) <= 0.2)
 
 
-def _pendulum_reward(step: Transition) -> Any:
+def _pendulum_reward(step: PhysicsStep) -> Any:
     return 1.0 * _pendulum_healthy(step.after)
 
 
@@ -204,7 +204,7 @@ def _double_pendulum_healthy(now: Quantities) -> Any:
     return _numpy(now).logical_not(now.site_xpos[0, 2] <= 1.0)  # a nan goes on, as in Gymnasium
 
 
-def _double_pendulum_reward(step: Transition) -> Any:
+def _double_pendulum_reward(step: PhysicsStep) -> Any:
     x, _, y = step.after.site_xpos[0]
     _, v1, v2 = step.after.qvel
     distance_penalty, velocity_penalty = 0.01 * x**2 + (y - 2) ** 2, 1e-3 * v1**2 + 5e-3 * v2**2
@@ -222,7 +222,7 @@ def _reacher_observe(now: Quantities) -> Any:
     return np.concatenate([np.cos(angles), np.sin(angles), goal, now.qvel[:2], _fingertip_from_target(now)[:2]])
 
 
-def _reacher_reward(step: Transition) -> Any:
+def _reacher_reward(step: PhysicsStep) -> Any:
     distance = _squares(_fingertip_from_target(step.after)) ** 0.5
     return -distance - _squares(step.control)
 

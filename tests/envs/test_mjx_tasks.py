@@ -4,7 +4,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from preqn_jax.envs.mjx_tasks import TASKS, Quantities, Transition
+from preqn_jax.envs.mjx_tasks import TASKS, PhysicsStep, Quantities
 
 
 def quantities(env_id, data):
@@ -21,7 +21,7 @@ def trajectory(env_id, steps):
         before = quantities(env_id, data)
         control = generator.uniform(env.action_space.low, env.action_space.high)  # float64, for Gymnasium sums its cost
         outcome = env.step(control)
-        yield Transition(before, quantities(env_id, data), control, env.unwrapped.dt), outcome
+        yield PhysicsStep(before, quantities(env_id, data), control, env.unwrapped.dt), outcome
         if outcome[2] or outcome[3]:
             env.reset()
 
