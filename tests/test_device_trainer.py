@@ -21,9 +21,9 @@ AGENT = PreQNConfig(hidden_sizes=(16, 16), gamma=0.5)
 
 @pytest.fixture(autouse=True)
 def probes(monkeypatch):
-    def make(env_id, backend, time_limit=0):
-        probe, own = PROBES[env_id]
-        return device.from_brax(probe, time_limit or own)
+    def make(env):
+        probe, time_limit = PROBES[env.id]
+        return device.from_brax(probe, env.time_limit or time_limit)
 
     monkeypatch.setattr(device, "make", make)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -10,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from preqn_jax.config import EnvConfig
 from preqn_jax.envs import MJX_TASKS, make_mjx
 from preqn_jax.ops.conditionals import update_if
 from preqn_jax.settings import SettingError, unknown
@@ -66,22 +69,17 @@ class DeviceEnv(NamedTuple):
     time_limit: int
 
 
-def make(env_id: str, backend: str, time_limit: int = 0) -> DeviceEnv:
+def make(config: EnvConfig) -> DeviceEnv:
     """The environment that a configuration names.
-
-    Args:
-      env_id: its name with that backend.
-      backend: mjx, brax or playground.
-      time_limit: in steps; 0 for its own.
 
     Raises:
       SettingError: for an unknown name, with the nearest that exists, or a package that is missing.
     """
-    env, own_time_limit = {"mjx": _mjx, "brax": _brax, "playground": _playground}[backend](env_id)
+    env, own_time_limit = {"mjx": _mjx, "brax": _brax, "playground": _playground}[config.backend](config)
     try:
-        return from_brax(env, time_limit or own_time_limit)
+        return from_brax(env, config.time_limit or own_time_limit)
     except SettingError as error:
-        raise SettingError(f"config.env.id={env_id}: {error}") from None
+        raise SettingError(f"config.env.id={config.id}: {error}") from None
 
 
 def step_and_restart(env: DeviceEnv, state: EnvState, action: Array, keys: Array) -> tuple[EnvState, Outcome]:
@@ -120,27 +118,29 @@ def from_brax(env: Any, time_limit: int) -> DeviceEnv:
     return DeviceEnv(reset, step, shape[1], env.action_size, time_limit)
 
 
-def _mjx(env_id: str) -> tuple[Any, int]:
-    _check_known(env_id, MJX_TASKS)
-    env = make_mjx(env_id)
+def _mjx(config: EnvConfig) -> tuple[Any, int]:
+    _check_known(config.id, MJX_TASKS)
+    iterations = config.solver_iterations or None
+    env = make_mjx(config.id, iterations=iterations, ls_iterations=iterations)
     return env, env.time_limit
 
 
-def _brax(env_id: str) -> tuple[Any, int]:
+def _brax(config: EnvConfig) -> tuple[Any, int]:
     envs = _import("brax.envs", "brax", "pip install brax")
-    _check_known(env_id, envs._envs)
-    return envs.get_environment(env_id), BRAX_TIME_LIMIT
+    _check_known(config.id, envs._envs)
+    return envs.get_environment(config.id), BRAX_TIME_LIMIT
 
 
-def _playground(env_id: str) -> tuple[Any, int]:
+def _playground(config: EnvConfig) -> tuple[Any, int]:
     registry = _import("mujoco_playground", "playground", "pip install playground").registry
-    _check_known(env_id, registry.ALL_ENVS)
-    return registry.load(env_id), registry.get_default_config(env_id).episode_length
+    _check_known(config.id, registry.ALL_ENVS)
+    return registry.load(config.id), registry.get_default_config(config.id).episode_length
 
 
 def _import(module: str, backend: str, remedy: str) -> ModuleType:
     try:
-        return importlib.import_module(module)
+        with contextlib.redirect_stdout(io.StringIO()):  # MJX prints that Warp, which is not used here, is missing
+            return importlib.import_module(module)
     except ImportError as error:
         raise SettingError(
             f"config.env.backend={backend} needs a package that is missing ({error}); {remedy}"

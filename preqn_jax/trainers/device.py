@@ -98,7 +98,7 @@ class DeviceTrainer(Trainer):
         here = [number for number, device in enumerate(devices) if device.process_index == jax.process_index()]
         self.members = [member for number in here for member in members[number * each : (number + 1) * each]]
         super().__init__(config, [member.seed for member in self.members])
-        self.env = device_env.make(config.env.id, config.env.backend, config.env.time_limit)
+        self.env = device_env.make(config.env)
         shapes = transition_shapes(self.env.observation_size, self.env.action_size)
         self.replay_bytes = 4 * len(self.members) * config.replay_capacity * sum(int(np.prod(s)) for s in shapes)
         self._check_memory(devices[here[0]], len(here))
