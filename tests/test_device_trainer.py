@@ -28,7 +28,7 @@ def probes(monkeypatch):
     monkeypatch.setattr(device, "make", make)
 
 
-def config(env_id="one", num_envs=2, **changes):
+def config(env_id="one", num_envs=2, time_limit=0, solver_iterations=0, **changes):
     schedule = {
         "total_steps": 200,
         "start_steps": 50,
@@ -40,7 +40,7 @@ def config(env_id="one", num_envs=2, **changes):
         "evaluate_episodes": 2,
         "checkpoint_every": 100,
     }
-    env = EnvConfig(env_id, backend="brax", num_envs=num_envs)
+    env = EnvConfig(env_id, "brax", num_envs, time_limit, solver_iterations)
     return Config(agent=changes.pop("agent", AGENT), env=env, **{**schedule, **changes})
 
 
@@ -89,6 +89,17 @@ def test_the_schedule_and_a_checkpoint_of_another_configuration():
     name = next(name for name in saved[100] if name.endswith("kernel"))
     with pytest.raises(CheckpointError, match="another configuration"):
         trainer.restore({**saved[100], name: saved[100][name][..., 1:]})
+
+
+def test_nothing_is_traced_again_once_it_is_compiled(monkeypatch):
+    traces, (probe, _) = [], PROBES["one"]
+    original = probe.step
+    monkeypatch.setattr(probe, "step", lambda *arguments: traces.append(1) or original(*arguments))
+    trainer = DeviceTrainer(config())
+    trainer.compile()
+    before = len(traces)
+    run(trainer, Recorder(), save=lambda t: t.arrays(), should_stop=lambda: False)
+    assert len(traces) == before > 0
 
 
 def test_nothing_is_learned_and_actions_are_uniform_at_the_start():
@@ -174,6 +185,8 @@ def test_devices_share_the_members_between_them():
         ({"num_envs": 3}, "config.update_every=10 must be a multiple of config.env.num_envs=3; nearest: 9"),
         ({"replay_capacity": 155}, "config.replay_capacity=155 must be a multiple of config.update_every=10; nearest"),
         ({"replay_capacity": 10**13}, "GiB for 1 member"),
+        ({"time_limit": -1}, "config.env.time_limit=-1 is out of range"),
+        ({"solver_iterations": 8}, "config.env.solver_iterations=8 means nothing to backend=brax; allowed: 0"),
     ],
 )
 def test_what_cannot_be_is_refused_before_compiling(changes, message):
