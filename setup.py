@@ -50,6 +50,7 @@ setuptools.setup(
             "hypothesis>=6.100,<7",
             "mypy>=1.11,<3",
             "pytest>=8,<10",
+            "pytest-xdist>=3.6,<4",
             "rlax>=0.1.9,<0.2",
             "ruff>=0.12,<1",
             "types-psutil",

@@ -44,6 +44,7 @@ _PROCESS = flags.DEFINE_integer("process-id", 0, "which of them this is", lower_
 
 def main(config: Config) -> int:
     """Runs what is missing, then reports on all there is; returns the exit code."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves an accelerator to the units' processes
     if _COORDINATOR.value is not None:
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     folder = pathlib.Path(_OUT.value or f"runs/sweep_{flags.FLAGS.config}")
@@ -72,7 +73,6 @@ def _fitting(config: Config, runs: int) -> int:
     if share == 1:
         return 1
     trainer = DeviceTrainer(config, [Member(config.seed)], devices=[jax.local_devices()[0]])
-    trainer.compile()
     fit = len(devices) * int(0.9 * memory_of(jax.local_devices()[0], 1) / shares / trainer.member_bytes())
     if not fit:
         raise SettingError("not one member of the population fits the memory; lower config.replay_capacity")
@@ -89,7 +89,7 @@ def _run(units: Sequence[Unit], folder: pathlib.Path) -> int:
     if address != "none":
         return cluster.run(missing, folder, address, _WORKERS.value) if missing else 0
     on_accelerator = units[0].members is not None and jax.default_backend() != "cpu"
-    runner = suite.Runner(units, folder, 1 if on_accelerator else _WORKERS.value)
+    runner = suite.Runner(units, folder, 1 if on_accelerator else _WORKERS.value, pin=not on_accelerator)
     code = runner.run()
     for name, reason in runner.failed.items():
         print(f"failed twice: {name}: {reason}", file=sys.stderr)

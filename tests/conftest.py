@@ -6,7 +6,9 @@ import tempfile
 _cache = tempfile.TemporaryDirectory(prefix="preqn_jax_tests_")
 
 
-def pytest_configure():
+def pytest_configure(config):
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        _take_a_core(getattr(config, "workerinput", {}).get("workerid", "gw0"))
     # In the environment, before JAX starts: the processes that tests start are to have it too.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
@@ -16,3 +18,10 @@ def pytest_configure():
     import jax
 
     jax.config.update("jax_numpy_rank_promotion", "raise")  # [B] against [B, 1] must fail loudly
+
+
+def _take_a_core(worker):
+    """One for each process of pytest-xdist; free to move, XLA's threads would cost several times the time."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})

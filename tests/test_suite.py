@@ -76,6 +76,18 @@ def test_all_jobs_run_once_and_longer_ones_go_on(tmp_path, capsys):
     assert suite.steps_done(jobs_of(steps=600)[0], tmp_path) == 600
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins nothing")
+def test_every_process_has_a_core_of_its_own_while_there_are_enough(tmp_path, monkeypatch):
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    tell = "import os, sys, time; time.sleep(1); open(sys.argv[1], 'w').write(str(os.sched_getaffinity(0)))"
+    command = lambda job, folder: [sys.executable, "-c", tell, str(folder / f"{job.name}.core")]  # noqa: E731
+    monkeypatch.setattr(Job, "command", command)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(cores))
+    jobs = jobs_of(seeds=(0,), tasks=("swimmer",))
+    Runner(jobs, tmp_path, workers=2).run()
+    assert {(tmp_path / f"{job.name}.core").read_text() for job in jobs} == {f"{{{core}}}" for core in cores}
+
+
 def test_a_failed_job_is_tried_once_more_and_the_rest_goes_on(tmp_path, capsys):
     jobs = jobs_of(seeds=(0,))
     (tmp_path / f"{jobs[0].name}.failures").write_text("1")

@@ -104,6 +104,7 @@ class DeviceTrainer(Trainer):
         self._check_memory(devices[here[0]], len(here))
         self._mesh = Mesh(np.array(devices), ("members",))
         self._sharding = NamedSharding(self._mesh, PartitionSpec("members"))
+        self._identity = self._spread(Identity(self._hyperparameters(), np.asarray(jax.random.key_data(self.keys))))
 
     def _check_memory(self, device: jax.Device, count: int) -> None:
         """Raises SettingError unless the replay buffers fit on ``count`` such devices."""
@@ -119,25 +120,31 @@ class DeviceTrainer(Trainer):
     def compile(self) -> float:
         """Initializes the learners and compiles everything that a run will call; returns the seconds it took."""
         start = time.perf_counter()
-        self._identity = self._spread(Identity(self._hyperparameters(), np.asarray(jax.random.key_data(self.keys))))
         self.population: Population = self._program(self._init)(self._identity)
-        arguments = self._identity, self.population, np.uint32(0)
-        burst = self._program(self._burst, donate=True).lower(*arguments)
+        burst = self._lower_burst()
         # Compiled ahead: a call with other shapes fails instead of compiling again.
         self._compiled_burst = burst.compile()
         self._compiled_play = self._program(self._play).lower(*self._play_arguments()).compile()
         self._compiled_diagnosis, diagnosis = None, []
         if self.config.diagnose_every:
+            arguments = self._identity, self.population, np.uint32(0)
             lowered = self._program(self._diagnose).lower(*arguments)
             self._compiled_diagnosis, diagnosis = lowered.compile(), sorted(lowered.out_info)
         self.interval = Interval(len(self.members), sorted(burst.out_info[1].infos), diagnosis)
         return time.perf_counter() - start
 
     def member_bytes(self) -> int:
-        """Memory of one member, as the compiler plans it; call after :meth:`compile`."""
-        analysis: Any = self._compiled_burst.memory_analysis()
+        """Memory of one member, as the compiler plans it for all; takes none, but the time of a compilation."""
+        analysis: Any = self._lower_burst().compile().memory_analysis()
         kept = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
         return (kept + analysis.temp_size_in_bytes) // len(self.members)
+
+    def _lower_burst(self) -> Any:
+        def placed(leaf: Array) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._sharding)
+
+        population = jax.tree.map(placed, jax.eval_shape(self._program(self._init), self._identity))
+        return self._program(self._burst, donate=True).lower(self._identity, population, np.uint32(0))
 
     def _hyperparameters(self) -> dict[str, np.ndarray]:
         """Those in which any member differs, of all of them."""
