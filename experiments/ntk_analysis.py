@@ -15,7 +15,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import pathlib
 import sys
 import time
@@ -42,6 +41,7 @@ from experiments.ntk_measurements import (
     collect,
     measure,
 )
+from experiments.workdir import results_folder
 from preqn_jax.networks import KERNEL_INITS
 from preqn_jax.settings import SettingError, unknown
 
@@ -100,13 +100,7 @@ def _read_options() -> Options:
             f"--pairs={_PAIRS.value} needs about {needed / 2**30:.1f} GiB for K, but {available / 2**30:.1f} GiB of "
             "memory are available; choose fewer"
         )
-    out = pathlib.Path(_OUT.value)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingError(f"--out={out} cannot be a folder: {error.strerror}") from None
-    if not os.access(out, os.W_OK):
-        raise SettingError(f"--out={out} cannot be written: give a folder that can be")
+    out = results_folder(_OUT.value)
     tasks = tuple(f"{TASKS[name]}-{version}" for version in versions for name in names)
     return Options(tasks, inits, _TRIALS.value, _PAIRS.value, out)
 

@@ -20,7 +20,6 @@ import csv
 import importlib.metadata
 import io
 import json
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -34,8 +33,8 @@ from experiments import flags as command_line
 from experiments import provenance, suite
 from experiments.loggers import replace_file
 from experiments.parity_measurements import OPTIONS, Row, Stepper, collect, compare
+from experiments.workdir import results_folder
 from preqn_jax.envs import MJX_TASKS
-from preqn_jax.settings import SettingError
 
 _TASKS = flags.DEFINE_list("tasks", list(MJX_TASKS), f"any of {', '.join(MJX_TASKS)}")
 _STATES = flags.DEFINE_integer("states", 1000, "states of a task", lower_bound=1)
@@ -51,7 +50,7 @@ def main() -> int:
     """Measures, prints, saves; returns the exit code."""
     suite.check_names("--tasks", _TASKS.value, list(MJX_TASKS))
     suite.check_names("--options", _OPTIONS.value, list(OPTIONS))
-    out = _folder(pathlib.Path(_OUT.value))
+    out = results_folder(_OUT.value)
     jax.config.update("jax_enable_x64", _FLOAT64.value)
     rows = [row for task in _TASKS.value for row in _measure(task)]
     print("\n".join(_markdown(rows)))
@@ -60,16 +59,6 @@ def main() -> int:
     _save(rows, out)
     print(f"saved to {out}")
     return 0
-
-
-def _folder(path: pathlib.Path) -> pathlib.Path:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingError(f"--out={path} cannot be a folder: {error.strerror}") from None
-    if not os.access(path, os.W_OK):
-        raise SettingError(f"--out={path} cannot be written: give a folder that can be")
-    return path
 
 
 def _measure(task: str) -> list[Row]:

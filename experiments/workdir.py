@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 from typing import IO, Any
 
@@ -35,6 +36,22 @@ def claim(workdir: pathlib.Path, config: Config) -> IO[str]:
     lock = _lock(workdir)
     replace_file(record, json.dumps({"config": resolved, **provenance.collect()}, indent=2) + "\n")
     return lock
+
+
+def results_folder(out: str) -> pathlib.Path:
+    """The folder that ``--out`` names, made if it is not there.
+
+    Raises:
+      SettingError: if it cannot be written.
+    """
+    folder = pathlib.Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingError(f"--out={folder} cannot be a folder: {error.strerror}") from None
+    if not os.access(folder, os.W_OK):
+        raise SettingError(f"--out={folder} cannot be written: give a folder that can be")
+    return folder
 
 
 def _lock(workdir: pathlib.Path) -> IO[str]:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from preqn_jax.agents import AGENTS
-from preqn_jax.agents.preqn import PreQNConfig
 from preqn_jax.checkpoint import CheckpointError
 from preqn_jax.config import Config, EnvConfig
 from preqn_jax.envs import device
@@ -14,9 +13,7 @@ from preqn_jax.settings import SettingError
 from preqn_jax.train import run
 from preqn_jax.trainers.device import DeviceTrainer, Member
 from tests.device_probes import PROBES
-from tests.test_train import Recorder
-
-AGENT = PreQNConfig(hidden_sizes=(16, 16), gamma=0.5)
+from tests.test_train import AGENT, SCHEDULE, Recorder
 
 
 @pytest.fixture(autouse=True)
@@ -29,19 +26,8 @@ def probes(monkeypatch):
 
 
 def config(env_id="one", num_envs=2, time_limit=0, solver_iterations=0, **changes):
-    schedule = {
-        "total_steps": 200,
-        "start_steps": 50,
-        "update_after": 50,
-        "update_every": 10,
-        "batch_size": 16,
-        "replay_capacity": 150,  # so that it wraps
-        "evaluate_every": 100,
-        "evaluate_episodes": 2,
-        "checkpoint_every": 100,
-    }
     env = EnvConfig(env_id, "brax", num_envs, time_limit, solver_iterations)
-    return Config(agent=changes.pop("agent", AGENT), env=env, **{**schedule, **changes})
+    return Config(agent=changes.pop("agent", AGENT), env=env, **{**SCHEDULE, **changes})
 
 
 def trained(configuration, arrays=None, stop_at=None, **options):

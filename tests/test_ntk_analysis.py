@@ -3,10 +3,6 @@
 import csv
 import itertools
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -18,8 +14,8 @@ from experiments.ntk_measurements import ACTIVATIONS, ARCHITECTURES, Architectur
 from preqn_jax.networks import Critic
 from preqn_jax.ops import ntk
 from tests import oracles, probes  # probes: registered
+from tests.programs import execute
 
-ROOT = pathlib.Path(__file__).parents[1]
 TASKS = ("Ant-v5", "HalfCheetah-v5", "Walker2d-v5")
 
 
@@ -208,16 +204,10 @@ def test_measurements_of_every_network():
     np.testing.assert_allclose(last.diagonal, np.diag(gram).mean(), rtol=1e-5)
 
 
-def execute(*arguments, cwd):
-    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compiling takes most of the time
-    environment = {**os.environ, **quick, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "experiments.ntk_analysis", *arguments]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    return done.returncode, done.stdout, done.stderr
-
-
 def test_the_command_end_to_end(tmp_path):
-    code, output, errors = execute("--tasks=halfcheetah", "--trials=2", "--pairs=16", "--out=results", cwd=tmp_path)
+    code, output, errors = execute(
+        "ntk_analysis", "--tasks=halfcheetah", "--trials=2", "--pairs=16", "--out=results", cwd=tmp_path
+    )
     assert code == 0, errors
     assert "[1/1] HalfCheetah-v5: 42 networks" in errors
     folder = tmp_path / "results"
@@ -253,7 +243,7 @@ def test_a_mistake_ends_with_one_line_and_exit_code_2(tmp_path):
         "--task=ant": "did you mean --tasks?",
     }
     for argument, says in mistakes.items():
-        code, output, errors = execute(argument, cwd=tmp_path)
+        code, output, errors = execute("ntk_analysis", argument, cwd=tmp_path)
         assert (code, output) == (2, ""), argument
         assert says in errors
         assert len(errors.strip().splitlines()) == 1, errors

@@ -2,18 +2,13 @@
 
 import csv
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 
 from experiments.parity_measurements import Outcome, collect, compare, relative_error
-
-ROOT = pathlib.Path(__file__).parents[1]
+from tests.programs import execute
 
 
 def test_states_reach_from_resets_to_falls_and_are_the_same_each_time():
@@ -51,17 +46,11 @@ def test_a_row_for_each_kind_of_states():
         assert every.reward_max == every.observation_max == 0.0
 
 
-def execute(*arguments, cwd):
-    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compiling takes most of the time
-    environment = {**os.environ, **quick, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "experiments.parity", *arguments]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    return done.returncode, done.stdout, done.stderr
-
-
 def test_the_command_end_to_end(tmp_path):
     task = "InvertedDoublePendulum-v5"
-    code, output, errors = execute(f"--tasks={task}", "--states=50", "--batch=30", "--out=results", cwd=tmp_path)
+    code, output, errors = execute(
+        "parity", f"--tasks={task}", "--states=50", "--batch=30", "--out=results", cwd=tmp_path
+    )
     assert code == 0, errors
     assert f"{task}, own: 50 states" in errors
     assert f"| {task} | own | all: 50 |" in output
@@ -86,7 +75,7 @@ def test_the_command_end_to_end(tmp_path):
 )
 def test_what_cannot_be_is_refused_in_one_line(tmp_path, argument, says):
     (tmp_path / "file").write_text("")
-    code, output, errors = execute(argument, cwd=tmp_path)
+    code, output, errors = execute("parity", argument, cwd=tmp_path)
     assert code == 2
     assert says in errors
     assert len(errors.strip().splitlines()) == 1

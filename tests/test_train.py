@@ -15,21 +15,21 @@ from preqn_jax.trainers.host import HostTrainer
 from tests import probes  # noqa: F401 (registers the probes)
 
 AGENT = PreQNConfig(hidden_sizes=(16, 16), gamma=0.5)
+SCHEDULE = {
+    "total_steps": 200,
+    "start_steps": 50,
+    "update_after": 50,
+    "update_every": 10,
+    "batch_size": 16,
+    "replay_capacity": 150,  # so that it wraps
+    "evaluate_every": 100,
+    "evaluate_episodes": 2,
+    "checkpoint_every": 100,
+}
 
 
 def config(env_id="ProbeOne-v0", **changes):
-    schedule = {
-        "total_steps": 200,
-        "start_steps": 50,
-        "update_after": 50,
-        "update_every": 10,
-        "batch_size": 16,
-        "replay_capacity": 150,  # so that it wraps
-        "evaluate_every": 100,
-        "evaluate_episodes": 2,
-        "checkpoint_every": 100,
-    }
-    return Config(agent=changes.pop("agent", AGENT), env=EnvConfig(env_id), **{**schedule, **changes})
+    return Config(agent=changes.pop("agent", AGENT), env=EnvConfig(env_id), **{**SCHEDULE, **changes})
 
 
 class Recorder:
