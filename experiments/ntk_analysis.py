@@ -18,7 +18,7 @@ import json
 import pathlib
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +27,7 @@ import tqdm
 from absl import flags
 
 from experiments import flags as command_line
-from experiments import plots, provenance
+from experiments import plots, provenance, suite
 from experiments.loggers import replace_file
 from experiments.ntk_findings import decide, over_trials
 from experiments.ntk_measurements import (
@@ -43,7 +43,7 @@ from experiments.ntk_measurements import (
 )
 from experiments.workdir import results_folder
 from preqn_jax.networks import KERNEL_INITS
-from preqn_jax.settings import SettingError, unknown
+from preqn_jax.settings import SettingError
 
 _TASKS = flags.DEFINE_list("tasks", list(TASKS), f"any of {', '.join(TASKS)}")
 _VERSIONS = flags.DEFINE_list("versions", ["v5"], f"of Gymnasium's tasks: any of {', '.join(VERSIONS)}")
@@ -91,9 +91,12 @@ def main() -> int:
 
 def _read_options() -> Options:
     """Raises SettingError on what the flags' own bounds cannot tell."""
-    names = _choices("tasks", _TASKS.value, TASKS)
-    versions = _choices("versions", _VERSIONS.value, VERSIONS)
-    inits = _choices("inits", _INITS.value, KERNEL_INITS)
+    for flag, given, known in (
+        ("--tasks", _TASKS.value, TASKS),
+        ("--versions", _VERSIONS.value, VERSIONS),
+        ("--inits", _INITS.value, KERNEL_INITS),
+    ):
+        suite.check_names(flag, given, sorted(known))
     needed, available = 3 * 4 * _PAIRS.value**2, psutil.virtual_memory().available  # K, and its copies on the way
     if needed > available:
         raise SettingError(
@@ -101,18 +104,8 @@ def _read_options() -> Options:
             "memory are available; choose fewer"
         )
     out = results_folder(_OUT.value)
-    tasks = tuple(f"{TASKS[name]}-{version}" for version in versions for name in names)
-    return Options(tasks, inits, _TRIALS.value, _PAIRS.value, out)
-
-
-def _choices(flag: str, given: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
-    """The names given, each once."""
-    if not given:
-        raise SettingError(f"--{flag} is empty (allowed: {', '.join(sorted(known))})")
-    for name in given:
-        if name not in known:
-            raise SettingError(unknown(f"--{flag}", name, known))
-    return tuple(dict.fromkeys(given))
+    tasks = tuple(f"{TASKS[name]}-{version}" for version in _VERSIONS.value for name in _TASKS.value)
+    return Options(tasks, tuple(_INITS.value), _TRIALS.value, _PAIRS.value, out)
 
 
 def _with_progress(options: Options) -> Iterator[Measurement]:

@@ -238,6 +238,8 @@ class Runner:
         )
         log.close()
         self._running.append(Process(job, attempt, time.monotonic(), self._pin(handle.pid), handle))
+        if self._stopped:  # a signal came before the process was among those that are told of it
+            handle.terminate()
         self._say(f"started {job.name}")
 
     def _pin(self, pid: int) -> int | None:
