@@ -1,7 +1,9 @@
 """One hyperparameter of PreQN at a time: ``python -m experiments.ablation``.
 
-Critic step size, solver and eta around the paper's values. Runs come in the order of what is learned most from one:
-first the step size that prototypes suggested beside the paper's, on every task, then the rest.
+Critic step size, solver and eta around the paper's values, and what else may decide how far the actor runs ahead of
+the critic: its learning rate, and the initializer. Runs come in the order of what is learned most from one: first the
+step size that prototypes suggested beside the paper's, on every task, then the rest. ``--out`` gets, besides the report
+on returns, what the critics claimed and what came (overestimation.csv and .png).
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 from absl import flags
 
 from experiments import flags as command_line
-from experiments import suite, suite_program
+from experiments import overestimation_report, suite, suite_program
 from experiments.suite_program import Extent
 
 VARIANTS = {
@@ -20,6 +22,8 @@ VARIANTS = {
     "lstsq": ("agent.solver=lstsq",),
     "eta0.9": ("agent.eta=0.9",),
     "eta0.99": ("agent.eta=0.99",),
+    "actor1e-4": ("agent.actor_learning_rate=0.0001",),
+    "torch_default": ("agent.kernel_init=torch_default",),
 }
 DEFAULT = Extent(("ant", "hopper", "halfcheetah"), (0, 1, 2), 100_000)
 
@@ -34,7 +38,7 @@ def main() -> int:
     jobs = [suite.Job(variant, env, seed, extent.steps)
             for part in (variants[:2], variants[2:])
             for seed in extent.seeds for variant in part for env in extent.envs]  # fmt: skip
-    return suite_program.run("ablation", "Ablation", jobs)
+    return suite_program.run("ablation", "Ablation", jobs, overestimation_report.write)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 from absl import flags
 
 from experiments import flags as command_line
-from experiments import suite, suite_program
+from experiments import overestimation_report, suite, suite_program
 from experiments.suite_program import Extent
 from preqn_jax.agents import AGENTS
 from preqn_jax.envs import ENVS
@@ -34,7 +34,7 @@ def main() -> int:
     # Seed by seed: whenever it is stopped, all that is compared has been run about equally often.
     jobs = [suite.Job(variant, env, seed, extent.steps)
             for seed in extent.seeds for env in extent.envs for variant in variants]  # fmt: skip
-    return suite_program.run("benchmark", "Benchmark", jobs)
+    return suite_program.run("benchmark", "Benchmark", jobs, overestimation_report.write)
 
 
 def _variant(algo: str, overrides: tuple[str, ...]) -> suite.Variant:

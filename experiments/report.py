@@ -30,16 +30,29 @@ class Cell(NamedTuple):
       task: short name of the task.
       environment: the task's Gymnasium id, with its version.
       seeds: of the runs.
-      steps: environment steps at the evaluations, ``[C]``.
-      returns: mean return of each evaluation, ``[runs, C]``.
+      tables: metrics of each run, one record an evaluation, ``[C]``.
     """
 
     variant: str
     task: str
     environment: str
     seeds: tuple[int, ...]
-    steps: np.ndarray
-    returns: np.ndarray
+    tables: tuple[np.ndarray, ...]
+
+    @property
+    def steps(self) -> np.ndarray:
+        """Environment steps at the evaluations, ``[C]``."""
+        return self.tables[0]["step"].astype(int)
+
+    def metric(self, name: str) -> np.ndarray:
+        """A column of the runs' metrics, ``[runs, C]``; NaN where a run has none of that name."""
+        missing = np.full(self.steps.shape, np.nan)
+        return np.stack([table[name] if name in (table.dtype.names or ()) else missing for table in self.tables])
+
+    @property
+    def returns(self) -> np.ndarray:
+        """Mean return of each evaluation, ``[runs, C]``."""
+        return self.metric("return_mean")
 
     @property
     def final(self) -> np.ndarray:
@@ -55,11 +68,10 @@ def collect(jobs: Sequence[Job], folder: pathlib.Path) -> list[Cell]:
             groups.setdefault((job.variant.name, job.task), []).append(job)
     cells = []
     for (variant, task), members in groups.items():
-        rows = [plots.read_metrics(folder / job.name / "metrics.csv") for job in members]
-        rows = [table[table["step"] <= job.steps] for table, job in zip(rows, members, strict=True)]
-        returns = np.stack([table["return_mean"] for table in rows])
+        tables = [plots.read_metrics(folder / job.name / "metrics.csv") for job in members]
+        tables = [table[table["step"] <= job.steps] for table, job in zip(tables, members, strict=True)]
         seeds = tuple(job.seed for job in members)
-        cells.append(Cell(variant, task, members[0].config().env.id, seeds, rows[0]["step"].astype(int), returns))
+        cells.append(Cell(variant, task, members[0].config().env.id, seeds, tuple(tables)))
     return cells
 
 
@@ -80,11 +92,11 @@ def write(jobs: Sequence[Job], folder: pathlib.Path, title: str) -> str:
     return text
 
 
-def panels(cells: Sequence[Cell]) -> dict[str, dict[str, Curve]]:
-    """environment -> variant -> its learning curves."""
+def panels(cells: Sequence[Cell], metric: str = "return_mean") -> dict[str, dict[str, Curve]]:
+    """environment -> variant -> its learning curves, or those of another metric."""
     curves: dict[str, dict[str, Curve]] = {}
     for cell in cells:
-        curves.setdefault(cell.environment, {})[cell.variant] = (cell.steps, cell.returns)
+        curves.setdefault(cell.environment, {})[cell.variant] = (cell.steps, cell.metric(metric))
     return curves
 
 
