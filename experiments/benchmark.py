@@ -13,7 +13,6 @@ from experiments import flags as command_line
 from experiments import overestimation_report, suite, suite_program
 from experiments.suite_program import Extent
 from preqn_jax.agents import AGENTS
-from preqn_jax.envs import ENVS
 
 PRESETS = {
     "paper": Extent(("halfcheetah", "hopper", "walker2d", "swimmer", "ant"), tuple(range(7)), 1_000_000),
@@ -30,17 +29,17 @@ def main() -> int:
     suite.check_names("--preset", [_PRESET.value], list(PRESETS))
     suite.check_names("--algos", _ALGOS.value, list(AGENTS))
     extent = suite_program.read_extent(PRESETS[_PRESET.value])
-    variants = [_variant(algo, suite_program.overrides()) for algo in _ALGOS.value]
+    variants = [_variant(algo, extent.envs[0]) for algo in _ALGOS.value]
     # Seed by seed: whenever it is stopped, all that is compared has been run about equally often.
     jobs = [suite.Job(variant, env, seed, extent.steps)
             for seed in extent.seeds for env in extent.envs for variant in variants]  # fmt: skip
     return suite_program.run("benchmark", "Benchmark", jobs, overestimation_report.write)
 
 
-def _variant(algo: str, overrides: tuple[str, ...]) -> suite.Variant:
+def _variant(algo: str, task: str) -> suite.Variant:
     """The algorithm, called by its name and activation: ``preqn-sin``."""
-    variant = suite.Variant(algo, algo, overrides)
-    return variant._replace(name=f"{algo}-{variant.config(next(iter(ENVS))).agent.activation}")
+    variant = suite.Variant(algo, algo, suite_program.overrides())
+    return variant._replace(name=f"{algo}-{variant.config(task).agent.activation}")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ from typing import NamedTuple
 from absl import flags
 
 from experiments import report, suite
-from preqn_jax.envs import ENVS
+from preqn_jax.envs import DISCRETE_ENVS, ENVS
 
-_ENVS = flags.DEFINE_list("envs", None, f"tasks; allowed: {', '.join(ENVS)}")
+_KNOWN = [*ENVS, *DISCRETE_ENVS]
+_ENVS = flags.DEFINE_list("envs", None, f"tasks; allowed: {', '.join(_KNOWN)}")
 _SEEDS = flags.DEFINE_list("seeds", None, "seeds, 0,1,2 for example")
 _STEPS = flags.DEFINE_integer("steps", None, "length of every run [environment steps]", lower_bound=1)
 _SET = flags.DEFINE_multi_string("set", [], "a field of every run's configuration, agent.gamma=0.98 for example")
@@ -39,7 +40,7 @@ def read_extent(default: Extent) -> Extent:
       SettingError: on an unknown task or impossible seeds.
     """
     if _ENVS.value is not None:
-        suite.check_names("--envs", _ENVS.value, list(ENVS))
+        suite.check_names("--envs", _ENVS.value, _KNOWN)
         default = default._replace(envs=tuple(_ENVS.value))
     if _SEEDS.value is not None:
         default = default._replace(seeds=suite.parse_seeds(_SEEDS.value))

@@ -87,8 +87,20 @@ def check_config(config: Config) -> None:
         if value != default:
             raise SettingError(f"config.env.{name}={value} means nothing to backend={env.backend}; allowed: {default}")
     if env.backend != "gymnasium":
+        check_actions(config, discrete=False)  # none of those suites has another kind
         _check_multiple("config.update_every", config.update_every, "config.env.num_envs", config.env.num_envs)
         _check_multiple("config.replay_capacity", config.replay_capacity, "config.update_every", config.update_every)
+
+
+def check_actions(config: Config, discrete: bool) -> None:
+    """Raises SettingError unless the agent's actions are of the environment's kind."""
+    if AGENTS[config.algorithm].discrete != discrete:
+        kind = "discrete" if discrete else "continuous"
+        fit = ", ".join(name for name, entry in AGENTS.items() if entry.discrete == discrete)
+        raise SettingError(
+            f"config.env.id={config.env.id} (backend={config.env.backend}) has {kind} actions, for which "
+            f"config.algorithm={config.algorithm} is not made; allowed: {fit}"
+        )
 
 
 def _check_multiple(name: str, value: int, of: str, unit: int) -> None:

@@ -1,4 +1,4 @@
-"""Flax networks: multilayer perceptrons as critic Q(s, a), deterministic actor mu(s) and Gaussian actor."""
+"""Flax networks: multilayer perceptrons as critics Q(s, a) and Q(s, .), deterministic and Gaussian actors."""
 
 from __future__ import annotations
 
@@ -59,6 +59,27 @@ class Critic(nn.Module):
         """Returns Q ``[...]``."""
         x = jnp.concatenate([observation, action], axis=-1)
         return MLP(self.hidden_sizes, 1, self.activation, self.kernel_init)(x)[..., 0]
+
+
+class DiscreteCritic(nn.Module):
+    """Q(s, a) of A discrete actions, from one network with an output for each; the one taken is given one-hot."""
+
+    action_size: int
+    hidden_sizes: Sequence[int] = (256, 256)
+    activation: str = "sin"
+    kernel_init: str = "glorot_uniform"
+
+    def setup(self) -> None:
+        """Makes the network that both methods call."""
+        self.network = MLP(self.hidden_sizes, self.action_size, self.activation, self.kernel_init)
+
+    def __call__(self, observation: Array, action: Array) -> Array:
+        """Q of the action taken: ``[..., O]`` and one-hot ``[..., A]`` -> ``[...]``."""
+        return jnp.sum(self.all_values(observation) * action, axis=-1)
+
+    def all_values(self, observation: Array) -> Array:
+        """Q of every action: ``[..., O]`` -> ``[..., A]``."""
+        return self.network(observation)
 
 
 class Actor(nn.Module):

@@ -18,7 +18,7 @@ class Transition(NamedTuple):
 
     Attributes:
       observation: what the agent saw, ``[..., O]`` float32.
-      action: what it did, ``[..., A]`` float32 in [-1, 1].
+      action: what it did, ``[..., A]`` float32 in [-1, 1]; one-hot if it is one of A.
       reward: what it got, ``[...]`` float32.
       discount: 0 where the episode terminated in ``next_observation``, else 1, ``[...]`` float32. A time
         limit does not terminate: a truncated step keeps discount 1.

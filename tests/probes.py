@@ -30,12 +30,32 @@ class Probe(gymnasium.Env):
         return self._observe(), reward, last and self._terminates, last and not self._terminates, {}
 
 
+class ChoiceProbe(Probe):
+    """With three discrete actions."""
+
+    action_space = gymnasium.spaces.Discrete(3, start=5)
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        return super().step(np.array([action], np.float32))
+
+
+class UnfitProbe(Probe):
+    """With actions of a kind that no agent has."""
+
+    action_space = gymnasium.spaces.MultiDiscrete([2, 2])
+
+
 def at_the_end(action, last):
     return float(last)
 
 
 def best_at_four(action, last):
     return 1.0 - ((action - 4.0) / 4.0) ** 2
+
+
+def best_at_six(action, last):
+    return float(action == 6.0)
 
 
 PROBES = {
@@ -46,4 +66,5 @@ PROBES = {
 }
 for probe_id, options in PROBES.items():
     gymnasium.register(probe_id, entry_point=Probe, kwargs=options)
-gymnasium.register("ProbeDiscrete-v0", entry_point="gymnasium.envs.classic_control.cartpole:CartPoleEnv")
+gymnasium.register("ProbeChoice-v0", entry_point=ChoiceProbe, kwargs={"reward": best_at_six})
+gymnasium.register("ProbeUnfit-v0", entry_point=UnfitProbe)

@@ -3,7 +3,7 @@ import pytest
 from experiments import configs
 from preqn_jax.agents import AGENTS
 from preqn_jax.config import check_config
-from preqn_jax.envs import ENVS
+from preqn_jax.envs import DISCRETE_ENVS, ENVS
 from preqn_jax.settings import SettingError
 
 
@@ -12,7 +12,8 @@ def test_every_name_is_a_configuration_that_a_run_can_write_and_read(name):
     config = configs.get_config(name)
     check_config(config)
     assert name.startswith(config.algorithm)
-    assert config.env.id == ENVS[name.rpartition("_")[2]]
+    envs = DISCRETE_ENVS if AGENTS[config.algorithm].discrete else ENVS
+    assert config.env.id == envs[name.rpartition("_")[2]]
     assert isinstance(config.agent, type(AGENTS[config.algorithm].config()))
 
 
@@ -22,7 +23,7 @@ def test_tuned_names_differ_from_the_papers_where_they_say():
     assert configs.override(paper, "agent.critic_step_size=0.03") == tuned
 
 
-@pytest.mark.parametrize("name", ["preqn_halfchetah", "preqn_tuned", "tuned_ant", ""])
+@pytest.mark.parametrize("name", ["preqn_halfchetah", "preqn_tuned", "tuned_ant", "preqn_cartpole", ""])
 def test_unknown_names_are_refused(name):
     with pytest.raises(SettingError, match="did you mean"):
         configs.get_config(name)

@@ -43,6 +43,16 @@ def test_actions_cover_the_whole_box():
     np.testing.assert_allclose(seen, [low[0], 2.0, high[0]])
 
 
+def test_discrete_actions_are_one_hot_and_all_are_drawn():
+    env = HostEnv("ProbeChoice-v0", [0])
+    assert env.discrete
+    assert env.action_size == 3
+    drawn = [env.random_action(np.random.default_rng(seed)) for seed in range(30)]
+    assert {tuple(action) for action in drawn} == {(1, 0, 0), (0, 1, 0), (0, 0, 1)}
+    rewards = [rollout(env, [action])[0].reward for action in np.eye(3) if env.reset() is not None]
+    assert rewards == [0.0, 1.0, 0.0]  # 6 is the second of 5, 6, 7
+
+
 def test_a_time_limit_is_no_termination_and_its_observation_is_the_true_successor():
     env = HostEnv("Pendulum-v1", [0])
     env.reset()
@@ -89,7 +99,7 @@ def test_episodes_and_seeds_differ():
         ("Aunt-v5", "did you mean Ant-v5"),
         ("HalfCheetah-v9", "HalfCheetah"),
         ("nonsense", "unknown"),
-        ("ProbeDiscrete-v0", "bounded Box action space"),
+        ("ProbeUnfit-v0", "bounded Box or Discrete action space"),
         ("no_such_module:Env-v0", "no_such_module"),
     ],
 )

@@ -99,14 +99,14 @@ def test_the_critic_learns_the_known_value(env_id, time_left, value):
 def small(name):
     """Settings under which two thousand updates are enough."""
     settings = {"hidden_sizes": (16, 16), "gamma": 0.5}
-    if name != "preqn":
+    if not name.startswith("preqn"):
         settings |= {"critic_learning_rate": 1e-2}
     if name == "sac":
         settings |= {"temperature": 0.01}
     return AGENTS[name].config(**settings)
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", [name for name in AGENTS if not AGENTS[name].discrete])
 def test_the_actor_finds_the_best_action(name):
     settings = {"agent": small(name), "algorithm": name, "total_steps": 2000}
     trainer, recorder, *_ = trained(config("ProbeAction-v0", **settings))
@@ -115,6 +115,20 @@ def test_the_actor_finds_the_best_action(name):
     np.testing.assert_allclose(np.asarray(action).ravel(), 0.5, atol=0.1)
     assert recorder.rows[-1]["return_mean"] > 0.98
     np.testing.assert_allclose(recorder.rows[-1]["first_q"], recorder.rows[-1]["discounted_return"], atol=0.1)
+
+
+@pytest.mark.parametrize("name", [name for name in AGENTS if AGENTS[name].discrete])
+def test_the_best_of_discrete_actions_is_found(name):
+    settings = {"agent": small(name), "algorithm": name, "total_steps": 1000}
+    row = trained(config("ProbeChoice-v0", **settings))[1].rows[-1]
+    assert row["return_mean"] == 1.0
+    np.testing.assert_allclose(row["first_q"], 1.0, atol=0.1)
+
+
+@pytest.mark.parametrize(("env_id", "name"), [("ProbeChoice-v0", "preqn"), ("ProbeOne-v0", "preqn_dqn")])
+def test_an_agent_for_the_other_kind_of_actions_is_refused(env_id, name):
+    with pytest.raises(SettingError, match=rf"config.algorithm={name} is not made; allowed: .*dqn|ddpg"):
+        HostTrainer(config(env_id, agent=small(name), algorithm=name))
 
 
 def test_the_value_claimed_at_the_first_state_stands_beside_the_discounted_return():
@@ -215,7 +229,8 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(env_id, stop_at):
 
 @pytest.mark.parametrize("name", AGENTS)
 def test_every_agent_goes_on_bit_for_bit(name):
-    configuration = config("ProbeDelayed-v0", agent=small(name), algorithm=name, num_seeds=2)
+    env_id = "ProbeChoice-v0" if AGENTS[name].discrete else "ProbeDelayed-v0"
+    configuration = config(env_id, agent=small(name), algorithm=name, num_seeds=2)
     _, whole, saved, _ = trained(configuration)
     _, first, partial, _ = trained(configuration, stop_at=130)
     _, second, resumed, _ = trained(configuration, arrays=partial[130])

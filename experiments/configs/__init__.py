@@ -9,7 +9,7 @@ from typing import Any
 
 from preqn_jax.agents import AGENTS
 from preqn_jax.config import Config, EnvConfig
-from preqn_jax.envs import ENVS
+from preqn_jax.envs import DISCRETE_ENVS, ENVS
 from preqn_jax.settings import SettingError, leaves, parse, replace, unknown
 
 DEFAULT = "preqn_ant"
@@ -20,7 +20,13 @@ CONFIG_FILE = "config.json"  # in every work folder: the resolved configuration 
 
 def names() -> list[str]:
     """All names that :func:`get_config` knows."""
-    return [f"{agent}_{env}" for agent in AGENTS for env in ENVS] + [f"preqn_tuned_{env}" for env in TUNED]
+    fitting = [f"{agent}_{env}" for agent, entry in AGENTS.items() for env in _envs(entry.discrete)]
+    return fitting + [f"preqn_tuned_{env}" for env in TUNED]
+
+
+def _envs(discrete: bool) -> dict[str, str]:
+    """Those whose actions are of this kind."""
+    return DISCRETE_ENVS if discrete else ENVS
 
 
 def get_config(name: str) -> Config:
@@ -34,7 +40,8 @@ def get_config(name: str) -> Config:
     agent, _, env = name.rpartition("_")
     overrides = TUNED[env] if agent == "preqn_tuned" else ()
     agent = agent.removesuffix("_tuned")
-    config = Config(agent=AGENTS[agent].config(), algorithm=agent, env=EnvConfig(id=ENVS[env]))
+    entry = AGENTS[agent]
+    config = Config(agent=entry.config(), algorithm=agent, env=EnvConfig(id=_envs(entry.discrete)[env]))
     return functools.reduce(override, overrides, config)
 
 

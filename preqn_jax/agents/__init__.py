@@ -6,15 +6,22 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from preqn_jax.agents import ddpg, preqn, sac, td3
+from preqn_jax.agents import ddpg, dqn, preqn, sac, td3
 from preqn_jax.agents.base import Agent
 
 
 class AgentEntry(NamedTuple):
-    """What makes a configuration dataclass, and make(config, observation_size, action_size) -> Agent."""
+    """An agent's parts.
+
+    Attributes:
+      config: what makes a configuration dataclass.
+      make: (config, observation_size, action_size) -> Agent.
+      discrete: whether its actions are one-hot ``[..., A]``, one of A, rather than any in [-1, 1].
+    """
 
     config: Callable[..., Any]
     make: Callable[[Any, int, int], Agent]
+    discrete: bool = False
 
 
 AGENTS: dict[str, AgentEntry] = {
@@ -23,4 +30,7 @@ AGENTS: dict[str, AgentEntry] = {
     "sac": AgentEntry(sac.SACConfig, sac.make),
     "ddpg": AgentEntry(ddpg.DDPGConfig, ddpg.make),
     "naive_ddpg": AgentEntry(functools.partial(ddpg.DDPGConfig, target_network=False), ddpg.make),
+    "preqn_dqn": AgentEntry(dqn.PreQNDQNConfig, dqn.make_preqn, discrete=True),
+    "dqn": AgentEntry(dqn.DQNConfig, dqn.make, discrete=True),
+    "naive_dqn": AgentEntry(functools.partial(dqn.DQNConfig, target_network=False), dqn.make, discrete=True),
 }

@@ -12,7 +12,7 @@ AgentState = Any  # a pytree of arrays
 
 
 class Agent(NamedTuple):
-    """Pure functions for one learner; the caller jits and vmaps. Actions are in [-1, 1].
+    """Pure functions for one learner; the caller jits and vmaps. Actions are in [-1, 1], discrete ones one-hot.
 
     Attributes:
       init: key -> state.

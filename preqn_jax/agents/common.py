@@ -20,7 +20,7 @@ Loss = Callable[[Params], tuple[Array, Scalars]]
 
 
 @dataclasses.dataclass(frozen=True)
-class ActorCriticConfig:
+class AgentConfig:
     """Hyperparameters of every agent."""
 
     hidden_sizes: tuple[int, ...] = setting(
@@ -28,11 +28,17 @@ class ActorCriticConfig:
     )
     kernel_init: str = setting("glorot_uniform", "initial kernels of critic and actor", choices=KERNEL_INITS)
     gamma: float = setting(0.99, "discount factor [per step]", interval="[0, 1]")
+
+
+@dataclasses.dataclass(frozen=True)
+class ActorCriticConfig(AgentConfig):
+    """Besides, of every agent with an actor."""
+
     actor_learning_rate: float = setting(1e-3, "the actor's Adam step size", interval="(0, inf)")
 
 
 @dataclasses.dataclass(frozen=True)
-class BaselineConfig(ActorCriticConfig):
+class BaselineConfig(AgentConfig):
     """Besides, of every agent that trains its critics with Adam towards target networks."""
 
     activation: str = setting("relu", "activation of critic and actor", choices=ACTIVATIONS)

@@ -18,7 +18,7 @@ from preqn_jax.types import Array, Params, Transition
 
 
 @dataclasses.dataclass(frozen=True)
-class DDPGConfig(common.NoiseConfig, common.BaselineConfig):
+class DDPGConfig(common.NoiseConfig, common.BaselineConfig, common.ActorCriticConfig):
     """Hyperparameters."""
 
     target_network: bool = setting(True, "whether targets come from slowly following copies of critic and actor")

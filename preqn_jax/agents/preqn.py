@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -18,12 +20,14 @@ from preqn_jax.ops.activations import ACTIVATIONS
 from preqn_jax.ops.preqn import step_linearized
 from preqn_jax.ops.solvers import SOLVERS, Solver
 from preqn_jax.settings import setting
-from preqn_jax.types import Array, Params, Transition
+from preqn_jax.types import Array, Inputs, Params, Transition
+
+CriticStep = Callable[[Params, Inputs, Array], tuple[Params, dict[str, Array]]]
 
 
 @dataclasses.dataclass(frozen=True)
-class PreQNConfig(common.NoiseConfig, common.ActorCriticConfig):
-    """Hyperparameters; the defaults are the paper's Appendix B but for the solver."""
+class CriticStepConfig:
+    """Hyperparameters of the critic's step; the defaults are the paper's Appendix B but for the solver."""
 
     activation: str = setting("sin", "activation of critic and actor", choices=ACTIVATIONS)
     critic_step_size: float = setting(0.1, "first step size of the linesearch, the paper's alpha", interval="(0, inf)")
@@ -36,6 +40,11 @@ class PreQNConfig(common.NoiseConfig, common.ActorCriticConfig):
     solver_damping: float = setting(1e-4, "for ridge [mean of K's diagonal]", interval="(0, inf)")
     solver_rcond: float = setting(1e-7, "for lstsq and eigh: cut-off [largest singular value]", interval="[0, 1)")
     solver_target: float = setting(0.985, "for aligned: predicted alignment to keep", interval="(0, 1)")
+
+
+@dataclasses.dataclass(frozen=True)
+class PreQNConfig(CriticStepConfig, common.NoiseConfig, common.ActorCriticConfig):
+    """Hyperparameters; the defaults are the paper's Appendix B but for the solver."""
 
 
 class PreQNState(NamedTuple):
@@ -51,8 +60,7 @@ def make(config: PreQNConfig, observation_size: int, action_size: int) -> Agent:
     critic = Critic(config.hidden_sizes, config.activation, config.kernel_init)
     actor = Actor(action_size, config.hidden_sizes, config.activation, config.kernel_init)
     q_fn, policy = ntk.module_q_fn(critic), ntk.module_q_fn(actor)
-    linearize = ntk.dense(critic) if config.linearizer == "dense" else ntk.per_example(q_fn)
-    solve = make_solver(config)
+    critic_step = make_critic_step(config, critic)
     adam = optax.adam(config.actor_learning_rate)
 
     def init(key: Array) -> PreQNState:
@@ -75,14 +83,35 @@ def make(config: PreQNConfig, observation_size: int, action_size: int) -> Agent:
         del key
         return target(state, batch) - q_fn(state.critic, (batch.observation, batch.action))
 
-    def update_critic(state: PreQNState, batch: Transition) -> tuple[Params, dict[str, Array]]:
-        inputs = (batch.observation, batch.action)
-        linearization = linearize(state.critic, inputs)
+    def update_actor(state: PreQNState, observation: Array) -> tuple[PreQNState, dict[str, Array]]:
+        loss = common.climb(policy, q_fn, state.critic, observation)
+        actor_params, optimizer, scalars = common.descend(adam, loss, state.actor, state.actor_optimizer)
+        return state._replace(actor=actor_params, actor_optimizer=optimizer), scalars
+
+    def update(state: PreQNState, batch: Transition, key: Array) -> tuple[PreQNState, dict[str, Array]]:
+        del key  # nothing in PreQN's update is random
+        critic_params, critic_info = critic_step(state.critic, (batch.observation, batch.action), target(state, batch))
+        # Algorithm 1: the actor climbs the critic that this very step has improved.
+        state, actor_info = update_actor(state._replace(critic=critic_params), batch.observation)
+        return state, {**critic_info, **actor_info}
+
+    operator = make_operator(config)
+    return Agent(init, act, explore, update, q_fn, lambda state: state.critic, td_error, operator, config.gamma)
+
+
+def make_critic_step(config: CriticStepConfig, critic: nn.Module) -> CriticStep:
+    """(parameters, inputs [B, ...], targets [B]) -> (parameters, scalars): PreQN's step as configured."""
+    q_fn = ntk.module_q_fn(critic)
+    linearize = ntk.dense(critic) if config.linearizer == "dense" else ntk.per_example(q_fn)
+    solve = make_solver(config)
+
+    def critic_step(params: Params, inputs: Inputs, target: Array) -> tuple[Params, dict[str, Array]]:
+        linearization = linearize(params, inputs)
         value = linearization.values
-        td_error = target(state, batch) - value
+        td_error = target - value
         params, info = step_linearized(
             q_fn,
-            state.critic,
+            params,
             inputs,
             td_error,
             linearization,
@@ -96,27 +125,21 @@ def make(config: PreQNConfig, observation_size: int, action_size: int) -> Agent:
         del scalars["status"]  # a code: its mean over updates says nothing
         return params, {"q": value.mean(), "td_error": jnp.sqrt(jnp.mean(td_error**2)), **scalars}
 
-    def update_actor(state: PreQNState, observation: Array) -> tuple[PreQNState, dict[str, Array]]:
-        loss = common.climb(policy, q_fn, state.critic, observation)
-        actor_params, optimizer, scalars = common.descend(adam, loss, state.actor, state.actor_optimizer)
-        return state._replace(actor=actor_params, actor_optimizer=optimizer), scalars
+    return critic_step
 
-    def update(state: PreQNState, batch: Transition, key: Array) -> tuple[PreQNState, dict[str, Array]]:
-        del key  # nothing in PreQN's update is random
-        critic_params, critic_info = update_critic(state, batch)
-        # Algorithm 1: the actor climbs the critic that this very step has improved.
-        state, actor_info = update_actor(state._replace(critic=critic_params), batch.observation)
-        return state, {**critic_info, **actor_info}
+
+def make_operator(config: CriticStepConfig) -> Callable[[Array, dict[str, Array]], tuple[Array, Array, Array]]:
+    """``Agent.operator`` of that step."""
 
     def operator(gram: Array, info: dict[str, Array]) -> tuple[Array, Array, Array]:
         rcond = config.solver_rcond if config.solver in ("lstsq", "eigh") else 0.0
         kernel = diagnostics.preconditioned_kernel(gram, info["damping"], rcond)
         return kernel, jnp.ones_like(kernel[0]), info["step_size"]
 
-    return Agent(init, act, explore, update, q_fn, lambda state: state.critic, td_error, operator, config.gamma)
+    return operator
 
 
-def make_solver(config: PreQNConfig) -> Solver:
+def make_solver(config: CriticStepConfig) -> Solver:
     """The solver that a configuration names, with its one parameter from the field ``solver_<parameter>``."""
     constructor: Any = SOLVERS[config.solver]
     (parameter,) = inspect.signature(constructor).parameters

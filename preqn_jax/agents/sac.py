@@ -18,7 +18,7 @@ from preqn_jax.types import Array, Params, Transition
 
 
 @dataclasses.dataclass(frozen=True)
-class SACConfig(common.BaselineConfig):
+class SACConfig(common.BaselineConfig, common.ActorCriticConfig):
     """Hyperparameters."""
 
     temperature: float = setting(0.1, "what a nat of entropy is worth, alpha [reward]", interval="[0, inf)")

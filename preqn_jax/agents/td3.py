@@ -19,7 +19,7 @@ from preqn_jax.types import Array, Params, Transition
 
 
 @dataclasses.dataclass(frozen=True)
-class TD3Config(common.NoiseConfig, common.BaselineConfig):
+class TD3Config(common.NoiseConfig, common.BaselineConfig, common.ActorCriticConfig):
     """Hyperparameters; what is TD3's own is as in the paper."""
 
     target_noise: float = setting(

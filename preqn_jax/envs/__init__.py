@@ -23,6 +23,13 @@ ENVS: dict[str, str] = {
     "walker2d": "Walker2d-v5",
 }
 
+# The same, of those whose actions are discrete.
+DISCRETE_ENVS: dict[str, str] = {
+    "acrobot": "Acrobot-v1",
+    "cartpole": "CartPole-v1",
+    "mountaincar": "MountainCar-v0",
+}
+
 BACKENDS = ("gymnasium", "mjx", "brax", "playground")
 
 

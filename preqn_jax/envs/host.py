@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 
 from preqn_jax.settings import SettingError, unknown
 
@@ -39,7 +39,7 @@ class Episode(NamedTuple):
 
 
 class HostEnv:
-    """One Gymnasium environment with a Box action space, its actions rescaled to [-1, 1].
+    """One Gymnasium environment, its Box of actions rescaled to [-1, 1], or its discrete actions one-hot.
 
     Episode n starts from a reset seeded by (seed, n), whatever happened before. An environment is therefore at any
     time the same function of (seed, n, actions since the reset), which is how a checkpoint stores it: exactly, for
@@ -62,18 +62,16 @@ class HostEnv:
           options: what the environment's own constructor is given beside.
 
         Raises:
-          SettingError: if the id is unknown, its package is missing, or its spaces are not fit for a Q-learner with
-            continuous actions.
+          SettingError: if the id is unknown, its package is missing, or its spaces are not fit for a Q-learner.
         """
         self._env = _make(env_id, render_mode, options or {})
         self._seed = seed
         self._number = -1
         self._actions: list[Float] = []
-        actions, observations = self._env.action_space, self._env.observation_space
-        assert isinstance(actions, Box)
+        self._space, observations = self._env.action_space, self._env.observation_space
         assert isinstance(observations, Box)
-        self._low, self._high = actions.low, actions.high
-        self.observation_size, self.action_size = observations.low.size, actions.low.size
+        self.observation_size = observations.low.size
+        self.action_size = _size(self._space)
 
     def reset(self, number: int | None = None) -> Float:
         """Starts episode ``number``, the next one if left out; returns its first observation ``[O]``."""
@@ -84,13 +82,22 @@ class HostEnv:
         return _flat(observation)
 
     def step(self, action: Float) -> Step:
-        """Takes an action ``[A]`` in [-1, 1]."""
+        """Takes an action ``[A]`` in [-1, 1], or one-hot."""
         action = np.array(action, np.float32)
         self._actions.append(action)
-        scaled = self._low + 0.5 * (action.reshape(self._low.shape) + 1.0) * (self._high - self._low)
-        scaled = np.clip(scaled, self._low, self._high).astype(self._low.dtype)
-        observation, reward, terminated, truncated, _ = self._env.step(scaled)
+        observation, reward, terminated, truncated, _ = self._env.step(_to_space(action, self._space))
         return Step(_flat(observation), float(reward), bool(terminated), bool(truncated))
+
+    @property
+    def discrete(self) -> bool:
+        """Whether an action is one of A, one-hot."""
+        return isinstance(self._space, Discrete)
+
+    def random_action(self, generator: np.random.Generator) -> Float:
+        """A uniformly random action ``[A]``."""
+        if self.discrete:
+            return np.eye(self.action_size, dtype=np.float32)[generator.integers(self.action_size)]
+        return generator.uniform(-1.0, 1.0, self.action_size).astype(np.float32)
 
     @property
     def episode(self) -> Episode:
@@ -133,12 +140,32 @@ def _make(env_id: str, render_mode: str | None, options: Mapping[str, Any]) -> g
             env = gymnasium.make(env_id, render_mode=render_mode, disable_env_checker=True, **options)
         except Exception as error:  # whatever a third-party constructor raises, the user gets its one line
             raise SettingError(f"config.env.id={env_id} cannot be made: {_first_line(error)}") from error
-    actions, observations = env.action_space, env.observation_space
-    if not isinstance(actions, Box) or not np.all(np.isfinite([actions.low, actions.high])):
-        raise SettingError(f"config.env.id={env_id} needs a bounded Box action space, but has {_first_line(actions)}")
-    if not isinstance(observations, Box):
+    actions = env.action_space
+    bounded = isinstance(actions, Box) and np.all(np.isfinite([actions.low, actions.high]))
+    if not bounded and not isinstance(actions, Discrete):
+        raise SettingError(
+            f"config.env.id={env_id} needs a bounded Box or Discrete action space, but has {_first_line(actions)}"
+        )
+    if not isinstance(env.observation_space, Box):
         env = gymnasium.wrappers.FlattenObservation(env)
     return env
+
+
+def _size(actions: gymnasium.Space) -> int:
+    """A, of a Box the number of its entries, of Discrete that of its actions."""
+    if isinstance(actions, Discrete):
+        return int(actions.n)
+    assert isinstance(actions, Box)
+    return actions.low.size
+
+
+def _to_space(action: Float, space: gymnasium.Space) -> Any:
+    """An agent's action ``[A]`` as the environment takes it."""
+    if isinstance(space, Discrete):
+        return int(space.start) + int(action.argmax())
+    assert isinstance(space, Box)
+    scaled = space.low + 0.5 * (action.reshape(space.shape) + 1.0) * (space.high - space.low)
+    return np.clip(scaled, space.low, space.high).astype(space.dtype)
 
 
 def _mujoco_ids() -> list[str]:

@@ -14,7 +14,7 @@ from preqn_jax.agents import AGENTS
 from preqn_jax.agents.base import Agent, AgentState
 from preqn_jax.agents.measured import diagnosis_of, with_alignment
 from preqn_jax.checkpoint import Arrays, CheckpointError
-from preqn_jax.config import Config
+from preqn_jax.config import Config, check_actions
 from preqn_jax.envs.host import Episode, HostEnv
 from preqn_jax.replay import HostReplay
 from preqn_jax.rollout import Evaluation, evaluate
@@ -38,6 +38,7 @@ class HostTrainer(Trainer):
         super().__init__(config, range(config.seed, config.seed + config.num_seeds))
         self.envs = [HostEnv(config.env.id, [seed, _TRAINING]) for seed in self.seeds]
         env = self.envs[0]
+        check_actions(config, env.discrete)
         self.replay = HostReplay(config.num_seeds, config.replay_capacity, env.observation_size, env.action_size)
         self.replay_bytes = self.replay.nbytes
         self.agent = AGENTS[config.algorithm].make(config.agent, env.observation_size, env.action_size)
@@ -117,9 +118,8 @@ class HostTrainer(Trainer):
 
     def _next_action(self) -> np.ndarray:
         if self.step < self.config.start_steps:
-            size = self.envs[0].action_size
-            draws = [generator.uniform(-1.0, 1.0, size) for generator in self._generators(_UNIFORM_ACTION)]
-            return np.stack(draws).astype(np.float32)
+            generators = self._generators(_UNIFORM_ACTION)
+            return np.stack([env.random_action(g) for env, g in zip(self.envs, generators, strict=True)])
         return np.asarray(self._explore(self.state, self.observation, self.keys, np.uint32(self.step)))
 
     def _generators(self, stream: int) -> list[np.random.Generator]:

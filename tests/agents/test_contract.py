@@ -1,5 +1,7 @@
 """What holds for every agent."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,25 +31,31 @@ def agent(agent_name):
     return make(agent_name)
 
 
+@pytest.fixture
+def draw(agent_name):
+    """Minibatches with actions of the agent's kind."""
+    return functools.partial(batch, discrete=AGENTS[agent_name].discrete)
+
+
 def assert_close(a, b, atol=3e-5):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=atol, rtol=1e-4), a, b)
 
 
-def test_jit_changes_nothing(agent):
-    state, data, key = agent.init(jax.random.key(0)), batch(), jax.random.key(1)
+def test_jit_changes_nothing(agent, draw):
+    state, data, key = agent.init(jax.random.key(0)), draw(), jax.random.key(1)
     assert_close(agent.update(state, data, key), jax.jit(agent.update)(state, data, key))
 
 
-def test_vmap_is_a_loop(agent):
+def test_vmap_is_a_loop(agent, draw):
     keys = jax.random.split(jax.random.key(0), 3)
-    states, data = jax.vmap(agent.init)(keys), jax.tree.map(lambda *x: jnp.stack(x), *map(batch, range(3)))
+    states, data = jax.vmap(agent.init)(keys), jax.tree.map(lambda *x: jnp.stack(x), *map(draw, range(3)))
     together, update = jax.jit(jax.vmap(agent.update))(states, data, keys), jax.jit(agent.update)
     for i in range(3):
         alone = update(*jax.tree.map(lambda x, i=i: x[i], (states, data, keys)))
         assert_close(jax.tree.map(lambda x, i=i: x[i], together), alone)
 
 
-def test_a_second_call_compiles_nothing(agent):
+def test_a_second_call_compiles_nothing(agent, draw):
     traces = []
 
     @jax.jit
@@ -55,8 +63,8 @@ def test_a_second_call_compiles_nothing(agent):
         traces.append(1)
         return agent.update(*arguments)
 
-    state, _ = update(agent.init(jax.random.key(0)), batch(0), jax.random.key(1))
-    update(state, batch(1), jax.random.key(2))
+    state, _ = update(agent.init(jax.random.key(0)), draw(0), jax.random.key(1))
+    update(state, draw(1), jax.random.key(2))
     assert len(traces) == 1
 
 
@@ -65,20 +73,23 @@ def test_other_seeds_give_other_parameters(agent):
     assert any(not np.array_equal(a, b) for a, b in zip(one, two, strict=True))
 
 
-def test_what_update_reports_is_always_the_same_and_finite(agent):
+def test_what_update_reports_is_always_the_same_and_finite(agent, draw):
     state, names, update = agent.init(jax.random.key(0)), set(), jax.jit(agent.update)
     for i in range(3):
-        state, info = update(state, batch(i), jax.random.key(i))
+        state, info = update(state, draw(i), jax.random.key(i))
         names.add(tuple(sorted(info)))
         assert all(value.shape == () and np.isfinite(value) for value in info.values())
     assert len(names) == 1
-    assert {"q", "td_error", "actor_loss", "action_abs"} <= info.keys()
+    assert {"q", "td_error"} <= info.keys()
 
 
-def test_actions_are_in_the_box_and_exploration_is_random(agent):
+def test_actions_are_of_their_kind_and_exploration_is_random(agent_name, agent):
     state, observation = agent.init(jax.random.key(0)), 10.0 * jax.random.normal(jax.random.key(1), (500, O))
     action, noisy = agent.act(state, observation), agent.explore(state, observation, jax.random.key(2))
     assert action.shape == noisy.shape == (500, A)
+    if AGENTS[agent_name].discrete:
+        for one_hot in (action, noisy):
+            np.testing.assert_array_equal(np.sort(one_hot, axis=-1)[:, -2:], [[0.0, 1.0]] * 500)
     assert np.abs(action).max() <= 1
     assert np.abs(noisy).max() <= 1
     assert not np.array_equal(noisy, agent.explore(state, observation, jax.random.key(3)))
@@ -93,11 +104,11 @@ def test_a_deterministic_policy_explores_by_a_tenth_around_its_action(name):
     np.testing.assert_allclose(np.std((noisy - action)[inside]), 0.1, rtol=0.2)
 
 
-def test_every_activation_can_be_had(agent_name):
-    observation = batch().observation
+def test_every_activation_can_be_had(agent_name, draw):
+    inputs = (draw().observation, draw().action)
     agents = [make(agent_name, activation=activation) for activation in ACTIVATIONS]
-    actions = [agent.act(agent.init(jax.random.key(0)), observation) for agent in agents]
-    assert len({np.asarray(action).tobytes() for action in actions}) == len(ACTIVATIONS)
+    values = [agent.q_fn(agent.critic(agent.init(jax.random.key(0))), inputs) for agent in agents]
+    assert len({np.asarray(value).tobytes() for value in values}) == len(ACTIVATIONS)
 
 
 def with_equal_critics(state):
@@ -105,8 +116,8 @@ def with_equal_critics(state):
     return state._replace(critics=(state.critics[0],) * 2) if hasattr(state, "critics") else state
 
 
-def test_td_errors_are_those_that_the_update_takes(agent):
-    state, data, key = with_equal_critics(agent.init(jax.random.key(0))), batch(), jax.random.key(1)
+def test_td_errors_are_those_that_the_update_takes(agent, draw):
+    state, data, key = with_equal_critics(agent.init(jax.random.key(0))), draw(), jax.random.key(1)
     td_error = jax.jit(agent.td_error)(state, data, key)
     assert td_error.shape == data.reward.shape
     _, info = jax.jit(agent.update)(state, data, key)
@@ -115,8 +126,8 @@ def test_td_errors_are_those_that_the_update_takes(agent):
     np.testing.assert_allclose(value.mean(), info["q"], rtol=1e-5)
 
 
-def test_measuring_the_alignment_changes_nothing_else(agent):
-    state, data, key = agent.init(jax.random.key(0)), batch(), jax.random.key(1)
+def test_measuring_the_alignment_changes_nothing_else(agent, draw):
+    state, data, key = agent.init(jax.random.key(0)), draw(), jax.random.key(1)
     plain, measured = (jax.jit(a.update)(state, data, key) for a in (agent, with_alignment(agent)))
     alignment = measured[1].pop("update_alignment")
     assert_close(measured, plain)
@@ -132,17 +143,18 @@ def test_preqn_measures_what_its_linesearch_accepted():
     np.testing.assert_allclose(info["update_alignment"], info["alignment"], atol=1e-5)
 
 
-def test_a_diagnosis_tells_preqn_from_gradient_descent(agent_name, agent):
-    state, data, key = agent.init(jax.random.key(0)), batch(), jax.random.key(1)
+def test_a_diagnosis_tells_preqn_from_gradient_descent(agent_name, agent, draw):
+    state, data, key = agent.init(jax.random.key(0)), draw(), jax.random.key(1)
     diagnosis = jax.jit(diagnosis_of(agent))(state, data, key)
     assert all(value.shape == () and np.isfinite(value) for value in diagnosis.values())
     gram = ntk.per_example(agent.q_fn)(agent.critic(state), (data.observation, data.action)).gram
     np.testing.assert_allclose(diagnosis["row_ratio"], np.mean(row_ratio(gram)), rtol=1e-4)
     assert 0 < diagnosis["linearization"] < 1
+    preconditioned = agent_name.startswith("preqn")
     assert 0 <= diagnosis["extrapolation"] <= 1
-    if agent_name == "preqn":  # its K is nearly the identity: an entry steps by alpha towards its own target
+    if preconditioned:  # its K is nearly the identity: an entry steps by alpha towards its own target
         step_size = jax.jit(agent.update)(state, data, key)[1]["step_size"]
         assert diagnosis["overshooting"] == pytest.approx(float(step_size), rel=0.05)
     else:  # 2 alpha K_ii / B
         assert diagnosis["overshooting"] == pytest.approx(2e-3 * np.diagonal(gram).max() / B, rel=1e-4)
-    assert (diagnosis["over_generalization"] < 100) == (agent_name == "preqn")
+    assert (diagnosis["over_generalization"] < 100) == preconditioned

@@ -1,0 +1,141 @@
+"""Agents of discrete actions: DQN (Mnih et al. 2015) with and without target network, and PreQN in its place.
+
+An action is one of A, one-hot ``[..., A]``. Without an actor, Algorithm 1 of Achiam et al. (2019) has the target
+y = r + gamma max_a Q(s', a), and K is that of the outputs of the actions taken.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from preqn_jax.agents import common, preqn
+from preqn_jax.agents.base import Agent
+from preqn_jax.networks import DiscreteCritic
+from preqn_jax.ops import ntk, td
+from preqn_jax.settings import setting
+from preqn_jax.types import Array, Params, Transition
+
+
+@dataclasses.dataclass(frozen=True)
+class EpsilonConfig(common.AgentConfig):
+    """Hyperparameters of every agent of discrete actions."""
+
+    exploration_epsilon: float = setting(0.1, "share of exploring actions that are uniformly random", interval="[0, 1]")
+
+
+@dataclasses.dataclass(frozen=True)
+class PreQNDQNConfig(preqn.CriticStepConfig, EpsilonConfig):
+    """Hyperparameters of PreQN with discrete actions."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DQNConfig(common.BaselineConfig, EpsilonConfig):
+    """Hyperparameters of DQN."""
+
+    target_network: bool = setting(True, "whether targets come from a slowly following copy of the critic")
+
+
+class PreQNDQNState(NamedTuple):
+    """Parameters of the one critic. It has no optimizer and no target."""
+
+    critic: Params
+
+
+class DQNState(NamedTuple):
+    """The critic, its Adam, and its target copy, which naive DQN has not."""
+
+    critic: Params
+    optimizer: optax.OptState
+    target: Params | None
+
+
+def make_preqn(config: PreQNDQNConfig, observation_size: int, action_size: int) -> Agent:
+    """PreQN for observations ``[..., observation_size]`` and one of ``action_size`` actions."""
+    parts = _Parts(config, observation_size, action_size)
+    step = preqn.make_critic_step(config, parts.critic)
+
+    def init(key: Array) -> PreQNDQNState:
+        return PreQNDQNState(parts.init(key))
+
+    def update(state: PreQNDQNState, batch: Transition, key: Array) -> tuple[PreQNDQNState, common.Scalars]:
+        del key  # nothing in the update is random
+        target = parts.target(state.critic, batch)
+        params, info = step(state.critic, (batch.observation, batch.action), target)
+        return PreQNDQNState(params), info
+
+    return parts.agent(init, update, lambda state: state.critic, preqn.make_operator(config))
+
+
+def make(config: DQNConfig, observation_size: int, action_size: int) -> Agent:
+    """DQN for observations ``[..., observation_size]`` and one of ``action_size`` actions."""
+    parts = _Parts(config, observation_size, action_size)
+    adam = optax.adam(config.critic_learning_rate)
+
+    def init(key: Array) -> DQNState:
+        params = parts.init(key)
+        return DQNState(params, adam.init(params), params if config.target_network else None)
+
+    def bootstrap(state: DQNState) -> Params:
+        return state.critic if state.target is None else state.target
+
+    def update(state: DQNState, batch: Transition, key: Array) -> tuple[DQNState, common.Scalars]:
+        del key  # nothing in the update is random
+        y = parts.target(bootstrap(state), batch)
+
+        def loss(params: Params) -> tuple[Array, common.Scalars]:
+            return common.squared_error(common.values_of(parts.q_fn, [params], (batch.observation, batch.action)), y)
+
+        params, optimizer, info = common.descend(adam, loss, state.critic, state.optimizer)
+        target = None if state.target is None else common.polyak(state.target, params, config.polyak)
+        return DQNState(params, optimizer, target), info
+
+    return parts.agent(init, update, bootstrap, common.gradient_operator(config.critic_learning_rate))
+
+
+class _Parts:
+    """What both have: the critic, the greedy policy, its exploration, and the target max_a Q(s', a)."""
+
+    def __init__(self, config: Any, observation_size: int, action_size: int):
+        self.config, self.observation_size, self.action_size = config, observation_size, action_size
+        self.critic = DiscreteCritic(action_size, config.hidden_sizes, config.activation, config.kernel_init)
+        self.q_fn = ntk.module_q_fn(self.critic)
+
+    def init(self, key: Array) -> Params:
+        observation, action = jnp.zeros((1, self.observation_size)), jnp.zeros((1, self.action_size))
+        return self.critic.init(key, observation, action)
+
+    def all_values(self, params: Params, observation: Array) -> Array:
+        return cast(Array, self.critic.apply(params, observation, method="all_values"))
+
+    def target(self, params: Params, batch: Transition) -> Array:
+        next_value = jnp.max(self.all_values(params, batch.next_observation), axis=-1)
+        return td.td_target(batch.reward, batch.discount, next_value, self.config.gamma)
+
+    def agent(
+        self, init: Callable[..., Any], update: Callable[..., Any], bootstrap: Callable[[Any], Params], operator: Any
+    ) -> Agent:
+        """The whole agent; ``bootstrap`` gives the parameters that targets come from."""
+
+        def act(state: Any, observation: Array) -> Array:
+            best = jnp.argmax(self.all_values(state.critic, observation), axis=-1)
+            return jax.nn.one_hot(best, self.action_size)
+
+        def explore(state: Any, observation: Array, key: Array) -> Array:
+            whether, which = jax.random.split(key)
+            lead = observation.shape[:-1]
+            uniform = jax.nn.one_hot(jax.random.randint(which, lead, 0, self.action_size), self.action_size)
+            at_random = jax.random.bernoulli(whether, self.config.exploration_epsilon, lead)
+            return jnp.where(at_random[..., None], uniform, act(state, observation))
+
+        def td_error(state: Any, batch: Transition, key: Array) -> Array:
+            del key
+            return self.target(bootstrap(state), batch) - self.q_fn(state.critic, (batch.observation, batch.action))
+
+        return Agent(init, act, explore, update, self.q_fn, lambda state: state.critic, td_error, operator,
+                     self.config.gamma)  # fmt: skip
