@@ -9,6 +9,7 @@ from preqn_jax.agents.preqn import PreQNConfig
 from preqn_jax.checkpoint import CheckpointError
 from preqn_jax.config import Config, EnvConfig
 from preqn_jax.ops.diagnostics import FailureModes
+from preqn_jax.settings import SettingError
 from preqn_jax.train import StallWatch, run
 from preqn_jax.trainers.base import Interval, NonFiniteError
 from preqn_jax.trainers.host import HostTrainer
