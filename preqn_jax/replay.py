@@ -81,7 +81,8 @@ def add(replay: Transition, transitions: Transition, total: Array) -> Transition
       transitions: ``[U, ...]``.
       total: transitions ever stored before, a multiple of U, which says where these go: scalar uint32.
     """
-    position = total % replay.reward.shape[0]
+    # int32: JAX 0.7 writes nothing, and says nothing, where a slice's unsigned position is vmapped.
+    position = (total % replay.reward.shape[0]).astype(jnp.int32)
     return jax.tree.map(
         lambda ring, new: jax.lax.dynamic_update_slice_in_dim(ring, new, position, 0), replay, transitions
     )

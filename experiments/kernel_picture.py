@@ -1,0 +1,119 @@
+"""The idea in one picture: what one update does to Q: ``python -m experiments.kernel_picture``.
+
+A fresh critic of one state and one action gets six TD errors. A gradient step moves Q everywhere, as the kernel K
+says; PreQN solves K Z = delta first. ``--out`` gets kernel_picture.png.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from experiments import flags as command_line
+from experiments import plots, suite
+from experiments.workdir import results_folder
+from preqn_jax import ntk, preqn_update, solvers
+from preqn_jax.networks import Critic
+from preqn_jax.ops.activations import ACTIVATIONS
+from preqn_jax.ops.alignment import cosine
+from preqn_jax.types import Array, Params
+
+_ACTIVATION = flags.DEFINE_string("activation", "sin", f"of the critic; allowed: {', '.join(ACTIVATIONS)}")
+_SEED = flags.DEFINE_integer("seed", 0, "of the critic and the errors", lower_bound=0)
+_OUT = flags.DEFINE_string("out", "runs/kernel_picture", "folder of the picture")
+
+STEP_SIZE = 0.25  # share of each TD error that a step is to remove
+
+
+class Step(NamedTuple):
+    """What a step did: Q' - Q at the minibatch ``[B]`` and at other states ``[G]``, and its alignment with delta."""
+
+    change: Array
+    elsewhere: Array
+    alignment: float
+
+
+class Measured(NamedTuple):
+    """States of the minibatch ``[B]``, their TD errors ``[B]``, K ``[B, B]``, other states ``[G]``, and both steps."""
+
+    state: Array
+    td_error: Array
+    gram: Array
+    grid: Array
+    gradient: Step
+    preqn: Step
+
+
+def main() -> int:
+    """Measures, draws; returns the exit code."""
+    suite.check_names("--activation", [_ACTIVATION.value], list(ACTIVATIONS))
+    out = results_folder(_OUT.value)
+    measured = measure(_ACTIVATION.value, _SEED.value)
+    print(f"alignment cos(Q' - Q, delta): gradient step {measured.gradient.alignment:.3f}, "
+          f"PreQN {measured.preqn.alignment:.3f}")  # fmt: skip
+    drawn = _draw(measured, out / "kernel_picture.png")
+    print(f"saved to {out / 'kernel_picture.png'}" if drawn else "no picture: matplotlib is not installed")
+    return 0
+
+
+def measure(activation: str, seed: int) -> Measured:
+    """One gradient step and one of PreQN from the same critic, on the same errors."""
+    critic = Critic((256, 256), activation)
+    q_fn = ntk.module_q_fn(critic)
+    init_key, error_key = jax.random.split(jax.random.key(seed))
+    state, grid = jnp.linspace(-20.0, 20.0, 6), jnp.linspace(-28.0, 28.0, 401)
+    inputs, everywhere = _inputs(state), _inputs(grid)
+    params = critic.init(init_key, *inputs)
+    td_error = jax.random.normal(error_key, state.shape)
+    values, gram, pullback = ntk.dense(critic)(params, inputs)
+
+    def step_to(new_params: Params) -> Step:
+        change = q_fn(new_params, inputs) - values
+        elsewhere = q_fn(new_params, everywhere) - q_fn(params, everywhere)
+        return Step(change, elsewhere, float(cosine(change, td_error)))
+
+    # As large as a gradient step may be: along the kernel's first eigenvector it removes that share of the error.
+    gradient_step_size = STEP_SIZE / jnp.linalg.eigvalsh(gram)[-1]
+    gradient = jax.tree.map(lambda p, g: p + gradient_step_size * g, params, pullback(td_error))
+    preqn, _ = preqn_update(q_fn, params, inputs, td_error, solve=solvers.lstsq(), step_size=STEP_SIZE)
+    return Measured(state, td_error, gram, grid, step_to(gradient), step_to(preqn))
+
+
+def _inputs(state: Array) -> tuple[Array, Array]:
+    """Observations and the one action, ``[B, 1]`` each."""
+    return state[:, None], jnp.ones_like(state)[:, None]
+
+
+def _draw(measured: Measured, path: pathlib.Path) -> bool:
+    if (figure := plots.new_figure(12, 3.6)) is None:
+        return False
+    kernel, *others = figure.subplots(1, 3)
+    diagonal = np.sqrt(np.diagonal(measured.gram))
+    image = kernel.imshow(measured.gram / np.outer(diagonal, diagonal), cmap="RdBu_r", vmin=-1, vmax=1)
+    figure.colorbar(image, ax=kernel)
+    kernel.set(title="K of the minibatch, by its diagonal", xlabel="error at state j", ylabel="moves Q at state i")
+    for axes, name, step in zip(others, ("Gradient step", "PreQN"), (measured.gradient, measured.preqn), strict=True):
+        axes.plot(measured.grid, step.elsewhere, color="C0", label="change of Q")
+        axes.vlines(measured.state, 0, STEP_SIZE * measured.td_error, color="C1", linewidth=1)
+        axes.plot(measured.state, STEP_SIZE * measured.td_error, "o", color="C1", label="a quarter of the TD error")
+        axes.plot(measured.state, step.change, "x", color="C0")
+        axes.axhline(0, color="black", linewidth=0.5)
+        axes.set(title=f"{name}: alignment {step.alignment:.2f}", xlabel="state", ylim=_limits(measured))
+        axes.legend(frameon=False, fontsize="small")
+        plots.dress(axes)
+    plots.save(figure, path)
+    return True
+
+
+def _limits(measured: Measured) -> tuple[float, float]:
+    most = 1.6 * np.abs(np.concatenate([STEP_SIZE * measured.td_error, measured.preqn.change])).max()
+    return -most, most
+
+
+if __name__ == "__main__":
+    command_line.run(main)
