@@ -5,7 +5,7 @@ CONFIG ?= preqn_ant
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: run test check pytest bench clean
+.PHONY: run test check pytest bench docs clean
 
 run: .venv/installed
 	$(BIN)/python -m experiments.run --config=$(CONFIG) $(ARGS)
@@ -23,6 +23,9 @@ pytest: .venv/installed-dev
 bench: .venv/installed
 	$(BIN)/python -m experiments.benchmark_update $(ARGS)
 
+docs: .venv/installed-docs
+	$(BIN)/python -m mkdocs build --strict
+
 clean:
 	rm -rf .venv
 
@@ -35,4 +38,8 @@ clean:
 
 .venv/installed-dev: .venv/installed setup.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+.venv/installed-docs: .venv/installed setup.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@

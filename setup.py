@@ -45,6 +45,7 @@ setuptools.setup(
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "cluster": [RAY],
+        "docs": ["mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.26,<2"],
         "dev": [
             RAY,
             "hypothesis>=6.100,<7",

@@ -1,6 +1,9 @@
+import pathlib
+
 import pytest
 
 from experiments import configs
+from experiments.configuration_reference import markdown
 from preqn_jax.agents import AGENTS
 from preqn_jax.config import check_config
 from preqn_jax.envs import DISCRETE_ENVS, ENVS
@@ -21,6 +24,11 @@ def test_tuned_names_differ_from_the_papers_where_they_say():
     tuned, paper = configs.get_config("preqn_tuned_halfcheetah"), configs.get_config("preqn_halfcheetah")
     assert (tuned.agent.critic_step_size, paper.agent.critic_step_size) == (0.03, 0.1)
     assert configs.override(paper, "agent.critic_step_size=0.03") == tuned
+
+
+def test_the_page_on_configuration_is_that_of_the_code():
+    page = pathlib.Path(__file__).parents[1] / "docs" / "configuration.md"
+    assert page.read_text() == markdown(), "python -m experiments.configuration_reference > docs/configuration.md"
 
 
 @pytest.mark.parametrize("name", ["preqn_halfchetah", "preqn_tuned", "tuned_ant", "preqn_cartpole", ""])

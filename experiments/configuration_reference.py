@@ -1,0 +1,63 @@
+"""Every field of every configuration: ``python -m experiments.configuration_reference > docs/configuration.md``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from experiments import configs
+from experiments import flags as command_line
+from preqn_jax import settings
+from preqn_jax.agents import AGENTS
+from preqn_jax.envs import DISCRETE_ENVS, ENVS
+
+_HEAD = """# Configuration
+
+A configuration is `<agent>_<environment>`; every field is a flag: `--config.agent.eta=0.9`. This page is what
+`python -m experiments.configuration_reference` prints, and a test holds it to the code.
+"""
+
+
+def main() -> int:
+    """Prints the page; returns the exit code."""
+    print(markdown(), end="")
+    return 0
+
+
+def markdown() -> str:
+    """The page."""
+    fields = settings.leaves(configs.get_config(configs.DEFAULT))
+    run = [leaf for leaf in fields if not leaf.path.startswith("agent.") and leaf.path != "algorithm"]
+    sections = [_HEAD, _names(), "## A run\n", _table(run)]
+    for name, entry in AGENTS.items():
+        sections += [f"## {name}\n", _table(settings.leaves(entry.config(), "agent."))]
+    return "\n".join(sections)
+
+
+def _names() -> str:
+    lines = ["| agents | environments |", "| --- | --- |"]
+    for discrete, envs in ((False, ENVS), (True, DISCRETE_ENVS)):
+        agents = [name for name, entry in AGENTS.items() if entry.discrete == discrete]
+        lines.append(f"| {_code(agents)} | {', '.join(f'`{name}` ({env_id})' for name, env_id in envs.items())} |")
+    tuned = [name for name in configs.names() if name.startswith("preqn_tuned_")]
+    return "\n".join(
+        [*lines, "", f"Besides, with what was measured to be better than the paper's values: {_code(tuned)}.", ""]
+    )
+
+
+def _table(leaves: Iterable[settings.Leaf]) -> str:
+    lines = ["| field | default | meaning [unit] | allowed |", "| --- | --- | --- | --- |"]
+    for leaf in leaves:
+        rule = leaf.rule
+        allowed = _code(rule.choices) if rule.choices is not None else (rule.interval or "").replace("inf", "∞")
+        lines.append(
+            f"| `config.{leaf.path}` | `{settings.spell(leaf.value)}` | {rule.help.replace('<', '&lt;')} | {allowed} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def _code(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+if __name__ == "__main__":
+    command_line.run(main)
