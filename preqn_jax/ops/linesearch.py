@@ -32,6 +32,7 @@ class SearchInfo(NamedTuple):
 
 
 class _State(NamedTuple):
+    step: Params
     step_size: Array
     alignment: Array
     backtracks: Array
@@ -49,9 +50,41 @@ def backtrack(
     decay: float | Array = 0.8,
     max_backtracks: int | Array = 20,
 ) -> tuple[Params, SearchInfo]:
+    """Moves the parameters by what :func:`search` finds; arguments and :class:`SearchInfo` are its.
+
+    Returns:
+      The new parameters, bit for bit the old ones unless a nonzero step was accepted, and a :class:`SearchInfo`.
+    """
+    step, info = search(
+        value_fn,
+        params,
+        direction,
+        values,
+        td_error,
+        step_size=step_size,
+        alignment=alignment,
+        decay=decay,
+        max_backtracks=max_backtracks,
+    )
+    return jax.tree.map(lambda p, s: jnp.where(info.step_size > 0, p + s, p), params, step), info
+
+
+def search(
+    value_fn: Callable[[Params], Array],
+    params: Params,
+    direction: Params,
+    values: Array,
+    td_error: Array,
+    *,
+    step_size: float | Array = 0.1,
+    alignment: float | Array = 0.97,
+    decay: float | Array = 0.8,
+    max_backtracks: int | Array = 20,
+) -> tuple[Params, SearchInfo]:
     """Largest step_size decay^k, k = 0 .. max_backtracks, with cos(Q' - Q, delta) >= alignment.
 
-    Q' = value_fn(params + step_size decay^k direction).
+    Q' = value_fn(params + step_size decay^k direction). A direction that is zero or not finite, which no shortening
+    mends, is tried once.
 
     Args:
       value_fn: params -> Q-values ``[B]`` on the minibatch.
@@ -65,35 +98,40 @@ def backtrack(
       max_backtracks: after this many the step is rejected.
 
     Returns:
-      The new parameters, bit for bit the old ones unless a nonzero step was accepted, and a :class:`SearchInfo`.
-      A zero td_error is an accepted no-op; a non-finite one, or a non-finite direction, is never accepted.
+      The step, to be added to the parameters, and a :class:`SearchInfo`. Where no step is taken it is -0.0, which
+      added to -0.0 leaves that as it is. A zero td_error is an accepted no-op; a non-finite one, or a non-finite
+      direction, is never accepted.
     """
     chex.assert_rank(td_error, 1)
     chex.assert_equal_shape([values, td_error])
     no_error = jnp.all(td_error == 0)
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0.0) for leaf in jax.tree.leaves(direction)]))
+    max_backtracks = jnp.where(jnp.isfinite(largest) & (largest > 0), max_backtracks, 0)
 
-    def moved(step_size: Array) -> Params:
-        return jax.tree.map(lambda p, d: p + (step_size * d).astype(p.dtype), params, direction)
-
-    def measure(step_size: Array) -> Array:
-        candidate = moved(step_size)
+    def measure(step: Params) -> Array:
+        candidate = jax.tree.map(jnp.add, params, step)
         with full_precision():
             change = value_fn(candidate) - values
         # A parameter may be off without showing in these values, and show in the next.
         finite = jnp.all(jnp.stack([all_finite(leaf) for leaf in jax.tree.leaves(candidate)]))
         return jnp.where(no_error, 1.0, jnp.where(finite, cosine(change, td_error), jnp.nan))
 
+    # The loop carries the step itself: rounded there, it is the same whoever adds it to the parameters, while XLA
+    # contracts a product and a sum that it finds side by side.
+    def trial(step_size: Array, backtracks: Array) -> _State:
+        step = jax.tree.map(lambda p, d: (step_size * d).astype(p.dtype), params, direction)
+        return _State(step, step_size, measure(step), backtracks)
+
     def unaligned(state: _State) -> Array:
         return ~(state.alignment >= alignment) & (state.backtracks < max_backtracks)  # NaN is unaligned
 
     def shorten(state: _State) -> _State:
-        step_size = state.step_size * decay
-        return _State(step_size, measure(step_size), state.backtracks + 1)
+        return trial(state.step_size * decay, state.backtracks + 1)
 
-    first = jnp.asarray(step_size, values.dtype)
-    last = jax.lax.while_loop(unaligned, shorten, _State(first, measure(first), jnp.zeros((), jnp.int32)))
+    first = trial(jnp.asarray(step_size, values.dtype), jnp.zeros((), jnp.int32))
+    last = jax.lax.while_loop(unaligned, shorten, first)
 
     accepted = last.alignment >= alignment
     takes_step = accepted & ~no_error
-    new_params = jax.tree.map(lambda new, old: jnp.where(takes_step, new, old), moved(last.step_size), params)
-    return new_params, SearchInfo(accepted, last.alignment, jnp.where(takes_step, last.step_size, 0.0), last.backtracks)
+    step = jax.tree.map(lambda leaf: jnp.where(takes_step, leaf, jnp.asarray(-0.0, leaf.dtype)), last.step)
+    return step, SearchInfo(accepted, last.alignment, jnp.where(takes_step, last.step_size, 0.0), last.backtracks)

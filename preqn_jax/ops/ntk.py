@@ -92,7 +92,7 @@ def per_example(q_fn: QFunction) -> Linearizer:
     """
 
     def tangents(params: Params, inputs: Inputs) -> tuple[Array, Params]:
-        _check_arguments(q_fn, params, inputs)
+        check_arguments(q_fn, params, inputs)
         return _per_example_gradients(q_fn, params, inputs)
 
     def gram(gradients: Params) -> Array:
@@ -102,12 +102,13 @@ def per_example(q_fn: QFunction) -> Linearizer:
 
 
 def _per_example_gradients(q_fn: QFunction, params: Params, inputs: Inputs) -> tuple[Array, Params]:
-    """Values ``[B]`` and gradients, each leaf ``[B, *leaf.shape]``."""
+    """Values ``[B]`` and gradients in the values' type, each leaf ``[B, *leaf.shape]``."""
 
     def q_of_one(params: Params, example: Inputs) -> Array:
         return q_fn(params, jax.tree.map(lambda leaf: leaf[None], example))[0]
 
-    return jax.vmap(jax.value_and_grad(q_of_one), in_axes=(None, 0))(params, inputs)
+    values, gradients = jax.vmap(jax.value_and_grad(q_of_one), in_axes=(None, 0))(params, inputs)
+    return values, jax.tree.map(lambda leaf: leaf.astype(values.dtype), gradients)
 
 
 def _inner_of_gradients(left: Params, right: Params) -> Array:
@@ -126,10 +127,60 @@ def module_q_fn(module: nn.Module) -> QFunction:
     """The Q-function of a Flax module: ``module.apply(params, *inputs)`` for a tuple, else ``(params, inputs)``."""
 
     def q_fn(params: Params, inputs: Inputs) -> Array:
-        arguments = inputs if isinstance(inputs, tuple) else (inputs,)
-        return cast(Array, module.apply(params, *arguments))
+        try:
+            return cast(Array, module.apply(params, *_arguments(inputs)))
+        except _MISFITS as error:
+            found = sorted(params) if hasattr(params, "keys") else type(params).__name__
+            raise ValueError(
+                f"params and inputs must fit {type(module).__name__}, params as its init returns them, a dict "
+                f"{{'params': ...}}; got {type(params).__name__} with {found}, of which Flax says: {error}"
+            ) from None
 
     return q_fn
+
+
+_MISFITS = (
+    flax.errors.ApplyScopeInvalidVariablesStructureError,
+    flax.errors.ApplyScopeInvalidVariablesTypeError,
+    flax.errors.ScopeCollectionNotFound,
+    flax.errors.ScopeParamNotFoundError,
+    flax.errors.ScopeParamShapeError,
+)
+
+
+def nnx_q_fn(module: Any) -> tuple[QFunction, Params]:
+    """The Q-function of a Flax NNX module, and its parameters.
+
+    For :func:`per_example`: :func:`dense` needs to see every call of a layer, for which NNX has nothing like Linen's
+    ``intercept_methods``. Variables that are no ``nnx.Param`` (running statistics, keys) stay as they are now; put the
+    module into evaluation mode first. ``nnx.update(module, params)`` puts new parameters back.
+
+    Args:
+      module: ``nnx.Module``, called as :func:`module_q_fn` says, that returns Q-values ``[B]``, example by example.
+
+    Returns:
+      The Q-function, and its parameters as an ``nnx.State``, a pytree like any other.
+
+    Raises:
+      ValueError: if it is no ``nnx.Module``, or has no parameters.
+    """
+    from flax import nnx  # here: it takes half a second to import
+
+    if not isinstance(module, nnx.Module):
+        raise ValueError(f"module must be an nnx.Module, got {type(module).__name__}; module_q_fn is for Linen")
+    graph, params, rest = cast(tuple[Any, Any, Any], nnx.split(module, nnx.Param, ...))
+    if not jax.tree.leaves(params):
+        raise ValueError(f"module must have parameters (nnx.Param), got none in {type(module).__name__}")
+
+    def q_fn(params: Params, inputs: Inputs) -> Array:
+        new_rest = jax.tree.map(lambda leaf: leaf, rest)  # new variables, which a call may write to
+        return nnx.merge(graph, params, new_rest)(*_arguments(inputs))
+
+    return q_fn, params
+
+
+def _arguments(inputs: Inputs) -> tuple[Any, ...]:
+    return inputs if isinstance(inputs, tuple) else (inputs,)
 
 
 class _DenseCall(NamedTuple):
@@ -181,7 +232,7 @@ def dense(module: nn.Module) -> Linearizer:
 
     def tangents(params: Params, inputs: Inputs) -> tuple[Array, _DenseTangents]:
         _check_variables(params)
-        batch_size = _check_arguments(q_fn, params, inputs)
+        batch_size = check_arguments(q_fn, params, inputs)
         calls = _dense_calls(q_fn, params, inputs, batch_size)
         values, layer_inputs, output_gradients = _forward_and_backward(q_fn, params, inputs, calls)
 
@@ -426,16 +477,23 @@ def _batch_size(inputs: Inputs) -> int:
     return next(iter(shapes.values()))[0]
 
 
-def _check_arguments(q_fn: QFunction, params: Params, inputs: Inputs) -> int:
-    """Returns B; refuses what would otherwise broadcast into a wrong kernel without a word."""
+def check_arguments(q_fn: QFunction, params: Params, inputs: Inputs) -> int:
+    """Returns B; refuses what would otherwise broadcast into a wrong kernel without a word. Only shapes are computed.
+
+    Raises:
+      ValueError: on parameters or inputs of the wrong kind, or Q-values not shaped [B].
+    """
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             name, dtype = jax.tree_util.keystr(path), jnp.result_type(leaf)
             raise ValueError(f"params must be floating-point, got {dtype} in params{name}")
     batch_size = _batch_size(inputs)
-    shape = getattr(jax.eval_shape(q_fn, params, inputs), "shape", None)
+    values = jax.eval_shape(q_fn, params, inputs)
+    shape = getattr(values, "shape", None)
     if shape != (batch_size,):
         raise ValueError(f"q_fn must return one value per example, shape [B] = {(batch_size,)}, got {shape}")
+    if values.dtype not in (jnp.float32, jnp.float64):  # in less no kernel can be solved
+        raise ValueError(f"q_fn must return float32 or float64 (cast its values to float32), got {values.dtype}")
     return batch_size
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from preqn_jax.ops import linesearch, ntk, solvers
 from preqn_jax.ops.alignment import all_finite
-from preqn_jax.ops.checks import known
+from preqn_jax.ops.checks import known, td_error_of
 from preqn_jax.types import Array, Inputs, Params
 
 
@@ -49,6 +49,19 @@ class PreQNInfo(NamedTuple):
     damping: Array
     step_size: Array
     backtracks: Array
+    kernel_diagonal: Array
+
+
+class DirectionInfo(NamedTuple):
+    """The part of :class:`PreQNInfo` that is known before the search.
+
+    Its status is ``ACCEPTED`` for a direction to search along, else why there is none.
+    """
+
+    status: Array
+    predicted_alignment: Array
+    residual: Array
+    damping: Array
     kernel_diagonal: Array
 
 
@@ -126,62 +139,85 @@ def step_linearized(
 ) -> tuple[Params, PreQNInfo]:
     """:func:`preqn_update` from a linearization at hand, whose ``values`` the TD error may be made from."""
     check_options(step_size=step_size, alignment=alignment, decay=decay, max_backtracks=max_backtracks)
-    values, gram, pullback = linearization
-    if jnp.shape(td_error) != values.shape:
-        raise ValueError(f"td_error must have shape [B] = {values.shape}, got {jnp.shape(td_error)}")
-    chex.assert_shape(gram, (*values.shape, *values.shape))
-    td_error = jax.lax.stop_gradient(jnp.asarray(td_error, values.dtype))
-
-    z, solved = (solve or solvers.lstsq())(gram, td_error)
-    # A failed solve asks for no step at all: with max_backtracks = 0 the search ends where it begins.
+    ntk.check_arguments(q_fn, params, inputs)
+    direction, found = preqn_direction(linearization, td_error, solve)
     new_params, search = linesearch.backtrack(
         lambda params: q_fn(params, inputs),
         params,
-        pullback(z),
-        values,
-        td_error,
+        direction,
+        linearization.values,
+        td_error_of(td_error, linearization.values),
         step_size=step_size,
         alignment=alignment,
         decay=decay,
-        max_backtracks=jnp.where(solved.finite, max_backtracks, 0),
+        max_backtracks=max_backtracks,
     )
-    search = search._replace(accepted=search.accepted & solved.finite)
-    info = PreQNInfo(
-        accepted=search.accepted,
-        status=_status(gram, td_error, solved, search),
-        predicted_alignment=solved.predicted_alignment,
-        alignment=search.alignment,
-        residual=solved.residual,
-        damping=solved.damping,
-        step_size=search.step_size,
-        backtracks=search.backtracks,
-        kernel_diagonal=jnp.mean(jnp.diagonal(gram)),
-    )
-    return new_params, info
+    return new_params, join(found, search)
 
 
-def _status(gram: Array, td_error: Array, solved: solvers.SolveInfo, search: linesearch.SearchInfo) -> Array:
+def preqn_direction(
+    linearization: ntk.Linearization, td_error: Array, solve: solvers.Solver | None = None
+) -> tuple[Params, DirectionInfo]:
+    """sum_i Z_i grad Q(x_i) with K Z = delta, along which Q moves towards its targets.
+
+    Args:
+      linearization: of Q on the minibatch.
+      td_error: delta ``[B]``; not differentiated.
+      solve: as :func:`preqn_update` takes it.
+
+    Returns:
+      The direction, like the parameters, and a :class:`DirectionInfo`. A failed solve asks for no step: zeros.
+    """
+    values, gram, pullback = linearization
+    chex.assert_shape(gram, (*values.shape, *values.shape))
+    td_error = td_error_of(td_error, values)
+    z, solved = (solve or solvers.lstsq())(gram, td_error)
     reasons = {
         Status.NON_FINITE_TD_ERROR: ~all_finite(td_error),
         Status.NON_FINITE_KERNEL: ~all_finite(gram),
         Status.NON_FINITE_SOLUTION: ~solved.finite,
-        Status.NOT_ALIGNED: ~search.accepted,
         Status.NO_TD_ERROR: jnp.all(td_error == 0),
     }
     status = jnp.asarray(Status.ACCEPTED, jnp.int32)
     for reason, holds in reversed(reasons.items()):  # the first that holds is the cause of the rest
         status = jnp.where(holds, jnp.asarray(reason, jnp.int32), status)
-    return status
+    direction = jax.tree.map(lambda leaf: jnp.where(_failed(status), jnp.zeros_like(leaf), leaf), pullback(z))
+    kernel_diagonal = jnp.mean(jnp.diagonal(gram))
+    return direction, DirectionInfo(
+        status, solved.predicted_alignment, solved.residual, solved.damping, kernel_diagonal
+    )
+
+
+def join(found: DirectionInfo, search: linesearch.SearchInfo) -> PreQNInfo:
+    """What is known after the search: both parts of a :class:`PreQNInfo`."""
+    failed = _failed(found.status)
+    unaligned = ~failed & ~search.accepted
+    return PreQNInfo(
+        accepted=search.accepted & ~failed,
+        status=jnp.where(unaligned, jnp.asarray(Status.NOT_ALIGNED, jnp.int32), found.status),
+        predicted_alignment=found.predicted_alignment,
+        alignment=search.alignment,
+        residual=found.residual,
+        damping=found.damping,
+        step_size=search.step_size,
+        backtracks=search.backtracks,
+        kernel_diagonal=found.kernel_diagonal,
+    )
+
+
+def _failed(status: Array) -> Array:
+    return status >= Status.NON_FINITE_TD_ERROR
 
 
 def check_options(**options: float | Array) -> None:
-    """Refuses step sizes and factors out of range; traced values pass unchecked.
+    """Refuses numbers out of range; traced values pass unchecked.
 
     Raises:
       ValueError: naming the option and what is allowed.
     """
     allowed = {
         "step_size": ("> 0", lambda x: x > 0),
+        "gamma": ("in [0, 1]", lambda x: 0 <= x <= 1),
         "alignment": ("in (0, 1]", lambda x: 0 < x <= 1),
         "decay": ("in (0, 1)", lambda x: 0 < x < 1),
         "max_backtracks": (">= 0", lambda x: x >= 0),

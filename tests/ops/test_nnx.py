@@ -1,0 +1,82 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from preqn_jax.ops import ntk, solvers
+from preqn_jax.ops.preqn import preqn_update
+from preqn_jax.transforms import preqn
+from tests.ops.modules import B, Net, normal
+
+X, DELTA = normal(B, 3), normal(B, seed=1)
+
+
+class NNXNet(nnx.Module):
+    """:class:`Net` with one hidden layer in NNX; with variables that are no parameters."""
+
+    def __init__(self, rngs):
+        self.layers = nnx.List([nnx.Linear(3, 16, rngs=rngs), nnx.Linear(16, 1, rngs=rngs)])
+        self.dropout = nnx.Dropout(0.5, deterministic=True, rngs=rngs)
+        self.calls = nnx.Variable(jnp.zeros((), jnp.int32))
+
+    def __call__(self, x):
+        self.calls[...] = self.calls[...] + 1
+        return self.layers[1](self.dropout(jnp.tanh(self.layers[0](x))))[..., 0]
+
+
+MODULE = NNXNet(nnx.Rngs(0))
+LINEN = {
+    "params": {
+        f"Dense_{i}": {"kernel": layer.kernel[...], "bias": layer.bias[...]} for i, layer in enumerate(MODULE.layers)
+    }
+}
+
+
+def test_kernel_and_values_equal_those_of_the_same_linen_module():
+    q_fn, params = ntk.nnx_q_fn(MODULE)
+    ours = jax.jit(ntk.per_example(q_fn))(params, X)
+    linens = jax.jit(ntk.dense(Net((16,))))(LINEN, X)
+    np.testing.assert_allclose(ours.values, linens.values, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(ours.gram, linens.gram, rtol=1e-4, atol=1e-4)
+    assert MODULE.calls[...] == 0  # evaluating Q leaves the module alone
+
+
+def test_an_update_goes_back_into_the_module_and_through_optax():
+    q_fn, params = ntk.nnx_q_fn(NNXNet(nnx.Rngs(0)))
+    module, how = NNXNet(nnx.Rngs(0)), {"solve": solvers.ridge()}
+    new_params, info = jax.jit(lambda params: preqn_update(q_fn, params, X, DELTA, **how))(params)
+    assert info.accepted
+    nnx.update(module, new_params)
+    np.testing.assert_allclose(module(X), q_fn(new_params, X), rtol=1e-6)
+    assert not np.allclose(module(X), q_fn(params, X))
+
+    optimizer = preqn(q_fn, **how)
+    updates, _ = jax.jit(optimizer.update)(params, optimizer.init(params), params, inputs=X, td_error=DELTA)
+    by_optax = optax.apply_updates(params, updates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), by_optax, new_params)
+
+
+class Two(nnx.Module):
+    def __init__(self):
+        self.w = nnx.Param(jnp.ones(()))
+
+    def __call__(self, x, y):
+        return self.w * (x.sum(axis=-1) + y.sum(axis=-1))
+
+
+def test_a_tuple_of_inputs_becomes_arguments():
+    q_fn, params = ntk.nnx_q_fn(Two())
+    np.testing.assert_allclose(q_fn(params, (X, 2 * X)), 3 * X.sum(axis=-1), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [(nn.Dense(1), "must be an nnx.Module, got Dense"), (nnx.Dropout(0.5), "parameters .* got none in Dropout")],
+    ids=["linen", "no_parameters"],
+)
+def test_other_modules_raise(module, message):
+    with pytest.raises(ValueError, match=message):
+        ntk.nnx_q_fn(module)
