@@ -139,7 +139,10 @@ def _brax(config: EnvConfig) -> tuple[Any, int]:
 def _playground(config: EnvConfig) -> tuple[Any, int]:
     registry = _import("mujoco_playground", "playground", "pip install playground").registry
     _check_known(config.id, registry.ALL_ENVS)
-    return registry.load(config.id), registry.get_default_config(config.id).episode_length
+    options = registry.get_default_config(config.id)
+    if "impl" in options:  # of MJX; its own default, Warp, is for NVIDIA's devices alone
+        options.impl = "jax"
+    return registry.load(config.id, options), options.episode_length
 
 
 def _import(module: str, backend: str, remedy: str) -> ModuleType:
