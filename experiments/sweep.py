@@ -73,7 +73,10 @@ def _fitting(config: Config, runs: int) -> int:
     if share == 1:
         return 1
     trainer = DeviceTrainer(config, [Member(config.seed)], devices=[jax.local_devices()[0]])
-    fit = len(devices) * int(0.9 * memory_of(jax.local_devices()[0], 1) / shares / trainer.member_bytes())
+    member = trainer.member_bytes()
+    if jax.default_backend() == "cpu":
+        member += trainer.replay_bytes  # a checkpoint is written from a copy, here in the same memory
+    fit = len(devices) * int(0.9 * memory_of(jax.local_devices()[0], 1) / shares / member)
     if not fit:
         raise SettingError("not one member of the population fits the memory; lower config.replay_capacity")
     fit = min(share, fit)

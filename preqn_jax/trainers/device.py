@@ -349,7 +349,8 @@ def _local(tree: Any) -> Any:
 
     def fetch(leaf: Array) -> np.ndarray:
         parts = {shard.index[0].start or 0: shard.data for shard in leaf.addressable_shards}
-        return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
+        arrays = [np.asarray(parts[start]) for start in sorted(parts)]
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)  # a replay buffer is copied only if it must be
 
     return jax.tree.map(fetch, tree)
 
