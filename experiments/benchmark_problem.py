@@ -1,4 +1,4 @@
-"""What the benchmark of an update measures on: networks and a minibatch of HalfCheetah's sizes, and the work in it."""
+"""What benchmarks of updates measure on: networks and a minibatch of a task's sizes, and the work in it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from preqn_jax.ops import ntk, td
 from preqn_jax.trainers.base import burst_of
 from preqn_jax.types import Array, Params, Transition
 
-OBSERVATION, ACTION = 17, 6  # HalfCheetah's
+OBSERVATION, ACTION = 17, 6  # HalfCheetah's, where no other sizes are given
 BURST = 20  # updates per burst
+OverSeeds = Callable[..., Callable[..., Any]]  # as jax.vmap: (function, in_axes) -> function of all seeds
 _POOL = 1000  # transitions that minibatches are drawn from, with replacement: rows repeat, as in a young buffer
 
 
 class Problem(NamedTuple):
-    """A critic, an actor and a minibatch of HalfCheetah's sizes, all that the sections measure on."""
+    """A critic, an actor and a minibatch, all that the sections measure on."""
 
     critic: Critic
     actor: Actor
@@ -40,17 +41,19 @@ class Problem(NamedTuple):
         return self.batch.observation, self.batch.action
 
 
-def make_problem(batch_size: int, hidden_sizes: tuple[int, ...]) -> Problem:
+def make_problem(
+    batch_size: int, hidden_sizes: tuple[int, ...], observation: int = OBSERVATION, action: int = ACTION
+) -> Problem:
     """Fresh networks, and replayed transitions on a low-dimensional manifold, some of them repeated.
 
     A random linear map of six numbers stands for the state and a smooth function of it for the reward: like a
     robot's, such inputs make the kernel numerically low-rank, and the repeated rows make it singular.
     """
-    critic, actor = Critic(hidden_sizes), Actor(ACTION, hidden_sizes)
+    critic, actor = Critic(hidden_sizes), Actor(action, hidden_sizes)
     generator = np.random.default_rng(0)
     latent = generator.normal(size=(_POOL + 1, 6)).cumsum(axis=0) / np.sqrt(np.arange(1, _POOL + 2))[:, None]
-    states = np.tanh(latent @ generator.normal(size=(6, OBSERVATION)) / 2)
-    actions = generator.uniform(-1.0, 1.0, (_POOL, ACTION))
+    states = np.tanh(latent @ generator.normal(size=(6, observation)) / 2)
+    actions = generator.uniform(-1.0, 1.0, (_POOL, action))
     rewards = latent[1:, 0] - latent[:-1, 0] - 0.1 * (actions**2).sum(axis=1)
     drawn = generator.integers(_POOL, size=(BURST, batch_size))
     columns = (states[:-1], actions, rewards, np.ones(_POOL), states[1:])
@@ -76,14 +79,17 @@ def _td_error(problem: Problem) -> Callable[[Params, Params, Transition], Array]
     return td_error
 
 
-def burst(name: str, config: PreQNConfig, batches: Transition, num_seeds: int = 1) -> Candidate:
+def burst(
+    name: str, config: PreQNConfig, batches: Transition, num_seeds: int = 1, over_seeds: OverSeeds = jax.vmap
+) -> Candidate:
     """A candidate that runs one burst of whole updates as training does, its state going from one to the next."""
-    agent, updates = make(config, OBSERVATION, ACTION), batches.reward.shape[0]
+    agent = make(config, batches.observation.shape[-1], batches.action.shape[-1])
+    updates = batches.reward.shape[0]
     keys = jax.vmap(jax.random.key)(jnp.arange(num_seeds))
     function, init = burst_of(agent), agent.init
     arguments = (init(keys[0]), batches, keys[0])
     if num_seeds > 1:
-        function = jax.vmap(function, in_axes=(0, 0, 0, None))
+        function = over_seeds(function, in_axes=(0, 0, 0, None))
         batches = jax.tree.map(lambda leaf: jnp.stack([leaf] * num_seeds), batches)
         arguments = (jax.vmap(init)(keys), batches, keys)
     start = time.perf_counter()
@@ -101,14 +107,16 @@ def layers(widths: tuple[int, ...]) -> list[tuple[int, int]]:
     return list(itertools.pairwise(widths))
 
 
-def update_work(batch_size: int, hidden_sizes: tuple[int, ...]) -> dict[str, float]:
+def update_work(
+    batch_size: int, hidden_sizes: tuple[int, ...], observation: int = OBSERVATION, action: int = ACTION
+) -> dict[str, float]:
     """Floating-point operations of one PreQN update without backtracks, by part; a multiply-add counts as two.
 
     Products of matrices, the factorization and nothing else. The Gram's products count in full although half of their
     entries follow by symmetry.
     """
-    critic = layers((OBSERVATION + ACTION, *hidden_sizes, 1))
-    actor = layers((OBSERVATION, *hidden_sizes, ACTION))
+    critic = layers((observation + action, *hidden_sizes, 1))
+    actor = layers((observation, *hidden_sizes, action))
 
     def products(layers: list[tuple[int, int]]) -> float:
         """Of one pass through the layers: forward, to the inputs, or to the kernels."""

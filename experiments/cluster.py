@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import os
 import pathlib
@@ -12,11 +13,11 @@ from typing import Any
 
 import tqdm
 
-from experiments.suite import one_thread
+from experiments.suite import Runner, one_thread
 from experiments.sweep_plan import Unit
 from preqn_jax.settings import SettingError
 
-RETRIES = 3  # of a task whose worker died; each goes on from its unit's checkpoint
+RETRIES = 3  # of a task whose worker died, by Ray itself; each goes on from its unit's checkpoint
 
 
 def installed() -> bool:
@@ -24,7 +25,7 @@ def installed() -> bool:
     return importlib.util.find_spec("ray") is not None
 
 
-def run(units: Sequence[Unit], folder: pathlib.Path, address: str, workers: int) -> int:
+def run(units: Sequence[Unit], folder: pathlib.Path, address: str, workers: int) -> tuple[int, dict[str, str]]:
     """Runs units on a cluster, as many at a time as it has processors, or accelerators where they need one.
 
     Args:
@@ -35,7 +36,7 @@ def run(units: Sequence[Unit], folder: pathlib.Path, address: str, workers: int)
       workers: processors that a local cluster has.
 
     Returns:
-      The exit code: 1 if a unit failed for good.
+      The exit code, 1 if a unit failed twice; and why each of those did, by their names.
 
     Raises:
       SettingError: if Ray is not installed, or there is no such cluster.
@@ -62,35 +63,42 @@ def run(units: Sequence[Unit], folder: pathlib.Path, address: str, workers: int)
         return _collect(units, folder)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last checkpoints", file=sys.stderr)
-        return 130
+        return 130, {}
     finally:
         ray.shutdown()
 
 
-def _collect(units: Sequence[Unit], folder: pathlib.Path) -> int:
+def _collect(units: Sequence[Unit], folder: pathlib.Path) -> tuple[int, dict[str, str]]:
     import ray
 
-    # A task whose worker dies is run again by Ray itself; one that raises is not: it would do so again.
     gpus = 1 if units[0].members is not None and ray.cluster_resources().get("GPU") else 0
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(_run)
-    waiting = {task.remote(str(folder.absolute()), unit.name): unit for unit in units}
-    failed = 0
+    start = functools.partial(task.remote, str(folder.absolute()))
+    waiting, failed = {start(unit.name): (unit, 1) for unit in units}, {}
     with tqdm.tqdm(total=len(waiting), unit=" units", disable=not sys.stderr.isatty()) as bar:
         while waiting:
             (done, *_), _ = ray.wait(list(waiting), num_returns=1)
-            unit = waiting.pop(done)
+            unit, attempt = waiting.pop(done)
             try:
                 ray.get(done)
                 bar.write(f"finished {unit.name}", file=sys.stderr)
             except ray.exceptions.RayError as error:
-                failed += 1
-                bar.write(f"{unit.name} failed ({_reason(error)}); the rest goes on", file=sys.stderr)
+                reason = _reason(error)
+                # Only what raised: where its worker died, Ray itself has tried again already.
+                again = attempt < Runner.attempts and isinstance(error, ray.exceptions.RayTaskError)
+                what_next = "it is tried once more" if again else "the rest goes on"
+                bar.write(f"{unit.name} failed ({reason}); {what_next}", file=sys.stderr)
+                if again:
+                    waiting[start(unit.name)] = unit, attempt + 1
+                    continue
+                failed[unit.name] = reason
             bar.update()
-    return 1 if failed else 0
+    return (1 if failed else 0), failed
 
 
 def _reason(error: BaseException) -> str:
-    return str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
+    cause = getattr(error, "cause", None) or error
+    return (str(cause).strip() or type(cause).__name__).splitlines()[-1]
 
 
 def _run(folder: str, name: str) -> None:

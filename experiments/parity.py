@@ -17,7 +17,6 @@ what it was made with.
 from __future__ import annotations
 
 import csv
-import importlib.metadata
 import io
 import json
 import pathlib
@@ -101,10 +100,8 @@ def _save(rows: Sequence[Row], out: pathlib.Path) -> None:
     for row in rows:
         writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in row])
     replace_file(out / "parity.csv", buffer.getvalue())
-    record = provenance.collect()
-    record["versions"] |= {name: importlib.metadata.version(name) for name in ("mujoco-mjx", "brax")}
     settings = {"states": _STATES.value, "batch": _BATCH.value, "float64": _FLOAT64.value}
-    record |= {"settings": settings, "rows": [row._asdict() for row in rows]}
+    record = {**provenance.collect(), "settings": settings, "rows": [row._asdict() for row in rows]}
     replace_file(out / "parity.json", json.dumps(record, indent=2) + "\n")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import pathlib
 import platform
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "chex", "numpy", "gymnasium", "mujoco", "orbax-checkpoint")
+_EXTRAS = ("mujoco-mjx", "brax")
 
 
 def device() -> str:
@@ -28,6 +30,9 @@ def command() -> str:
 def collect() -> dict[str, Any]:
     """Versions, device and the command line, as JSON takes it."""
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    for name in _EXTRAS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
     return {
         "command": command(),
         "device": device(),

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -300,6 +300,12 @@ def one_thread(folder: pathlib.Path) -> dict[str, str]:
 def _last_line(log: pathlib.Path) -> str:
     lines = log.read_text(errors="replace").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+
+
+def report_failures(failed: Mapping[str, str]) -> None:
+    """Says which jobs failed for good, and why, a line each."""
+    for name, reason in failed.items():
+        print(f"failed twice: {name}: {reason}", file=sys.stderr)
 
 
 def check_names(flag: str, given: Sequence[str], known: Sequence[str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -72,6 +71,5 @@ def run(kind: str, title: str, jobs: Sequence[suite.Job], more: Report = lambda 
     code = runner.run()
     print(report.write(jobs, folder, title))
     print(more(jobs, folder))
-    for failed, reason in runner.failed.items():
-        print(f"failed twice: {failed}: {reason}", file=sys.stderr)
+    suite.report_failures(runner.failed)
     return code

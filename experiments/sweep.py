@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
-import sys
 from collections.abc import Sequence
 
 import jax
@@ -57,9 +56,10 @@ def main(config: Config) -> int:
     if jax.process_index() == 0:
         suite.claim(folder, "sweep", {"grid": _GRID.value, "seeds": _SEEDS.value})
         sweep_plan.write(units, folder)
-    code = _run(units, folder)
+    code, failed = _run(units, folder)
     if jax.process_index() == 0:
         print(sweep_report.write(units, axes, folder))
+        suite.report_failures(failed)
     return code
 
 
@@ -73,27 +73,28 @@ def _fitting(config: Config, runs: int) -> int:
     if share == 1:
         return 1
     trainer = DeviceTrainer(config, [Member(config.seed)], devices=[jax.local_devices()[0]])
-    fit = len(devices) * int(0.9 * memory_of(jax.local_devices()[0], 1) / shares / trainer.member_bytes())
+    member = trainer.member_bytes()
+    if jax.default_backend() == "cpu":
+        member += trainer.replay_bytes  # a checkpoint is written from a copy, here in the same memory
+    fit = len(devices) * int(0.9 * memory_of(jax.local_devices()[0], 1) / shares / member)
     if not fit:
         raise SettingError("not one member of the population fits the memory; lower config.replay_capacity")
     fit = min(share, fit)
     return max(len(devices), fit - fit % len(devices)) if jax.process_count() > 1 else fit
 
 
-def _run(units: Sequence[Unit], folder: pathlib.Path) -> int:
-    """Runs the units that are not finished; returns the exit code."""
+def _run(units: Sequence[Unit], folder: pathlib.Path) -> tuple[int, dict[str, str]]:
+    """Runs the units that are not finished; returns the exit code, and why those failed that did, by name."""
     if _COORDINATOR.value is not None:
-        return _run_together(units, folder)
+        return _run_together(units, folder), {}
     missing = [unit for unit in units if suite.steps_done(unit, folder) < unit.steps]
     address = _CLUSTER.value or ("local" if cluster.installed() else "none")
     if address != "none":
-        return cluster.run(missing, folder, address, _WORKERS.value) if missing else 0
+        return cluster.run(missing, folder, address, _WORKERS.value) if missing else (0, {})
     on_accelerator = units[0].members is not None and jax.default_backend() != "cpu"
     runner = suite.Runner(units, folder, 1 if on_accelerator else _WORKERS.value, pin=not on_accelerator)
     code = runner.run()
-    for name, reason in runner.failed.items():
-        print(f"failed twice: {name}: {reason}", file=sys.stderr)
-    return code
+    return code, runner.failed
 
 
 def _run_together(units: Sequence[Unit], folder: pathlib.Path) -> int:

@@ -65,6 +65,25 @@ def in_loop(name: str, function: Callable[..., Any], *arguments: Any) -> Candida
     return Candidate(name, lambda: run(count), count, seconds, result)
 
 
+def carried(name: str, function: Callable[[Any], Any], state: Any) -> Candidate:
+    """A candidate that evaluates ``state = function(state)`` in a compiled loop; the state is donated, and kept."""
+
+    def loop(count: Array, state: Any) -> Any:
+        return jax.lax.fori_loop(0, count, lambda _, state: function(state), state)
+
+    start = time.perf_counter()
+    compiled = jax.jit(loop, donate_argnums=1).lower(np.int32(1), state).compile()
+    seconds = time.perf_counter() - start
+
+    def run(count: int) -> None:
+        nonlocal state
+        state = jax.block_until_ready(compiled(np.int32(count), state))
+
+    run(1)
+    count = _enough(run)
+    return Candidate(name, lambda: run(count), count, seconds, None)
+
+
 def _first_entry(leaf: Array) -> Array:
     return leaf[(0,) * leaf.ndim]
 

@@ -51,10 +51,11 @@ def run(trainer: Trainer, reporter: Reporter, save: Callable[[Trainer], None], s
     Raises:
       NonFiniteError: if training produced a NaN; no checkpoint is written then.
     """
-    config, stall = trainer.config, StallWatch(reporter)
+    config, stall, breakdown = trainer.config, StallWatch(reporter), BreakdownWatch(reporter)
     while trainer.step < config.total_steps:
         info = trainer.advance()
         stall.watch(info)
+        breakdown.watch(trainer)
         reporter.progress(trainer.step, info)
         finished = trainer.step == config.total_steps
         if finished or trainer.step % config.evaluate_every == 0:
@@ -92,4 +93,20 @@ class StallWatch:
                 f"updates (predicted alignment {predicted:.2f}). Below eta the solver cuts off too much of K: use "
                 "--config.agent.solver=ridge, or a smaller solver_rcond or solver_damping; above it, lower "
                 "critic_step_size"
+            )
+
+
+class BreakdownWatch:
+    """Tells of simulations that broke: at the first, and whenever they have become ten times as many."""
+
+    def __init__(self, reporter: Reporter):
+        self._reporter, self._next = reporter, 1
+
+    def watch(self, trainer: Trainer) -> None:
+        """Looks at the trainer after a burst."""
+        if (broken := trainer.broken_episodes) >= self._next:
+            self._next = 10 * broken
+            self._reporter.message(
+                f"warning: the simulation of {trainer.config.env.id} broke (not finite, or beyond any physics) in "
+                f"{broken} episode(s) before step {trainer.step}; they were cut there and new ones begun"
             )

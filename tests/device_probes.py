@@ -38,6 +38,20 @@ class Probe:
         return State(self._observe(time, state.key), reward, done, time, state.key)
 
 
+class Breaks(Probe):
+    """Three steps to a time limit; at the second something that is no physics comes out, once or for good."""
+
+    def __init__(self, observation=1.0, reward=1.0, done=0.0):
+        super().__init__(length=3, terminates=False)
+        self._numbers = observation, reward, done
+
+    def step(self, state, action):
+        after, broken = super().step(state, action), state.time == 1
+        numbers = zip((after.obs, after.reward, after.done), self._numbers, strict=True)
+        obs, reward, done = (jnp.where(broken, odd, number) for number, odd in numbers)
+        return after._replace(obs=obs, reward=reward, done=done)
+
+
 def at_the_end(action, last):
     return last
 
@@ -51,4 +65,8 @@ PROBES = {
     "delayed": (Probe(length=2, reward=at_the_end), 10),
     "truncated": (Probe(length=3, terminates=False), 3),
     "action": (Probe(reward=best_at_a_half), 10),
+    "nan": (Breaks(observation=jnp.nan, reward=jnp.nan), 3),
+    "nan_and_done": (Breaks(observation=jnp.nan, done=1.0), 3),
+    "infinite_reward": (Breaks(reward=-jnp.inf), 3),
+    "huge": (Breaks(observation=1e11), 3),
 }

@@ -127,6 +127,32 @@ def test_termination_is_told_from_truncation():
     np.testing.assert_array_equal(discount, np.array([[1, 1], [0, 0], [1, 1], [0, 0], [1, 1]]))
 
 
+@pytest.mark.parametrize("env_id", ["nan", "nan_and_done", "infinite_reward", "huge"])
+def test_a_step_that_breaks_the_simulation_did_nothing(env_id):
+    env = device.make(EnvConfig(env_id))
+    keys, action = jax.random.split(jax.random.key(0), 2), np.zeros((2, 1), np.float32)
+    before, first = env.step(env.reset(keys), action)
+    after, outcome = device.step_and_restart(env, before, action, keys)
+    assert not first.broken.any()
+    assert outcome.broken.all()
+    np.testing.assert_array_equal(outcome.observation, before.observation)
+    np.testing.assert_array_equal(outcome.reward, 0.0)
+    assert outcome.truncated.all()
+    assert not outcome.terminated.any()
+    np.testing.assert_array_equal(after.observation, env.reset(keys).observation)
+
+
+def test_training_goes_on_where_simulations_break_and_says_so():
+    trainer, recorder, *_ = trained(config("nan"))
+    assert all(np.isfinite(leaf).all() for leaf in trainer.population.replay)
+    assert [row["episode_length"] for row in recorder.rows] == [2, 2]
+    assert [row["return_mean"] for row in recorder.rows] == [1, 1]
+    assert trainer.broken_episodes == 100  # every second step
+    first, second = recorder.messages
+    assert "the simulation of nan broke (not finite, or beyond any physics) in 4 episode(s) before step 10;" in first
+    assert "in 40 episode(s)" in second
+
+
 @pytest.mark.parametrize("name", ["preqn", "td3"])  # an agent without and one with a counter in its state
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(name):
     agent = AGENTS[name].config(hidden_sizes=(16, 16))

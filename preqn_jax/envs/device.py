@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 
 from preqn_jax.config import EnvConfig
-from preqn_jax.envs import MJX_TASKS, make_mjx
+from preqn_jax.envs import make_mjx
 from preqn_jax.ops.conditionals import update_if
 from preqn_jax.settings import SettingError, unknown
 from preqn_jax.types import Array
 
 BRAX_TIME_LIMIT = 1000  # of Brax's own training; its environments have none
+LARGEST = 1e10  # beyond it a number is no physics any more: C MuJoCo's own bound, mjMAXVAL
 
 
 class EnvState(NamedTuple):
@@ -42,13 +43,16 @@ class Outcome(NamedTuple):
       observation: the true successors ``[N, O]`` float32, also where the episode ends.
       reward: ``[N]`` float32.
       terminated: the task ended here; no value follows, ``[N]`` bool.
-      truncated: a time limit cut the episode; value follows, ``[N]`` bool.
+      truncated: a time limit or a broken simulation cut the episode; value follows, ``[N]`` bool.
+      broken: the simulation broke: it gave what is not finite, or beyond ``LARGEST``. The step then counts as one
+        that did nothing: the successor is the state before it and the reward 0, ``[N]`` bool.
     """
 
     observation: Array
     reward: Array
     terminated: Array
     truncated: Array
+    broken: Array
 
 
 class DeviceEnv(NamedTuple):
@@ -107,10 +111,12 @@ def from_brax(env: Any, time_limit: int) -> DeviceEnv:
 
     def step(state: EnvState, action: Array) -> tuple[EnvState, Outcome]:
         inner, steps = jax.vmap(env.step)(state.inner, action), state.steps + 1
-        terminated = inner.done.astype(bool)
-        truncated = (steps >= time_limit) & ~terminated
-        after = EnvState(inner, observe(inner), steps)
-        return after, Outcome(after.observation, inner.reward.astype(jnp.float32), terminated, truncated)
+        observation, reward = observe(inner), inner.reward.astype(jnp.float32)
+        sound = (jnp.abs(observation) < LARGEST).all(axis=-1) & (jnp.abs(reward) < LARGEST)  # false for a nan
+        observation, reward = jnp.where(sound[:, None], observation, state.observation), jnp.where(sound, reward, 0.0)
+        terminated = inner.done.astype(bool) & sound
+        truncated = ((steps >= time_limit) | ~sound) & ~terminated
+        return EnvState(inner, observation, steps), Outcome(observation, reward, terminated, truncated, ~sound)
 
     shape = jax.eval_shape(reset, jax.random.split(jax.random.key(0), 1)).observation.shape
     if len(shape) != 2:
@@ -119,7 +125,6 @@ def from_brax(env: Any, time_limit: int) -> DeviceEnv:
 
 
 def _mjx(config: EnvConfig) -> tuple[Any, int]:
-    _check_known(config.id, MJX_TASKS)
     iterations = config.solver_iterations or None
     env = make_mjx(config.id, iterations=iterations, ls_iterations=iterations)
     return env, env.time_limit
@@ -134,7 +139,10 @@ def _brax(config: EnvConfig) -> tuple[Any, int]:
 def _playground(config: EnvConfig) -> tuple[Any, int]:
     registry = _import("mujoco_playground", "playground", "pip install playground").registry
     _check_known(config.id, registry.ALL_ENVS)
-    return registry.load(config.id), registry.get_default_config(config.id).episode_length
+    options = registry.get_default_config(config.id)
+    if "impl" in options:  # of MJX; its own default, Warp, is for NVIDIA's devices alone
+        options.impl = "jax"
+    return registry.load(config.id, options), options.episode_length
 
 
 def _import(module: str, backend: str, remedy: str) -> ModuleType:

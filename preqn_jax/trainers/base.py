@@ -40,6 +40,8 @@ class Trainer(abc.ABC):
       step: environment steps of each seed so far.
       interval: what happened since the last evaluation.
       replay_bytes: memory of all replay buffers.
+      broken_episodes: how many were cut, since this trainer was made, because the simulation broke; on the host
+        MuJoCo sees to that itself.
     """
 
     config: Config
@@ -47,6 +49,7 @@ class Trainer(abc.ABC):
     step: int
     interval: Interval
     replay_bytes: int
+    broken_episodes: int = 0
 
     def __init__(self, config: Config, seeds: Sequence[int]):
         """Raises SettingError on a configuration that cannot be."""

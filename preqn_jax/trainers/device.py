@@ -62,11 +62,19 @@ class Population(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a burst tells of each member: its updates' infos ``[M, U]``, how many episodes ended, their returns' sum."""
+    """What a burst tells of each member.
+
+    Attributes:
+      infos: of its updates by name, ``[M, U]``.
+      episodes: how many ended, ``[M]``.
+      episode_returns: their returns' sum, ``[M]``.
+      broken: how many of them ended because the simulation broke, ``[M]``.
+    """
 
     infos: dict[str, Array]
     episodes: Array
     episode_returns: Array
+    broken: Array
 
 
 class DeviceTrainer(Trainer):
@@ -215,8 +223,8 @@ class DeviceTrainer(Trainer):
 
     def _collect(
         self, one: Identity, agent_state: AgentState, envs: EnvState, returns: Array, *, step: Array
-    ) -> tuple[EnvState, Array, Transition, Array, Array]:
-        """``update_every`` environment steps of one member; besides, how many episodes ended, their returns' sum."""
+    ) -> tuple[EnvState, Array, Transition, Array, Array, Array]:
+        """``update_every`` environment steps of one member; the last three are those of its :class:`Report`."""
         config, agent, key = self.config, self._agent(one.hyperparameters), one.key
         count = config.env.num_envs
 
@@ -231,12 +239,12 @@ class DeviceTrainer(Trainer):
             transition = Transition(envs.observation, action, outcome.reward, discount, outcome.observation)
             returns, over = returns + outcome.reward, outcome.terminated | outcome.truncated
             ended = jnp.where(over, returns, 0.0).sum()
-            return (after, jnp.where(over, 0.0, returns)), (transition, over.sum(), ended)
+            return (after, jnp.where(over, 0.0, returns)), (transition, (over.sum(), ended, outcome.broken.sum()))
 
         steps = step + count * jnp.arange(config.update_every // count, dtype=jnp.uint32)
-        (envs, returns), (transitions, episodes, ended) = jax.lax.scan(step_all, (envs, returns), steps)
+        (envs, returns), (transitions, counts) = jax.lax.scan(step_all, (envs, returns), steps)
         transitions = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), transitions)
-        return envs, returns, transitions, episodes.sum(), ended.sum()
+        return envs, returns, transitions, *(count.sum() for count in counts)
 
     def _learn(
         self, one: Identity, agent: AgentState, batches: Transition, *, step: Array
@@ -277,9 +285,10 @@ class DeviceTrainer(Trainer):
         if self._compiled_diagnosis and self.step >= config.update_after and self.step % config.diagnose_every == 0:
             self.interval.add_diagnosis(_local(self._compiled_diagnosis(*arguments)))
         self.population, report = self._compiled_burst(*arguments)
-        infos, episodes, returns = _local(report)
+        infos, episodes, returns, broken = _local(report)
         self.step += config.update_every
         self.interval.add_episodes(episodes, returns)
+        self.broken_episodes += int(broken.sum())
         return self._record(infos) if self.step >= config.update_after else {}
 
     def play(self) -> tuple[Evaluation, np.ndarray]:
@@ -340,7 +349,8 @@ def _local(tree: Any) -> Any:
 
     def fetch(leaf: Array) -> np.ndarray:
         parts = {shard.index[0].start or 0: shard.data for shard in leaf.addressable_shards}
-        return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
+        arrays = [np.asarray(parts[start]) for start in sorted(parts)]
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)  # a replay buffer is copied only if it must be
 
     return jax.tree.map(fetch, tree)
 
