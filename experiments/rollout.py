@@ -90,11 +90,11 @@ def _film(policy: Policy, config: Config, path: pathlib.Path) -> None:
         warnings.simplefilter("ignore")  # of OpenGL libraries that are tried in vain, of the encoder's process
         try:
             frames = _frames(policy, env, config.num_seeds)
-        except Exception as error:  # each of MuJoCo's OpenGL backends fails in its own way
+        except Exception as error:  # each renderer and OpenGL backend fails in its own way
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             print(
-                f"no video: MuJoCo's off-screen renderer failed ({reason}); install EGL or OSMesa (Debian: libegl1 or "
-                "libosmesa6) and set MUJOCO_GL=egl or MUJOCO_GL=osmesa",
+                f"no video: rendering failed ({reason}); MuJoCo needs EGL or OSMesa (Debian: libegl1 or libosmesa6) and "
+                "MUJOCO_GL=egl or MUJOCO_GL=osmesa",
                 file=sys.stderr,
             )
             return

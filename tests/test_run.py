@@ -161,7 +161,7 @@ def test_rollout_evaluates_and_films_or_says_why_not(whole):
     assert code == 0, errors
     assert "checkpoint of step 2000" in output
     assert output.count("seed ") == 2
-    assert (whole / "rollout.mp4").exists() or "no video: MuJoCo's off-screen renderer failed" in errors
+    assert (whole / "rollout.mp4").exists() or "no video: rendering failed" in errors
 
 
 @pytest.mark.parametrize(
