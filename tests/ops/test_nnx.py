@@ -18,19 +18,20 @@ class NNXNet(nnx.Module):
     """:class:`Net` with one hidden layer in NNX; with variables that are no parameters."""
 
     def __init__(self, rngs):
-        self.layers = nnx.List([nnx.Linear(3, 16, rngs=rngs), nnx.Linear(16, 1, rngs=rngs)])
+        self.first, self.last = nnx.Linear(3, 16, rngs=rngs), nnx.Linear(16, 1, rngs=rngs)
         self.dropout = nnx.Dropout(0.5, deterministic=True, rngs=rngs)
         self.calls = nnx.Variable(jnp.zeros((), jnp.int32))
 
     def __call__(self, x):
         self.calls[...] = self.calls[...] + 1
-        return self.layers[1](self.dropout(jnp.tanh(self.layers[0](x))))[..., 0]
+        return self.last(self.dropout(jnp.tanh(self.first(x))))[..., 0]
 
 
 MODULE = NNXNet(nnx.Rngs(0))
 LINEN = {
     "params": {
-        f"Dense_{i}": {"kernel": layer.kernel[...], "bias": layer.bias[...]} for i, layer in enumerate(MODULE.layers)
+        f"Dense_{i}": {"kernel": layer.kernel[...], "bias": layer.bias[...]}
+        for i, layer in enumerate((MODULE.first, MODULE.last))
     }
 }
 
