@@ -93,8 +93,8 @@ def _film(policy: Policy, config: Config, path: pathlib.Path) -> None:
         except Exception as error:  # each renderer and OpenGL backend fails in its own way
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             print(
-                f"no video: rendering failed ({reason}); MuJoCo needs EGL or OSMesa (Debian: libegl1 or libosmesa6) and "
-                "MUJOCO_GL=egl or MUJOCO_GL=osmesa",
+                f"no video: rendering failed ({reason}); MuJoCo needs EGL or OSMesa (Debian: libegl1 or libosmesa6) "
+                "and MUJOCO_GL=egl or MUJOCO_GL=osmesa",
                 file=sys.stderr,
             )
             return
