@@ -157,7 +157,7 @@ def main() -> None:
     """Trains both and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="inverted_pendulum", help="a Brax environment")
-    parser.add_argument("--steps", type=int, default=10_000, help="of the environment")
+    parser.add_argument("--steps", type=int, default=4_000, help="of the environment")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     for critic in ("brax", "preqn"):

@@ -52,7 +52,7 @@ def evaluations(algorithm: type[TD3], steps: int, seed: int, **config: Any) -> n
 def main() -> None:
     """Trains both and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=10_000, help="of the environment")
+    parser.add_argument("--steps", type=int, default=5_000, help="of the environment")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     for name, algorithm, config in (("rejax", TD3, {}), ("preqn", PreQN, {"num_critics": 1})):

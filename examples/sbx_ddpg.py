@@ -75,7 +75,7 @@ def evaluations(algorithm: type[DDPG], steps: int, seed: int) -> list[float]:
 def main() -> None:
     """Trains both and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=10_000, help="of the environment")
+    parser.add_argument("--steps", type=int, default=5_000, help="of the environment")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     for name, algorithm in (("sbx", DDPG), ("preqn", PreQN)):

@@ -47,14 +47,19 @@ def test_the_single_file_learns():
 
 
 def test_preqn_in_the_single_file_reads_no_target_network():
-    critic, actor = single_file.Critic(), single_file.MLP(1)
-    observation, action = normal(0, 8, 3), normal(1, 8, 1)
-    online = critic.init(jax.random.key(2), observation, action), actor.init(jax.random.key(3), observation)
+    size = single_file.BATCH_SIZE  # as in training, which has compiled the update
+    observation, action = normal(0, size, 3), normal(1, size, 1)
+    online = (
+        single_file.Critic().init(jax.random.key(2), observation, action),
+        single_file.MLP(1).init(jax.random.key(3), observation),
+    )
     broken = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), online)
-    adam = tuple(map(single_file.ADAM.init, online))
-    batch = single_file.Batch(observation, action, normal(4, 8), jnp.zeros(8), normal(5, 8, 3))
-    new = {name: step(single_file.State(online, broken, adam), batch)[0] for name, step in single_file.CRITICS.items()}
-    finite = {name: all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)) for name, params in new.items()}
+    state = single_file.State(online, broken, tuple(map(single_file.ADAM.init, online)))
+    batch = single_file.Batch(observation, action, normal(4, size), jnp.zeros(size), normal(5, size, 3))
+    finite = {}
+    for name, step in single_file.CRITICS.items():
+        leaves = jax.tree.leaves(single_file.update(step, state, batch).online)
+        finite[name] = all(np.isfinite(leaf).all() for leaf in leaves)
     assert finite == {"ddpg": False, "preqn": True}
 
 
