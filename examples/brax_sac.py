@@ -50,7 +50,7 @@ class Training(NamedTuple):
 def make_preqn_step(network: sac_networks.SACNetworks) -> Any:
     """PreQN's step with the arguments and results of Brax's ``critic_update``; it reads no target network."""
     q_fn, actions = ntk.module_q_fn(Critic()), network.parametric_action_distribution
-    fast = {"linearize": ntk.dense(Critic()), "solve": solvers.ridge()}
+    linearize, solve = ntk.dense(Critic()), solvers.ridge()
 
     def critic_update(
         params: Any,
@@ -73,7 +73,7 @@ def make_preqn_step(network: sac_networks.SACNetworks) -> Any:
         kept = 1.0 - batch.extras["state_extras"]["truncation"]
         inputs = (batch.observation, batch.action, kept)
         td_error = kept * td.td_target(batch.reward, batch.discount, next_value, GAMMA) - q_fn(params, inputs)
-        params, _ = preqn_update(q_fn, params, inputs, td_error, **fast)
+        params, _ = preqn_update(q_fn, params, inputs, td_error, linearize=linearize, solve=solve)
         return jnp.mean(td_error**2), params, optimizer_state
 
     return critic_update

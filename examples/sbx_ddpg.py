@@ -50,8 +50,7 @@ class PreQN(DDPG):
         next_actions = actor_state.apply_fn(actor_state.params, next_observations)
         target = rewards + (1 - dones) * discounts * q_fn(params, (next_observations, next_actions))
         td_error = target - q_fn(params, inputs)
-        fast = {"linearize": ntk.dense(Critic()), "solve": solvers.ridge()}
-        params, _ = preqn_update(q_fn, params, inputs, td_error, **fast)
+        params, _ = preqn_update(q_fn, params, inputs, td_error, linearize=ntk.dense(Critic()), solve=solvers.ridge())
         stacked = {"params": {name: jax.tree.map(lambda leaf: leaf[None], params["params"]["only"])}}
         return qf_state.replace(params=stacked), jnp.mean(td_error**2), key
 

@@ -48,6 +48,7 @@ class Critic(nn.Module):
         return MLP(1)(jnp.concatenate([observation, action], axis=-1))[..., 0]
 
 
+Q: Any = Critic().apply  # (parameters, observation, action) -> values [B]
 # Transitions; terminated is 1 where the task itself ended, 0 where a time limit cut it.
 Batch = collections.namedtuple("Batch", "observation action reward terminated next_observation")
 # Of (critic, actor): parameters, those of the targets, Adams. PreQN reads neither the targets nor the critic's Adam.
@@ -56,12 +57,13 @@ State = collections.namedtuple("State", "online target adam")
 
 def policy(params: Any, observation: jax.Array) -> jax.Array:
     """mu(s) in (-1, 1); the last layer's bias has the size of an action."""
-    return jnp.tanh(MLP(params["params"]["Dense_2"]["bias"].size).apply(params, observation))
+    network: Any = MLP(params["params"]["Dense_2"]["bias"].size)
+    return jnp.tanh(network.apply(params, observation))
 
 
 def target_of(networks: tuple[Any, Any], batch: Batch) -> jax.Array:
     """y = r + gamma Q(s', mu(s')) ``[B]``, by the networks given."""
-    next_value = Critic().apply(networks[0], batch.next_observation, policy(networks[1], batch.next_observation))
+    next_value = Q(networks[0], batch.next_observation, policy(networks[1], batch.next_observation))
     return batch.reward + GAMMA * (1.0 - batch.terminated) * next_value
 
 
@@ -76,7 +78,7 @@ def ddpg_critic(state: State, batch: Batch) -> tuple[Any, optax.OptState]:
     target = target_of(state.target, batch)
 
     def loss(params: Any) -> jax.Array:
-        return jnp.mean((target - Critic().apply(params, batch.observation, batch.action)) ** 2)
+        return jnp.mean((target - Q(params, batch.observation, batch.action)) ** 2)
 
     return descend(loss, state.online[0], state.adam[0])
 
@@ -98,7 +100,7 @@ def update(critic_step: Any, state: State, batch: Batch) -> State:
     critic, critic_adam = critic_step(state, batch)
 
     def loss(params: Any) -> jax.Array:
-        return -jnp.mean(Critic().apply(critic, batch.observation, policy(params, batch.observation)))
+        return -jnp.mean(Q(critic, batch.observation, policy(params, batch.observation)))
 
     actor, actor_adam = descend(loss, state.online[1], state.adam[1])
     target = optax.incremental_update((critic, actor), state.target, 1.0 - POLYAK)
@@ -107,9 +109,9 @@ def update(critic_step: Any, state: State, batch: Batch) -> State:
 
 def train(critic: str, env_id: str, steps: int, warmup: int, seed: int) -> list[float]:
     """Returns of the episodes that ended within so many steps, the first ``warmup`` of them random."""
-    env, generator = gymnasium.make(env_id), np.random.default_rng(seed)
+    env: Any = gymnasium.make(env_id)
     low, high, (observation, _) = env.action_space.low, env.action_space.high, env.reset(seed=seed)
-    keys, act = jax.random.split(jax.random.key(seed)), jax.jit(policy)
+    keys, generator, act = jax.random.split(jax.random.key(seed)), np.random.default_rng(seed), jax.jit(policy)
     online = Critic().init(keys[0], observation[None], low[None]), MLP(low.size).init(keys[1], observation)
     state, returns, total = State(online, online, (ADAM.init(online[0]), ADAM.init(online[1]))), [], 0.0
     replay = Batch(*(np.zeros((steps, *np.shape(x)), np.float32) for x in (observation, low, 0, 0, observation)))
@@ -139,10 +141,9 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     for critic in [args.critic] if args.critic else CRITICS:
-        start = time.perf_counter()
-        returns = train(critic, args.env, args.steps, args.warmup, args.seed)
-        tenths = [np.mean(part) for part in np.array_split(returns, 10) if part.size]
-        print(f"{critic:6}", *(f"{mean:8.1f}" for mean in tenths), f"  ({time.perf_counter() - start:.0f} s)")
+        start, returns = time.perf_counter(), train(critic, args.env, args.steps, args.warmup, args.seed)
+        means = (f"{np.mean(part):8.1f}" for part in np.array_split(returns, 10) if part.size)
+        print(f"{critic:6}", *means, f"  ({time.perf_counter() - start:.0f} s)")
 
 
 if __name__ == "__main__":
