@@ -10,32 +10,45 @@ import argparse
 import time
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from rejax.algos.td3 import TD3
+from rejax.networks import QNetwork
 
 from preqn_jax import ntk, preqn_update, solvers, td
 
 
+class Critic(nn.Module):
+    """rejax's critic, times ``kept``: where that is 0, an example has no row in K."""
+
+    critic: QNetwork
+
+    @nn.compact
+    def __call__(self, observation: jax.Array, action: jax.Array, kept: jax.Array) -> jax.Array:
+        """Returns Q ``[B]``."""
+        return kept * self.critic(observation, action)
+
+
 class PreQN(TD3):
-    """TD3 whose ``update_critic`` is PreQN's; create it with ``num_critics=1``."""
+    """TD3 whose ``update_critic`` is PreQN's, for tasks that only a time limit ends; create it with ``num_critics=1``.
+
+    gymnax resets by itself: at a time limit ``done`` is True, and ``next_obs`` belongs to the next episode. There is
+    nothing to learn from such a transition. The host takes its target to be r, as if the task had ended.
+    """
 
     def update_critic(self, ts: Any, minibatch: Any) -> Any:
         """One step towards the targets of critic and actor themselves; rejax's target networks are not read."""
-        params = jax.tree.map(lambda leaf: leaf[0], ts.critic_ts.params)  # rejax stacks its critics
-        inputs, q_fn = (minibatch.obs, minibatch.action), ntk.module_q_fn(self.critic)
-        next_value = q_fn(params, (minibatch.next_obs, self.actor.apply(ts.actor_ts.params, minibatch.next_obs)))
-        target = td.td_target(minibatch.reward, 1.0 - minibatch.done, next_value, self.gamma)
-        params, _ = preqn_update(
-            q_fn,
-            params,
-            inputs,
-            target - q_fn(params, inputs),
-            linearize=ntk.dense(self.critic),
-            solve=solvers.ridge(),
-        )
-        critic_ts = ts.critic_ts.replace(params=jax.tree.map(lambda leaf: leaf[None], params))
-        return ts.replace(critic_ts=critic_ts)
+        critic = Critic(self.critic)
+        q_fn, kept = ntk.module_q_fn(critic), 1.0 - minibatch.done
+        one = jax.tree.map(lambda leaf: leaf[0], ts.critic_ts.params)  # rejax stacks its critics
+        params, inputs = {"params": {"critic": one["params"]}}, (minibatch.obs, minibatch.action, kept)
+        next_action = self.actor.apply(ts.actor_ts.params, minibatch.next_obs)
+        next_value = q_fn(params, (minibatch.next_obs, next_action, kept))
+        td_error = kept * td.td_target(minibatch.reward, kept, next_value, self.gamma) - q_fn(params, inputs)
+        params, _ = preqn_update(q_fn, params, inputs, td_error, linearize=ntk.dense(critic), solve=solvers.ridge())
+        stacked = jax.tree.map(lambda leaf: leaf[None], {"params": params["params"]["critic"]})
+        return ts.replace(critic_ts=ts.critic_ts.replace(params=stacked))
 
 
 def evaluations(algorithm: type[TD3], steps: int, seed: int, **config: Any) -> np.ndarray:
