@@ -1,4 +1,4 @@
-"""Installs the library, ``preqn_jax``; the programs in experiments/ run from a checkout."""
+"""Installs the library, ``preqn_jax``; the programs in experiments/ and examples/ run from a checkout."""
 
 import ast
 import pathlib
@@ -45,6 +45,7 @@ setuptools.setup(
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "cluster": [RAY],
+        "examples": ["gymnax>=0.0.9,<0.1", "rejax>=0.1.3,<0.2", "sbx-rl>=0.28,<0.29"],
         "docs": ["mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.26,<2"],
         "dev": [
             RAY,

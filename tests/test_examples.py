@@ -1,0 +1,114 @@
+"""PreQN's critic step inside loops that are not ours, shortened. A host that is not installed is passed over."""
+
+import importlib
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from examples import single_file
+from preqn_jax import ntk
+
+
+@pytest.fixture
+def example(request):
+    """The module named, with the promotion of ranks that hosts make use of and our own tests forbid."""
+    name, packages = request.param
+    for package in packages:
+        pytest.importorskip(package)
+    with jax.numpy_rank_promotion("allow"):
+        yield importlib.import_module(f"examples.{name}")
+
+
+def of(name, *packages):
+    return pytest.mark.parametrize("example", [(name, packages)], ids=[name], indirect=True)
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def assert_same_kernel(module, params, inputs):
+    """Whether ``ntk.dense`` sees all of a host's network."""
+    expected = ntk.per_example(ntk.module_q_fn(module))(params, inputs).gram
+    np.testing.assert_allclose(ntk.dense(module)(params, inputs).gram, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_single_file_is_short():
+    assert len(pathlib.Path(single_file.__file__).read_text().splitlines()) <= 150
+
+
+def test_the_single_file_learns():
+    returns = single_file.train("preqn", "Pendulum-v1", steps=1_600, warmup=400, seed=0)
+    assert len(returns) == 8
+    assert np.mean(returns[-2:]) > -500 > np.mean(returns[:2])
+
+
+def test_preqn_in_the_single_file_reads_no_target_network():
+    size = single_file.BATCH_SIZE  # as in training, which has compiled the update
+    observation, action = normal(0, size, 3), normal(1, size, 1)
+    online = (
+        single_file.Critic().init(jax.random.key(2), observation, action),
+        single_file.MLP(1).init(jax.random.key(3), observation),
+    )
+    broken = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), online)
+    state = single_file.State(online, broken, tuple(map(single_file.ADAM.init, online)))
+    batch = single_file.Batch(observation, action, normal(4, size), jnp.zeros(size), normal(5, size, 3))
+    finite = {}
+    for name, step in single_file.CRITICS.items():
+        leaves = jax.tree.leaves(single_file.update(step, state, batch).online)
+        finite[name] = all(np.isfinite(leaf).all() for leaf in leaves)
+    assert finite == {"ddpg": False, "preqn": True}
+
+
+@of("rejax_td3", "rejax", "gymnax")
+def test_rejax_learns(example):
+    returns = example.evaluations(example.PreQN, 2_000, seed=0, num_critics=1)
+    assert returns[-1] > -600 > returns[0]
+
+
+@of("sbx_ddpg", "sbx")
+def test_sbx_learns(example):
+    returns = example.evaluations(example.PreQN, 1_500, seed=0)
+    assert returns[-1] > -600 > returns[0]
+
+
+@of("sbx_ddpg", "sbx")
+def test_the_kernel_of_the_critic_of_sbx(example):
+    inputs = normal(0, 5, 3), normal(1, 5, 1)
+    assert_same_kernel(example.Critic(), example.Critic().init(jax.random.key(2), *inputs), inputs)
+
+
+@of("brax_sac", "brax")
+def test_brax_runs(example):
+    returns = example.train("preqn", "fast", steps=400, seed=0)
+    assert len(returns) == example.EVALUATIONS
+    assert np.isfinite(returns).all()
+
+
+@of("brax_sac", "brax")
+def test_what_brax_truncated_has_no_part_in_a_step(example):
+    network = example.sac_networks.make_sac_networks(3, 1)
+    single = example.networks.make_q_network(3, 1, hidden_layer_sizes=example.HIDDEN_SIZES, n_critics=1)
+    params, policy = single.init(jax.random.key(0)), network.policy_network.init(jax.random.key(1))
+    inputs = normal(2, 6, 3), jnp.tanh(normal(3, 6, 1))
+    kept = jnp.array([1.0, 1.0, 0.0, 1.0, 0.0, 1.0])
+    np.testing.assert_allclose(  # the host's own parameters and values
+        example.Critic().apply(params, *inputs, kept), kept * single.apply(None, params, *inputs)[:, 0], rtol=1e-6
+    )
+    assert_same_kernel(example.Critic(), params, (*inputs, kept))
+    step = jax.jit(example.make_preqn_step(network))
+
+    def stepped(reward, observation):
+        extras = {"state_extras": {"truncation": 1.0 - kept}}
+        batch = example.types.Transition(observation, inputs[1], reward, jnp.ones(6), normal(5, 6, 3), extras)
+        return step(params, policy, None, None, 0.1, batch, jax.random.key(6), optimizer_state=None)[1]
+
+    reward = normal(4, 6)
+    new = stepped(reward, inputs[0])
+    other = stepped(jnp.where(kept, reward, 1e3), jnp.where(kept[:, None], inputs[0], 7.0))
+    jax.tree.map(np.testing.assert_array_equal, new, other)
+    moved = [np.any(a != b) for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(new), strict=True)]
+    assert all(moved)
