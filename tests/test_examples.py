@@ -65,7 +65,7 @@ def test_preqn_in_the_single_file_reads_no_target_network():
 
 @of("rejax_td3", "rejax", "gymnax")
 def test_rejax_learns(example):
-    returns = example.evaluations(example.PreQN, 2_000, seed=0, num_critics=1)
+    returns = example.evaluations(example.PreQN, 5_000, seed=0, num_critics=1)
     assert returns[-1] > -600 > returns[0]
 
 
