@@ -7,46 +7,19 @@ says; PreQN solves K Z = delta first. ``--out`` gets kernel_picture.png.
 from __future__ import annotations
 
 import pathlib
-from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
 from experiments import flags as command_line
 from experiments import plots, suite
+from experiments.one_update import STEP_SIZE, Measured, measure
 from experiments.workdir import results_folder
-from preqn_jax import ntk, preqn_update, solvers
-from preqn_jax.networks import Critic
 from preqn_jax.ops.activations import ACTIVATIONS
-from preqn_jax.ops.alignment import cosine
-from preqn_jax.types import Array, Params
 
 _ACTIVATION = flags.DEFINE_string("activation", "sin", f"of the critic; allowed: {', '.join(ACTIVATIONS)}")
 _SEED = flags.DEFINE_integer("seed", 0, "of the critic and the errors", lower_bound=0)
 _OUT = flags.DEFINE_string("out", "runs/kernel_picture", "folder of the picture")
-
-STEP_SIZE = 0.25  # share of each TD error that a step is to remove
-
-
-class Step(NamedTuple):
-    """What a step did: Q' - Q at the minibatch ``[B]`` and at other states ``[G]``, and its alignment with delta."""
-
-    change: Array
-    elsewhere: Array
-    alignment: float
-
-
-class Measured(NamedTuple):
-    """States of the minibatch ``[B]``, their TD errors ``[B]``, K ``[B, B]``, other states ``[G]``, and both steps."""
-
-    state: Array
-    td_error: Array
-    gram: Array
-    grid: Array
-    gradient: Step
-    preqn: Step
 
 
 def main() -> int:
@@ -59,34 +32,6 @@ def main() -> int:
     drawn = _draw(measured, out / "kernel_picture.png")
     print(f"saved to {out / 'kernel_picture.png'}" if drawn else "no picture: matplotlib is not installed")
     return 0
-
-
-def measure(activation: str, seed: int) -> Measured:
-    """One gradient step and one of PreQN from the same critic, on the same errors."""
-    critic = Critic((256, 256), activation)
-    q_fn = ntk.module_q_fn(critic)
-    init_key, error_key = jax.random.split(jax.random.key(seed))
-    state, grid = jnp.linspace(-20.0, 20.0, 6), jnp.linspace(-28.0, 28.0, 401)
-    inputs, everywhere = _inputs(state), _inputs(grid)
-    params = critic.init(init_key, *inputs)
-    td_error = jax.random.normal(error_key, state.shape)
-    values, gram, pullback = ntk.dense(critic)(params, inputs)
-
-    def step_to(new_params: Params) -> Step:
-        change = q_fn(new_params, inputs) - values
-        elsewhere = q_fn(new_params, everywhere) - q_fn(params, everywhere)
-        return Step(change, elsewhere, float(cosine(change, td_error)))
-
-    # As large as a gradient step may be: along the kernel's first eigenvector it removes that share of the error.
-    gradient_step_size = STEP_SIZE / jnp.linalg.eigvalsh(gram)[-1]
-    gradient = jax.tree.map(lambda p, g: p + gradient_step_size * g, params, pullback(td_error))
-    preqn, _ = preqn_update(q_fn, params, inputs, td_error, solve=solvers.lstsq(), step_size=STEP_SIZE)
-    return Measured(state, td_error, gram, grid, step_to(gradient), step_to(preqn))
-
-
-def _inputs(state: Array) -> tuple[Array, Array]:
-    """Observations and the one action, ``[B, 1]`` each."""
-    return state[:, None], jnp.ones_like(state)[:, None]
 
 
 def _draw(measured: Measured, path: pathlib.Path) -> bool:

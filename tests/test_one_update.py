@@ -1,6 +1,6 @@
 import numpy as np
 
-from experiments.kernel_picture import STEP_SIZE, measure
+from experiments.one_update import STEP_SIZE, measure
 from tests import oracles
 
 
