@@ -26,6 +26,7 @@ from preqn_jax.agents.preqn import PreQNConfig, make
 from preqn_jax.config import Config
 from preqn_jax.settings import SettingError
 from preqn_jax.trainers.device import DeviceTrainer, Member
+from preqn_jax.types import transition_bytes
 
 _MEMBERS = flags.DEFINE_list("members", "1,2,4,8,16,32", "how many; all are compared with the first")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "rounds that a median is taken over", lower_bound=1)
@@ -80,10 +81,11 @@ def arithmetic_section(config: Config) -> Section:
     agent = _agent(config)
     state = jax.eval_shape(make(agent, OBSERVATION, ACTION).init, jax.random.key(0))
     network = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    replay = 4 * (2 * OBSERVATION + ACTION + 2) * config.replay_capacity
+    transition = transition_bytes(OBSERVATION, ACTION)
+    replay = transition * config.replay_capacity
     work = sum(update_work(config.batch_size, agent.hidden_sizes, OBSERVATION, ACTION).values())
     # Minibatches of a burst lie there at once, and K with some arrays of its size, one member's at a time or all.
-    batches = 4 * (2 * OBSERVATION + ACTION + 2) * config.batch_size * config.update_every
+    batches = transition * config.batch_size * config.update_every
     gram = 4 * config.batch_size**2
     member = replay + network + batches + gram
     lines = [

@@ -26,7 +26,7 @@ from experiments.benchmark_buffers import ACTION, BUFFERS, INSERTED, OBSERVATION
 from experiments.timing import Candidate, Section, carried, measure, numbers, table
 from preqn_jax import replay
 from preqn_jax.settings import SettingError
-from preqn_jax.types import Array, Transition
+from preqn_jax.types import Array, Transition, transition_bytes
 
 _REPEATS = flags.DEFINE_integer("repeats", 7, "rounds that a median is taken over", lower_bound=1)
 _CAPACITIES = flags.DEFINE_list("capacities", "100000,1000000", "of the buffers [transitions]")
@@ -74,7 +74,7 @@ def _candidate(name: str, buffer: Buffer, held: int) -> Candidate:
 
 
 def _bytes(capacity: int) -> int:
-    return 4 * capacity * (2 * OBSERVATION + ACTION + 2)
+    return capacity * transition_bytes(OBSERVATION, ACTION)
 
 
 def _capacity(text: str) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 
 from preqn_jax.settings import SettingError
-from preqn_jax.types import Array, Transition, transition_shapes
+from preqn_jax.types import Array, Transition, transition_bytes, transition_shapes
 
 
 class HostReplay:
@@ -28,9 +28,8 @@ class HostReplay:
         Raises:
           SettingError: if it cannot fit into memory.
         """
-        shapes = transition_shapes(observation_size, action_size)
         self.capacity = capacity
-        self.nbytes = 4 * num_seeds * capacity * sum(int(np.prod(shape)) for shape in shapes)
+        self.nbytes = num_seeds * capacity * transition_bytes(observation_size, action_size)
         available = psutil.virtual_memory().available
         if self.nbytes > available:
             fits = int(capacity * available / self.nbytes)
@@ -38,6 +37,7 @@ class HostReplay:
                 f"config.replay_capacity={capacity} needs {self.nbytes / 2**30:.1f} GiB for {num_seeds} seed(s), but "
                 f"{available / 2**30:.1f} GiB of memory are available; at most {fits} transitions fit"
             )
+        shapes = transition_shapes(observation_size, action_size)
         self.data = Transition(*(np.zeros((num_seeds, capacity, *shape), np.float32) for shape in shapes))
         self.size = 0
         self.position = 0

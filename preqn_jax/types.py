@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -35,3 +36,8 @@ class Transition(NamedTuple):
 def transition_shapes(observation_size: int, action_size: int) -> Transition:
     """The shape of each leaf of one transition."""
     return Transition((observation_size,), (action_size,), (), (), (observation_size,))
+
+
+def transition_bytes(observation_size: int, action_size: int) -> int:
+    """Memory of one transition, all of it float32."""
+    return 4 * sum(map(math.prod, transition_shapes(observation_size, action_size)))

@@ -28,7 +28,7 @@ from preqn_jax.rollout import Evaluation, evaluate_on_device
 from preqn_jax.settings import SettingError
 from preqn_jax.trainers import base
 from preqn_jax.trainers.base import Infos, Interval, Trainer
-from preqn_jax.types import Array, Transition, transition_shapes
+from preqn_jax.types import Array, Transition, transition_bytes
 
 
 class Member(NamedTuple):
@@ -107,8 +107,8 @@ class DeviceTrainer(Trainer):
         self.members = [member for number in here for member in members[number * each : (number + 1) * each]]
         super().__init__(config, [member.seed for member in self.members])
         self.env = device_env.make(config.env)
-        shapes = transition_shapes(self.env.observation_size, self.env.action_size)
-        self.replay_bytes = 4 * len(self.members) * config.replay_capacity * sum(int(np.prod(s)) for s in shapes)
+        transition = transition_bytes(self.env.observation_size, self.env.action_size)
+        self.replay_bytes = len(self.members) * config.replay_capacity * transition
         self._check_memory(devices[here[0]], len(here))
         self._mesh = Mesh(np.array(devices), ("members",))
         self._sharding = NamedSharding(self._mesh, PartitionSpec("members"))
@@ -129,7 +129,7 @@ class DeviceTrainer(Trainer):
         """Initializes the learners and compiles everything that a run will call; returns the seconds it took."""
         start = time.perf_counter()
         self.population: Population = self._program(self._init)(self._identity)
-        burst = self._lower_burst()
+        burst = self._lower_burst(self.population)
         # Compiled ahead: a call with other shapes fails instead of compiling again.
         self._compiled_burst = burst.compile()
         self._compiled_play = self._program(self._play).lower(*self._play_arguments()).compile()
@@ -143,15 +143,17 @@ class DeviceTrainer(Trainer):
 
     def member_bytes(self) -> int:
         """Memory of one member, as the compiler plans it for all; takes none, but the time of a compilation."""
-        analysis: Any = self._lower_burst().compile().memory_analysis()
-        kept = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-        return (kept + analysis.temp_size_in_bytes) // len(self.members)
 
-    def _lower_burst(self) -> Any:
         def placed(leaf: Array) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._sharding)
 
         population = jax.tree.map(placed, jax.eval_shape(self._program(self._init), self._identity))
+        analysis: Any = self._lower_burst(population).compile().memory_analysis()
+        kept = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+        return (kept + analysis.temp_size_in_bytes) // len(self.members)
+
+    def _lower_burst(self, population: Any) -> Any:
+        """For a population, or what has its shapes."""
         return self._program(self._burst, donate=True).lower(self._identity, population, np.uint32(0))
 
     def _hyperparameters(self) -> dict[str, np.ndarray]:
