@@ -8,6 +8,7 @@ import setuptools
 
 ROOT = pathlib.Path(__file__).parent
 RAY = "ray>=2.40,<3"
+MINATAR = "MinAtar>=1.0.15,<2"
 
 
 def requirements() -> dict[str, list[str]]:
@@ -45,9 +46,11 @@ setuptools.setup(
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "cluster": [RAY],
+        "minatar": [MINATAR],
         "examples": ["gymnax>=0.0.9,<0.1", "rejax>=0.1.3,<0.2", "sbx-rl>=0.28,<0.29"],
         "docs": ["mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.26,<2"],
         "dev": [
+            MINATAR,
             RAY,
             "hypothesis>=6.100,<7",
             "mypy>=1.11,<3",

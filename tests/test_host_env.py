@@ -82,6 +82,15 @@ def test_restore_reaches_the_same_state_bit_for_bit(env_id):
     np.testing.assert_array_equal(env.reset(), again.reset())
 
 
+def test_an_episode_of_minatar_does_not_begin_with_the_last_action_of_the_one_before():
+    env, fresh, left = HostEnv("MinAtar/Breakout-v1", [7]), HostEnv("MinAtar/Breakout-v1", [7]), np.eye(3)[1]
+    for number in range(50):  # one action in ten repeats the last
+        env.reset(number)
+        env.step(left)
+        first = env.reset(number + 1), env.step(np.eye(3)[0]).observation
+        np.testing.assert_array_equal(first, (fresh.reset(number + 1), fresh.step(np.eye(3)[0]).observation))
+
+
 def test_restore_at_the_start_of_an_episode():
     env = HostEnv("Hopper-v5", [7])
     np.testing.assert_array_equal(env.restore(Episode(4, np.zeros((0, 3), np.float32))), env.reset(4))
@@ -101,6 +110,8 @@ def test_episodes_and_seeds_differ():
         ("nonsense", "unknown"),
         ("ProbeUnfit-v0", "bounded Box or Discrete action space"),
         ("no_such_module:Env-v0", "no_such_module"),
+        ("NoSuchPackage/Game-v0", "brings NoSuchPackage/"),
+        ("MinAtar/Brakeout-v1", "did you mean MinAtar/Breakout-v1"),
     ],
 )
 def test_an_environment_that_cannot_be_is_refused_in_one_line(env_id, says):

@@ -26,8 +26,13 @@ ENVS: dict[str, str] = {
 # The same, of those whose actions are discrete.
 DISCRETE_ENVS: dict[str, str] = {
     "acrobot": "Acrobot-v1",
+    "asterix": "MinAtar/Asterix-v1",
+    "breakout": "MinAtar/Breakout-v1",
     "cartpole": "CartPole-v1",
+    "freeway": "MinAtar/Freeway-v1",
     "mountaincar": "MountainCar-v0",
+    "seaquest": "MinAtar/Seaquest-v1",
+    "spaceinvaders": "MinAtar/SpaceInvaders-v1",
 }
 
 BACKENDS = ("gymnasium", "mjx", "brax", "playground")

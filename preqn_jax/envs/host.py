@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import gymnasium
 import numpy as np
@@ -133,7 +134,7 @@ def check_env_id(env_id: str) -> None:
 
 def _make(env_id: str, render_mode: str | None, options: Mapping[str, Any]) -> gymnasium.Env:
     if env_id not in gymnasium.registry and ":" not in env_id:
-        raise SettingError(unknown("config.env.id", env_id, _mujoco_ids() if "-v" in env_id else gymnasium.registry))
+        _register_plugin(env_id)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # v4 tasks are deliberately selectable
         try:
@@ -148,7 +149,38 @@ def _make(env_id: str, render_mode: str | None, options: Mapping[str, Any]) -> g
         )
     if not isinstance(env.observation_space, Box):
         env = gymnasium.wrappers.FlattenObservation(env)
-    return env
+    return _ForgetsLastAction(env) if env_id.startswith("MinAtar/") else env
+
+
+def _register_plugin(env_id: str) -> None:
+    """Has the package that brings "Namespace/..." register its environments, which Gymnasium 1 leaves to its users.
+
+    Raises:
+      SettingError: if there is no such package, or ``env_id`` is not among what it brings.
+    """
+    namespace, slash, _ = env_id.rpartition("/")
+    if not (known := _ids_below(namespace + slash)):
+        for plugin in importlib.metadata.entry_points(group="gymnasium.envs", name=namespace):
+            plugin.load()()
+        known = _ids_below(namespace + slash)
+    if not known:
+        remedy = "pip install MinAtar" if namespace == "MinAtar" else "none is installed"
+        raise SettingError(f"config.env.id={env_id} needs a package that brings {namespace}/...: {remedy}")
+    if env_id not in known:
+        raise SettingError(unknown("config.env.id", env_id, known if slash else _own_ids(env_id)))
+
+
+def _ids_below(prefix: str) -> list[str]:
+    return [name for name in gymnasium.registry if name.startswith(prefix)]
+
+
+class _ForgetsLastAction(gymnasium.Wrapper):
+    """MinAtar repeats the last action now and then, at the start of an episode that of the episode before."""
+
+    def reset(self, **options: Any) -> Any:
+        """Starts an episode that depends on its seed alone."""
+        cast(Any, self.unwrapped).game.last_action = 0
+        return super().reset(**options)
 
 
 def _size(actions: gymnasium.Space) -> int:
@@ -168,7 +200,10 @@ def _to_space(action: Float, space: gymnasium.Space) -> Any:
     return np.clip(scaled, space.low, space.high).astype(space.dtype)
 
 
-def _mujoco_ids() -> list[str]:
+def _own_ids(env_id: str) -> list[str]:
+    """What a name without a package's may have meant: with a version, a MuJoCo task."""
+    if "-v" not in env_id:
+        return list(gymnasium.registry)
     return [name for name, spec in gymnasium.registry.items() if "mujoco" in str(spec.entry_point)]
 
 
