@@ -110,6 +110,22 @@ def tempered_oracle(params, x):
     return np.exp(params["params"]["temperature"]) * net_oracle()({"params": params["params"]["Net_0"]}, x)
 
 
+class Convolutional(nn.Module):
+    """[B, 4, 4, 2]: pictures, whose convolution is none of the layers that are known."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = jnp.tanh(nn.Conv(3, (2, 2), padding="VALID")(x))
+        return Net((4,))(x.reshape(x.shape[0], -1))
+
+
+def convolutional_oracle(params, x):
+    layers = params["params"]
+    windows = np.lib.stride_tricks.sliding_window_view(x, (2, 2), axis=(1, 2))  # [B, 3, 3, 2, 2, 2]: in, then window
+    hidden = np.einsum("bijcvw,vwco->bijo", windows, layers["Conv_0"]["kernel"]) + layers["Conv_0"]["bias"]
+    return net_oracle()({"params": layers["Net_0"]}, np.tanh(hidden).reshape(len(x), -1))
+
+
 class NoDense(nn.Module):
     @nn.compact
     def __call__(self, x):
