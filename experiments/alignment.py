@@ -22,7 +22,7 @@ _VARIANTS = flags.DEFINE_list("variants", list(VARIANTS), f"what to run; allowed
 def main() -> int:
     """Runs what is missing, then reports on all there is; returns the exit code."""
     suite.check_names("--variants", _VARIANTS.value, list(VARIANTS))
-    extent, overrides = suite_program.read_extent(DEFAULT), suite_program.overrides()
+    extent, overrides = suite_program.read_extent(DEFAULT), suite_program.overrides(alignment_report.MEASURING)
     variants = [VARIANTS[name] for name in _VARIANTS.value]
     variants = [variant._replace(overrides=(*variant.overrides, *overrides)) for variant in variants]
     jobs = [suite.Job(variant, env, seed, extent.steps)

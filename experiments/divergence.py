@@ -14,7 +14,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -25,6 +25,7 @@ from experiments import flags as command_line
 from experiments import plots, provenance
 from experiments.divergence_tasks import METHODS, Method, Record, Task, learn, linear_task, pendulum_task
 from experiments.loggers import replace_file
+from experiments.workdir import results_folder
 from preqn_jax.ops import mdps
 from preqn_jax.ops.activations import ACTIVATIONS
 from preqn_jax.ops.diagnostics import FailureModes
@@ -64,7 +65,7 @@ def main() -> int:
     seconds = time.perf_counter() - start
 
     replace_file(out / "divergence.csv", to_csv(curves))
-    record = {**provenance.collect(), "num_seeds": _SEEDS.value, "activation": _ACTIVATION.value, "seconds": seconds}
+    record = {**provenance.collect(), "settings": _settings(), "seconds": seconds}
     replace_file(out / "divergence.json", json.dumps(record, indent=2) + "\n")
     drawn = plots.divergence(out / "divergence.csv", out / "divergence.png")
     print("\n".join(summary(curves)))
@@ -82,13 +83,11 @@ def _check() -> pathlib.Path:
         raise SettingError(f"--updates={_UPDATES.value} must be at least 1")
     if _ACTIVATION.value not in ACTIVATIONS:
         raise SettingError(unknown("--activation", _ACTIVATION.value, ACTIVATIONS))
-    out = pathlib.Path(_OUT.value)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "divergence.csv").touch()
-    except OSError as error:
-        raise SettingError(f"--out={out} cannot be written: {error.strerror}; give a folder that can be") from None
-    return out
+    return results_folder(_OUT.value, "divergence.json", _settings())
+
+
+def _settings() -> dict[str, Any]:
+    return {"num_seeds": _SEEDS.value, "updates": _UPDATES.value, "activation": _ACTIVATION.value}
 
 
 def _with_progress(runs: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:

@@ -19,7 +19,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -64,6 +64,10 @@ class Options(NamedTuple):
     pairs: int
     out: pathlib.Path
 
+    def settings(self) -> dict[str, Any]:
+        """What the results depend on."""
+        return {name: value for name, value in self._asdict().items() if name != "out"}
+
 
 def main() -> int:
     """Measures, decides, saves; returns the exit code."""
@@ -80,7 +84,7 @@ def main() -> int:
     drawn = [_bar_chart(rows, task, init, options.out) for task in options.tasks for init in options.inits]
     record = {
         **provenance.collect(),
-        "settings": {name: value for name, value in options._asdict().items() if name != "out"},
+        "settings": options.settings(),
         "processor_seconds": time.process_time() - processor,
         "findings": findings,
     }
@@ -103,9 +107,10 @@ def _read_options() -> Options:
             f"--pairs={_PAIRS.value} needs about {needed / 2**30:.1f} GiB for K, but {available / 2**30:.1f} GiB of "
             "memory are available; choose fewer"
         )
-    out = results_folder(_OUT.value)
     tasks = tuple(f"{TASKS[name]}-{version}" for version in _VERSIONS.value for name in _TASKS.value)
-    return Options(tasks, tuple(_INITS.value), _TRIALS.value, _PAIRS.value, out)
+    options = Options(tasks, tuple(_INITS.value), _TRIALS.value, _PAIRS.value, pathlib.Path(_OUT.value))
+    results_folder(_OUT.value, "ntk_analysis.json", options.settings())
+    return options
 
 
 def _with_progress(options: Options) -> Iterator[Measurement]:

@@ -22,6 +22,7 @@ import json
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -49,7 +50,7 @@ def main() -> int:
     """Measures, prints, saves; returns the exit code."""
     suite.check_names("--tasks", _TASKS.value, list(MJX_TASKS))
     suite.check_names("--options", _OPTIONS.value, list(OPTIONS))
-    out = results_folder(_OUT.value)
+    out = results_folder(_OUT.value, "parity.json", _settings())
     jax.config.update("jax_enable_x64", _FLOAT64.value)
     rows = [row for task in _TASKS.value for row in _measure(task)]
     print("\n".join(_markdown(rows)))
@@ -100,9 +101,12 @@ def _save(rows: Sequence[Row], out: pathlib.Path) -> None:
     for row in rows:
         writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in row])
     replace_file(out / "parity.csv", buffer.getvalue())
-    settings = {"states": _STATES.value, "batch": _BATCH.value, "float64": _FLOAT64.value}
-    record = {**provenance.collect(), "settings": settings, "rows": [row._asdict() for row in rows]}
+    record = {**provenance.collect(), "settings": _settings(), "rows": [row._asdict() for row in rows]}
     replace_file(out / "parity.json", json.dumps(record, indent=2) + "\n")
+
+
+def _settings() -> dict[str, Any]:
+    return {flag.name: flag.value for flag in (_TASKS, _STATES, _BATCH, _OPTIONS, _FLOAT64)}
 
 
 if __name__ == "__main__":

@@ -20,12 +20,16 @@ def read_metrics(path: pathlib.Path) -> np.ndarray:
     Raises:
       SettingError: if it is damaged, half-written for example.
     """
-    text = path.read_text()
     try:
-        rows = np.atleast_1d(np.genfromtxt(io.StringIO(text), delimiter=",", names=True)) if text else None
-    except ValueError:
-        rows = None
-    if rows is None or not text.endswith("\n") or not np.isfinite(rows["step"]).all():
+        text = path.read_text()
+        if not text.strip():
+            raise ValueError("nothing in it")
+        rows = np.atleast_1d(np.genfromtxt(io.StringIO(text), delimiter=",", names=True))
+        whole = text.endswith("\n") and {"step", "seed", "return_mean"} <= set(rows.dtype.names or ())
+        whole = whole and bool(np.isfinite(rows["step"]).all())
+    except (ValueError, IndexError):  # what NumPy makes of it, text that is none included
+        whole = False
+    if not whole:
         raise SettingError(f"{path} is damaged; move it away")
     return rows
 

@@ -7,6 +7,7 @@ import importlib.metadata
 import pathlib
 import platform
 import shlex
+import subprocess
 import sys
 from typing import Any
 
@@ -27,14 +28,30 @@ def command() -> str:
     return shlex.join(["python", "-m", f"experiments.{pathlib.Path(sys.argv[0]).stem}", *sys.argv[1:]])
 
 
+def commit() -> str:
+    """The checkout's commit, with ``-dirty`` where files differ from it; unknown outside of a checkout."""
+    root = pathlib.Path(__file__).parents[1]
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return found.stdout.strip() or "unknown"
+
+
 def collect() -> dict[str, Any]:
-    """Versions, device and the command line, as JSON takes it."""
+    """Versions, commit, device and the command line, as JSON takes it."""
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     for name in _EXTRAS:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return {
         "command": command(),
+        "commit": commit(),
         "device": device(),
         "machine": f"{platform.machine()} {platform.system()}",
         "python": platform.python_version(),

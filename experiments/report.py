@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,10 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments import plots, provenance, statistics
+from experiments.configs import CONFIG_FILE
 from experiments.loggers import replace_file
 from experiments.published import PUBLISHED
 from experiments.statistics import Estimate
-from experiments.suite import Job, steps_done
+from experiments.suite import Job, steps_done, work_folder
 
 # Scores that are averaged over tasks are returns in units of this agent's published one on that task.
 _UNIT = next(row for row in PUBLISHED if row.agent == "TD3" and "Tianshou" in row.source)
@@ -87,7 +89,7 @@ def write(jobs: Sequence[Job], folder: pathlib.Path, title: str) -> str:
     replace_file(folder / "summary.csv", _summary(cells))
     np.savez(folder / "returns.npz", allow_pickle=False, **_raw(cells))
     plots.curves(panels(cells), folder / "learning_curves.png", title, "return of the deterministic policy")
-    text = _markdown(cells, len(jobs), title)
+    text = _markdown(cells, len(jobs), title, _made_with(cells, folder))
     replace_file(folder / "report.md", text)
     return text
 
@@ -133,17 +135,29 @@ def _names(cells: Sequence[Cell]) -> tuple[list[str], list[str]]:
     return list(dict.fromkeys(cell.variant for cell in cells)), list(dict.fromkeys(cell.task for cell in cells))
 
 
-def _markdown(cells: Sequence[Cell], jobs: int, title: str) -> str:
-    made = provenance.collect()
-    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+def _made_with(cells: Sequence[Cell], folder: pathlib.Path) -> str:
+    """Device, versions and commit by what the runs themselves recorded, all values of each where runs differ."""
+    values: dict[str, dict[str, None]] = {}  # in order, each once
+    for cell in cells:
+        for seed in cell.seeds:
+            path = folder / work_folder(cell.variant, cell.task, seed) / CONFIG_FILE
+            record = json.loads(path.read_text()) if path.exists() else {}
+            versions = record.pop("versions", {})
+            for name in ("device", "machine", "commit", "python"):
+                values.setdefault(name, {})[record.get(name, "unknown")] = None
+            for name, version in versions.items():
+                values.setdefault(name, {})[version] = None
+    return ", ".join(f"{name} {' or '.join(found)}" for name, found in values.items())
+
+
+def _markdown(cells: Sequence[Cell], jobs: int, title: str, made_with: str) -> str:
     runs = sum(len(cell.seeds) for cell in cells)
     lines = [
         f"# {title}",
         "",
-        f"`{made['command']}`",
+        f"`{provenance.command()}`",
         "",
-        f"{runs} of {jobs} runs finished. Device {made['device']}, {made['machine']}; Python {made['python']}, "
-        f"{versions}.",
+        f"{runs} of {jobs} runs finished, made with: {made_with}.",
         "",
         "FINAL is the mean of a run's last three evaluations, MAX its largest evaluation; means over runs, with "
         f"{100 * statistics.CONFIDENCE:.0f}% bootstrap intervals over runs in brackets. Published figures are marked "

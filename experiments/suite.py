@@ -27,13 +27,15 @@ import tqdm
 
 from experiments import configs, plots, provenance
 from experiments.loggers import replace_file
+from experiments.workdir import check_same, read_json
 from preqn_jax import settings
 from preqn_jax.config import Config, check_config
+from preqn_jax.envs import DISCRETE_ENVS
 from preqn_jax.settings import SettingError
 
 RECORD = "suite.json"  # in the folder of every suite: what it is, and what it ran with
 
-_RESERVED = ("algorithm", "seed", "num_seeds", "total_steps")
+_RESERVED = ("algorithm", "env.id", "seed", "num_seeds", "total_steps")
 
 
 class Variant(NamedTuple):
@@ -54,7 +56,11 @@ class Variant(NamedTuple):
         for override in self.overrides:
             if override.partition("=")[0] in _RESERVED:
                 raise SettingError(f"{override}: the suite itself decides this field, by its own flags")
-        return functools.reduce(configs.override, self.overrides, configs.get_config(f"{self.agent}_{task}"))
+        name = f"{self.agent}_{task}"
+        if name not in configs.names():
+            kind = "discrete" if task in DISCRETE_ENVS else "continuous"
+            raise SettingError(f"--envs={task} has {kind} actions, for which {self.agent} is not made; choose another")
+        return functools.reduce(configs.override, self.overrides, configs.get_config(name))
 
 
 class Job(NamedTuple):
@@ -128,7 +134,7 @@ def claim(folder: pathlib.Path, kind: str, options: dict[str, Any]) -> None:
     """
     record = folder / RECORD
     if record.exists():
-        found = _read_json(record).get("kind")
+        found = read_json(record).get("kind")
         if found != kind:
             raise SettingError(f"--out={folder} holds results of another suite ({found}, not {kind}); choose another")
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -140,14 +146,6 @@ def claim(folder: pathlib.Path, kind: str, options: dict[str, Any]) -> None:
         raise SettingError(f"--out={folder} cannot be written: {error.strerror}") from None
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        content = None
-    return content if isinstance(content, dict) else {}
-
-
 def steps_done(job: Task, folder: pathlib.Path) -> int:
     """How many environment steps of a job its metrics.csv reports.
 
@@ -156,6 +154,22 @@ def steps_done(job: Task, folder: pathlib.Path) -> int:
     """
     path = folder / job.name / "metrics.csv"
     return int(plots.read_metrics(path)["step"].max(initial=0)) if path.exists() else 0
+
+
+def check_jobs(jobs: Sequence[Job], folder: pathlib.Path) -> None:
+    """Makes sure that what is there of the jobs was run as they would be now.
+
+    Raises:
+      SettingError: if a job cannot be, or its work folder holds a run of other settings.
+    """
+    for job in jobs:
+        config, workdir = job.config(), folder / job.name
+        if (workdir / configs.CONFIG_FILE).exists():
+            check_same(workdir, config, "--out")
+        elif (workdir / "metrics.csv").exists():
+            raise SettingError(
+                f"{workdir} does not say how it was run: there is no {configs.CONFIG_FILE}; move it away"
+            )
 
 
 def read_updates(workdir: pathlib.Path) -> list[dict[str, np.ndarray]]:
@@ -169,7 +183,7 @@ def read_updates(workdir: pathlib.Path) -> list[dict[str, np.ndarray]]:
         try:
             with np.load(path, allow_pickle=False) as file:
                 parts.append(dict(file))
-        except (OSError, ValueError, zipfile.BadZipFile):
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             raise SettingError(f"{path} is damaged; move it away") from None
     return parts
 

@@ -11,6 +11,7 @@ from absl import flags
 
 from experiments import report, suite
 from preqn_jax.envs import DISCRETE_ENVS, ENVS
+from preqn_jax.settings import SettingError
 
 _KNOWN = [*ENVS, *DISCRETE_ENVS]
 _ENVS = flags.DEFINE_list("envs", None, f"tasks; allowed: {', '.join(_KNOWN)}")
@@ -46,8 +47,15 @@ def read_extent(default: Extent) -> Extent:
     return default._replace(steps=_STEPS.value) if _STEPS.value is not None else default
 
 
-def overrides() -> tuple[str, ...]:
-    """What ``--set`` asks for."""
+def overrides(fixed: Sequence[str] = ()) -> tuple[str, ...]:
+    """What ``--set`` asks for.
+
+    Raises:
+      SettingError: if it asks for what this suite has ``fixed``.
+    """
+    for override in _SET.value:
+        if override.partition("=")[0] in fixed:
+            raise SettingError(f"--set={override}: this suite needs {' and '.join(fixed)} as they are")
     return tuple(_SET.value)
 
 
@@ -63,9 +71,8 @@ def run(kind: str, title: str, jobs: Sequence[suite.Job], more: Report = lambda 
     Raises:
       SettingError: before anything runs, if a job cannot be or the folder is not this suite's.
     """
-    for job in jobs:
-        job.config()
     folder = pathlib.Path(_OUT.value or f"runs/{kind}")
+    suite.check_jobs(jobs, folder)
     suite.claim(folder, kind, {"runs": [job.name for job in jobs], "set": overrides()})
     runner = suite.Runner(jobs, folder, _WORKERS.value)
     code = runner.run()

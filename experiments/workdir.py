@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import IO, Any
 
 from experiments import provenance
@@ -27,24 +28,35 @@ def claim(workdir: pathlib.Path, config: Config) -> IO[str]:
       SettingError: if it holds anything but an earlier part of this very run, or another process is at it.
     """
     record = workdir / CONFIG_FILE
-    resolved = json.loads(json.dumps(settings.to_dict(config)))
     if record.exists():
-        _check_same(workdir, read_config(workdir), resolved)
+        check_same(workdir, config)
     elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise SettingError(f"--workdir={workdir} exists and holds no run; choose another")
     workdir.mkdir(parents=True, exist_ok=True)
     lock = _lock(workdir)
-    replace_file(record, json.dumps({"config": resolved, **provenance.collect()}, indent=2) + "\n")
+    replace_file(record, json.dumps({"config": _resolved(config), **provenance.collect()}, indent=2) + "\n")
     return lock
 
 
-def results_folder(out: str) -> pathlib.Path:
+def results_folder(out: str, record: str = "", options: Mapping[str, Any] | None = None) -> pathlib.Path:
     """The folder that ``--out`` names, made if it is not there.
 
+    Args:
+      out: its name.
+      record: the JSON file that the program leaves there when it is done, with its ``settings``.
+      options: those that it would run with now.
+
     Raises:
-      SettingError: if it cannot be written.
+      SettingError: if it cannot be written, or holds a run, a suite, or results of other settings.
     """
     folder = pathlib.Path(out)
+    for name in (CONFIG_FILE, "suite.json", "plan.json"):
+        if (folder / name).exists():
+            raise SettingError(f"--out={folder} holds a run or a suite ({name}); choose another")
+    if record and (folder / record).exists():
+        before, now = read_json(folder / record).get("settings"), json.loads(json.dumps(options))
+        if before != now:
+            raise SettingError(f"--out={folder} holds results of other settings ({before}, not {now}); choose another")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -52,6 +64,15 @@ def results_folder(out: str) -> pathlib.Path:
     if not os.access(folder, os.W_OK):
         raise SettingError(f"--out={folder} cannot be written: give a folder that can be")
     return folder
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is none."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        content = None
+    return content if isinstance(content, dict) else {}
 
 
 def _lock(workdir: pathlib.Path) -> IO[str]:
@@ -68,14 +89,21 @@ def _lock(workdir: pathlib.Path) -> IO[str]:
     return file
 
 
-def _check_same(workdir: pathlib.Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """A run may be made longer; everything else has to stay."""
-    for path, value in _flat({**now, "total_steps": None}).items():
-        old = _flat({**before, "total_steps": None}).get(path)
-        if old != value:
-            raise SettingError(
-                f"--workdir={workdir} holds a run with config.{path}={old}, not {value}; choose another --workdir"
-            )
+def check_same(workdir: pathlib.Path, config: Config, flag: str = "--workdir") -> None:
+    """Makes sure that the run in ``workdir`` is of this configuration; it may be of another length.
+
+    Raises:
+      SettingError: naming the first field that differs, and the flag by which another folder is chosen.
+    """
+    before = _flat({**read_config(workdir), "total_steps": None})
+    for path, value in _flat({**_resolved(config), "total_steps": None}).items():
+        if (old := before.get(path)) != value:
+            raise SettingError(f"{workdir} holds a run with config.{path}={old}, not {value}; choose another {flag}")
+
+
+def _resolved(config: Config) -> dict[str, Any]:
+    """As JSON gives it back."""
+    return json.loads(json.dumps(settings.to_dict(config)))
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from preqn_jax.ops import linesearch, ntk, solvers
-from preqn_jax.ops.checks import td_error_of
+from preqn_jax.ops.checks import check_arguments, td_error_of
 from preqn_jax.ops.linesearch import SearchInfo
 from preqn_jax.ops.precision import full_precision
 from preqn_jax.ops.preqn import DirectionInfo, PreQNInfo, check_options, join, preqn_direction
@@ -43,7 +43,8 @@ def preqn(
     """``optax.chain`` of :func:`precondition_by_ntk` and :func:`scale_by_alignment_linesearch`.
 
     Arguments are those of :func:`preqn_jax.preqn_update`, and so are the parameters that come out, bit for bit under
-    jit; :func:`preqn_info` gives the same diagnostics.
+    jit where parameters and values are of one type; :func:`preqn_info` gives the same diagnostics. PreQN is Algorithm 1
+    of Achiam et al. (2019).
 
     Example:
       >>> q_fn = lambda params, x: x @ params
@@ -74,7 +75,8 @@ def precondition_by_ntk(
     * ``all_params``: under ``optax.masked`` or ``optax.partition``, the parameters with the frozen ones. K is then
       the kernel of the others alone.
 
-    A failed solve, from a NaN in delta for one, gives zeros and says so in the state (``info.status``).
+    The direction is that of Algorithm 1 in Achiam et al. (2019), in the parameters' type. A failed solve, from a NaN in
+    delta for one, gives zeros and says so in the state (``info.status``).
 
     Args:
       q_fn: (params, inputs) -> Q-values ``[B]``, example by example.
@@ -101,6 +103,7 @@ def precondition_by_ntk(
     ) -> tuple[Params, PreconditionByNTKState]:
         del updates, extra_args
         q_of_params = _of_given(q_fn, params, all_params)
+        check_arguments(q_of_params, params, inputs)
         if linearize is not None and q_of_params is not q_fn:
             raise ValueError("linearize must be left out for masked parameters: it would count the frozen ones too")
         linearization = (linearize or ntk.per_example(q_of_params))(params, inputs)
@@ -122,8 +125,9 @@ def scale_by_alignment_linesearch(
 
         cos(Q(params + step_size decay^k updates) - Q(params), delta) >= alignment,   k = 0 .. max_backtracks
 
-    Where no k does, updates become -0.0 and no parameter changes. ``update`` takes the keywords of
-    :func:`precondition_by_ntk`; Q(params) is evaluated again here, which XLA does once for both under jit.
+    (Algorithm 1 of Achiam et al. 2019). Where no k does, updates become -0.0 and no parameter changes. ``update`` takes
+    the keywords of :func:`precondition_by_ntk`; Q(params) is evaluated again here, which XLA does once for both under
+    jit.
 
     Args:
       q_fn: (params, inputs) -> Q-values ``[B]``.
@@ -153,7 +157,7 @@ def scale_by_alignment_linesearch(
     ) -> tuple[Params, ScaleByAlignmentLinesearchState]:
         del extra_args
         q_of_params = _of_given(q_fn, params, all_params)
-        ntk.check_arguments(q_of_params, params, inputs)
+        check_arguments(q_of_params, params, inputs)
         with full_precision():
             values = q_of_params(params, inputs)
         step, info = linesearch.search(
@@ -187,7 +191,12 @@ def preqn_info(state: optax.OptState) -> PreQNInfo:
             "state must hold one PreconditionByNTKState and one ScaleByAlignmentLinesearchState, as that of "
             f"preqn(...) does; got {len(found)} and {len(searched)}"
         )
-    return join(found[0], searched[0])
+    return join(_plain(found[0]), _plain(searched[0]))
+
+
+def _plain(info: T) -> T:
+    """With arrays for entries, which ``nnx.Optimizer`` keeps in variables of its own."""
+    return type(info)(*jax.tree.leaves(info))
 
 
 def _of_given(q_fn: ntk.QFunction, params: Params | None, all_params: Params | None) -> ntk.QFunction:
@@ -200,10 +209,19 @@ def _of_given(q_fn: ntk.QFunction, params: Params | None, all_params: Params | N
         return q_fn
     if all_params is None:
         raise ValueError("params are masked, and q_fn needs them all: pass update(..., all_params=params) besides")
+    if any(_is_masked(leaf) for leaf in jax.tree.leaves(all_params, is_leaf=_is_masked)):
+        raise ValueError("all_params must be unmasked, got MaskedNode in it: leave mask_compatible_extra_args=False")
+
+    def fill(own: Any, frozen: Params) -> Params:
+        return frozen if _is_masked(own) else own
 
     def q_of_unmasked(params: Params, inputs: Inputs) -> Array:
-        merge = lambda own, frozen: frozen if _is_masked(own) else own  # noqa: E731
-        return q_fn(jax.tree.map(merge, params, all_params, is_leaf=_is_masked), inputs)
+        try:
+            filled = jax.tree.map(fill, params, all_params, is_leaf=_is_masked)
+        except ValueError:
+            expected, found = jax.tree.structure(params, is_leaf=_is_masked), jax.tree.structure(all_params)
+            raise ValueError(f"all_params must be a pytree like params, {expected}, got {found}") from None
+        return q_fn(filled, inputs)
 
     return q_of_unmasked
 

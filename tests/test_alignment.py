@@ -1,6 +1,7 @@
 """The report of experiments.alignment, on runs made up by hand."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
@@ -39,18 +40,35 @@ def jobs(tmp_path):
 
 def test_every_update_counts_and_refused_steps_stand_apart(jobs, tmp_path):
     text = alignment_report.write(jobs, tmp_path)
-    assert "| preqn-sin | hopper | 2 | 8000 | 0.7450 | 0.9900 | 0.5000 | 0.5000 |" in text
-    assert "| td3-relu | hopper | 2 | 8000 | 0.3000 | 0.2000 | 1.0000 | 1.0000 |" in text
+    assert "| preqn-sin | hopper | 2 | 8000 | 0.7450 | 0.990000 | 0.5000 | 0 | 0.500000 |" in text
+    assert "| td3-relu | hopper | 2 | 8000 | 0.3000 | 0.200000 | 1.0000 | 8000 | 1.000000 |" in text
     with (tmp_path / "alignment.csv").open() as file:
-        assert [row["lowest_accepted"] for row in csv.DictReader(file)] == ["0.9900", "0.2000"]
+        assert [row["lowest_accepted"] for row in csv.DictReader(file)] == ["0.990000", "0.200000"]
     assert (tmp_path / "alignment.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_damaged_record_is_named(jobs, tmp_path):
     path = next((tmp_path / jobs[0].name / "updates").glob("*.npz"))
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(SettingError, match=r"\.npz is damaged"):
+    whole = path.read_bytes()
+    for damaged in (whole[:100], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(SettingError, match=r"\.npz is damaged"):
+            alignment_report.write(jobs, tmp_path)
+
+
+def test_a_run_without_a_record_is_named(jobs, tmp_path):
+    shutil.rmtree(tmp_path / jobs[1].name / "updates")
+    with pytest.raises(SettingError, match=rf"{jobs[1].name} has no record of its updates"):
         alignment_report.write(jobs, tmp_path)
+
+
+def test_an_accepted_step_below_eta_is_counted(tmp_path):
+    variant = alignment_report.VARIANTS["preqn-sin"]
+    job = Job(variant._replace(overrides=(*variant.overrides, "agent.eta=0.995")), "hopper", 0, STEPS)
+    make_run(tmp_path, job, *RUNS["preqn-sin"])
+    assert "| preqn-sin | hopper | 1 | 4000 | 0.7450 | 0.990000 | 1.0000 | 2000 | 0.500000 |" in alignment_report.write(
+        [job], tmp_path
+    )
 
 
 def test_variants_measure_what_the_report_reads():

@@ -120,7 +120,7 @@ def test_table_summary_and_picture(tmp_path):
         ("--num_seeds=0", "--num_seeds=0 must be at least 1"),
         ("--updates=0", "--updates=0 must be at least 1"),
         ("--activation=rleu", "did you mean relu?"),
-        ("--out=/dev/null/x", "--out=/dev/null/x cannot be written"),
+        ("--out=/dev/null/x", "--out=/dev/null/x cannot be a folder"),
     ],
 )
 def test_bad_flags_end_with_one_line(tmp_path, flag, message):

@@ -236,10 +236,16 @@ def test_the_command_end_to_end(tmp_path):
 
 def test_a_mistake_ends_with_one_line_and_exit_code_2(tmp_path):
     (tmp_path / "occupied").write_text("precious")
+    (tmp_path / "suite").mkdir()
+    (tmp_path / "suite" / "suite.json").write_text("{}")
+    (tmp_path / "before").mkdir()
+    (tmp_path / "before" / "ntk_analysis.json").write_text('{"settings": {"trials": 7}}')
     mistakes = {
         "--inits=lecun": "--inits=lecun is unknown; did you mean lecun_",
         "--pairs=10000000": "GiB of memory are available",
         "--out=occupied": "--out=occupied cannot be a folder",
+        "--out=suite": "--out=suite holds a run or a suite (suite.json)",
+        "--out=before": "--out=before holds results of other settings ({'trials': 7}, not {'tasks': ",
         "--task=ant": "did you mean --tasks?",
     }
     for argument, says in mistakes.items():
@@ -247,4 +253,4 @@ def test_a_mistake_ends_with_one_line_and_exit_code_2(tmp_path):
         assert (code, output) == (2, ""), argument
         assert says in errors
         assert len(errors.strip().splitlines()) == 1, errors
-    assert [path.name for path in tmp_path.iterdir()] == ["occupied"]
+    assert {path.name for path in tmp_path.iterdir()} == {"occupied", "suite", "before"}

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from experiments import report, suite
+from experiments import report, suite, workdir
 from experiments.suite import Job, Runner, Variant
 from preqn_jax.settings import SettingError
 
@@ -60,7 +60,7 @@ def test_an_impossible_override_is_refused_before_anything_runs():
         Job(Variant("x", "preqn", ("agent.eat=0.9",)), "hopper", 0, 1000).config()
     with pytest.raises(SettingError, match="out of range"):
         Job(Variant("x", "preqn", ("agent.eta=1.9",)), "hopper", 0, 1000).config()
-    for reserved in ("seed=1", "num_seeds=2", "total_steps=50", "algorithm=td3"):
+    for reserved in ("env.id=Ant-v4", "seed=1", "num_seeds=2", "total_steps=50", "algorithm=td3"):
         with pytest.raises(SettingError, match=reserved.partition("=")[0]):
             Job(Variant("x", "preqn", (reserved,)), "hopper", 0, 1000).config()
 
@@ -132,11 +132,35 @@ def test_a_folder_belongs_to_one_kind_of_suite(tmp_path):
         suite.claim(tmp_path / "mine", "benchmark", {})
 
 
-@pytest.mark.parametrize("damage", ["", "step,seed,return_mean\n100,0,1.5\n200,0", "step,seed,return_mean\n100,0,1\n2"])
+def test_a_run_of_other_settings_is_no_result_of_this_suite(tmp_path):
+    job = Job(A, "hopper", 0, 500)
+    workdir.claim(tmp_path / job.name, job.config()).close()
+    suite.check_jobs([job, Job(A, "hopper", 1, 500)], tmp_path)
+    suite.check_jobs([job._replace(steps=1000)], tmp_path)  # longer is fine
+    with pytest.raises(SettingError, match=r"config\.agent\.eta=0\.97, not 0\.9; choose another --out"):
+        suite.check_jobs([job._replace(variant=B._replace(name="a"))], tmp_path)
+    (tmp_path / job.name / "config.json").unlink()
+    (tmp_path / job.name / "metrics.csv").write_text("")
+    with pytest.raises(SettingError, match="does not say how it was run"):
+        suite.check_jobs([job], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"\n",
+        b"step,seed,return_mean\n100,0,1.5\n200,0",
+        b"step,seed,return_mean\n100,0,1\n2",
+        b"seed,return_mean\n0,1.5\n",
+        b"step,seed\n100,0\n",
+        b"\xff\xfe\n",
+    ],
+)
 def test_a_half_written_result_is_named_and_nothing_starts(tmp_path, damage):
     job = jobs_of()[0]
     (tmp_path / job.name).mkdir()
-    (tmp_path / job.name / "metrics.csv").write_text(damage)
+    (tmp_path / job.name / "metrics.csv").write_bytes(damage)
     with pytest.raises(SettingError, match=r"metrics\.csv is damaged"):
         Runner([job], tmp_path, workers=1)
 

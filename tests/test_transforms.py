@@ -411,3 +411,34 @@ def test_docstring_example_runs():
     result = doctest.testmod(transforms)
     assert result.attempted > 0
     assert result.failed == 0
+
+
+def test_whole_layers_may_be_masked():
+    mask = {"params": {"MLP_0": {"Dense_0": False, "Dense_1": False, "Dense_2": True}}}
+    optimizer = optax.masked(preqn(CRITIC_Q, **HOW), mask)
+    arguments = {"inputs": CRITIC_INPUTS, "td_error": DELTA, "all_params": CRITIC_PARAMS}
+    updates, _ = optimizer.update(CRITIC_PARAMS, optimizer.init(CRITIC_PARAMS), CRITIC_PARAMS, **arguments)
+    assert shapes(updates) == shapes(CRITIC_PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("all_params", "message"),
+    [({"w": PARAMS["w"]}, "must be a pytree like params"),
+     ({"w": optax.MaskedNode(), "v": PARAMS["v"]}, "must be unmasked")],
+    ids=["another_tree", "masked"],
+)  # fmt: skip
+def test_masked_parameters_need_all_of_them(all_params, message):
+    optimizer = optax.masked(preqn(Q_FN), MASK)
+    with pytest.raises(ValueError, match=message):
+        optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS, **EXTRA, all_params=all_params)
+
+
+def test_precondition_refuses_a_q_fn_that_the_linearizer_is_not_of():
+    def column(params, inputs):
+        return CRITIC_Q(params, inputs)[:, None]
+
+    optimizer = precondition_by_ntk(column, linearize=ntk.dense(CRITIC))
+    with pytest.raises(ValueError, match=r"q_fn must return one value per example.*\(12, 1\)"):
+        optimizer.update(
+            CRITIC_PARAMS, optimizer.init(CRITIC_PARAMS), CRITIC_PARAMS, inputs=CRITIC_INPUTS, td_error=DELTA
+        )

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from preqn_jax.types import Array
+from preqn_jax.types import Array, Inputs, Params
 
 
-def known(value: float | Array) -> float | None:
-    """The number that an option holds, of whatever kind; None if it is traced and so not known yet."""
+def known(name: str, value: float | Array) -> float | None:
+    """The number that an option holds, of whatever kind; None if it is traced and so not known yet.
+
+    Raises:
+      ValueError: if it is no number, naming the option.
+    """
+    if isinstance(value, str | None) or jnp.ndim(value) != 0:
+        raise ValueError(f"{name} must be one number, got {value!r}")
     try:
         return float(value)
     except jax.errors.ConcretizationTypeError:
@@ -29,3 +38,63 @@ def td_error_of(td_error: Array, values: Array) -> Array:
             f"of {td_error.dtype}"
         )
     return jax.lax.stop_gradient(td_error.astype(values.dtype))
+
+
+def check_arguments(q_fn: Callable[[Params, Inputs], Array], params: Params, inputs: Inputs) -> int:
+    """Returns B; refuses what would otherwise broadcast into a wrong kernel without a word. Only shapes are computed.
+
+    Raises:
+      ValueError: on parameters or inputs of the wrong kind, or Q-values not shaped [B].
+    """
+    _check_params(params)
+    size = batch_size(inputs)
+    if size == 0:
+        raise ValueError("inputs must hold at least one example, got B = 0")
+    values = jax.eval_shape(q_fn, params, inputs)
+    found = getattr(values, "shape", type(values).__name__)
+    if found != (size,):
+        raise ValueError(f"q_fn must return one value per example, shape [B] = {(size,)}, got {found}")
+    if values.dtype not in (jnp.float32, jnp.float64):  # in less no kernel can be solved
+        raise ValueError(f"q_fn must return float32 or float64 (cast its values to float32), got {values.dtype}")
+    return size
+
+
+def check_one_example(q_fn: Callable[[Params, Inputs], Array], params: Params, inputs: Inputs) -> None:
+    """Refuses a Q-function that loses the batch axis where there is one example, by a ``squeeze`` mostly.
+
+    Raises:
+      ValueError: if Q of the first example alone is not shaped [1].
+    """
+    found = jax.eval_shape(q_fn, params, one_example(inputs)).shape
+    if found != (1,):
+        raise ValueError(f"q_fn must return one value per example, shape [B] = (1,) for a single one, got {found}")
+
+
+def one_example(inputs: Inputs) -> Inputs:
+    """What describes a minibatch of one example."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), inputs)
+
+
+def batch_size(inputs: Inputs, name: str = "inputs") -> int:
+    """The one length that every leaf leads with.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(inputs)
+    if not leaves:
+        raise ValueError(f"{name} has no arrays: expected a pytree whose leaves lead with the batch axis B")
+    shapes = {f"{name}{jax.tree_util.keystr(path)}": jnp.shape(leaf) for path, leaf in leaves}
+    if any(not shape for shape in shapes.values()) or len({shape[0] for shape in shapes.values()}) > 1:
+        raise ValueError(f"{name} must all lead with one batch axis B, got shapes {shapes}")
+    return next(iter(shapes.values()))[0]
+
+
+def _check_params(params: Params) -> None:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise ValueError(f"params must hold floating-point arrays, got none in {type(params).__name__}")
+    for path, leaf in leaves:
+        found: Any = getattr(leaf, "dtype", type(leaf).__name__)
+        if not hasattr(leaf, "dtype") or not jnp.issubdtype(found, jnp.floating):
+            raise ValueError(f"params must be floating-point arrays, got {found} in params{jax.tree_util.keystr(path)}")

@@ -83,8 +83,8 @@ def search(
 ) -> tuple[Params, SearchInfo]:
     """Largest step_size decay^k, k = 0 .. max_backtracks, with cos(Q' - Q, delta) >= alignment.
 
-    Q' = value_fn(params + step_size decay^k direction). A direction that is zero or not finite, which no shortening
-    mends, is tried once.
+    Q' = value_fn(params + step_size decay^k direction), as in Algorithm 1 of Achiam et al. (2019). A direction that is
+    zero or not finite, or a td_error that is not finite, is tried once: no shortening mends it.
 
     Args:
       value_fn: params -> Q-values ``[B]`` on the minibatch.
@@ -106,7 +106,9 @@ def search(
     chex.assert_equal_shape([values, td_error])
     no_error = jnp.all(td_error == 0)
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0.0) for leaf in jax.tree.leaves(direction)]))
-    max_backtracks = jnp.where(jnp.isfinite(largest) & (largest > 0), max_backtracks, 0)
+    mendable = jnp.isfinite(largest) & (largest > 0) & all_finite(td_error)
+    max_backtracks = jnp.where(mendable, max_backtracks, 0)
+    decay = jnp.asarray(decay, values.dtype)
 
     def measure(step: Params) -> Array:
         candidate = jax.tree.map(jnp.add, params, step)

@@ -15,17 +15,19 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from preqn_jax.ops.checks import batch_size, check_arguments, check_one_example, one_example
 from preqn_jax.ops.precision import full_precision
+from preqn_jax.ops.q_functions import QFunction as QFunction  # part of this module's interface, as the next two
+from preqn_jax.ops.q_functions import module_q_fn as module_q_fn
+from preqn_jax.ops.q_functions import nnx_q_fn as nnx_q_fn
 from preqn_jax.types import Array, Inputs, Params
-
-QFunction = Callable[[Params, Inputs], Array]
 
 
 class Linearization(NamedTuple):
@@ -83,12 +85,15 @@ class Linearizer:
 
 
 def per_example(q_fn: QFunction) -> Linearizer:
-    """Linearizer of any differentiable Q-function by ``jax.vmap(jax.grad)``.
+    """Linearizer of any differentiable Q-function by ``jax.vmap(jax.grad)``: K as it is defined.
 
     It holds B gradients of the size of the parameters, and no second backward pass is needed to pull back.
 
     Args:
       q_fn: (params, inputs) -> Q-values ``[B]``, example by example: entry i depends on row i alone.
+
+    Raises:
+      ValueError: at trace time, on parameters or inputs of the wrong kind, or Q-values not shaped [B].
     """
 
     def tangents(params: Params, inputs: Inputs) -> tuple[Array, Params]:
@@ -103,6 +108,7 @@ def per_example(q_fn: QFunction) -> Linearizer:
 
 def _per_example_gradients(q_fn: QFunction, params: Params, inputs: Inputs) -> tuple[Array, Params]:
     """Values ``[B]`` and gradients in the values' type, each leaf ``[B, *leaf.shape]``."""
+    check_one_example(q_fn, params, inputs)
 
     def q_of_one(params: Params, example: Inputs) -> Array:
         return q_fn(params, jax.tree.map(lambda leaf: leaf[None], example))[0]
@@ -121,66 +127,6 @@ def _inner_of_gradients(left: Params, right: Params) -> Array:
 
 def _pull_back_gradients(gradients: Params, z: Array) -> Params:
     return jax.tree.map(lambda leaf: jnp.tensordot(z, leaf, axes=1), gradients)
-
-
-def module_q_fn(module: nn.Module) -> QFunction:
-    """The Q-function of a Flax module: ``module.apply(params, *inputs)`` for a tuple, else ``(params, inputs)``."""
-
-    def q_fn(params: Params, inputs: Inputs) -> Array:
-        try:
-            return cast(Array, module.apply(params, *_arguments(inputs)))
-        except _MISFITS as error:
-            found = sorted(params) if hasattr(params, "keys") else type(params).__name__
-            raise ValueError(
-                f"params and inputs must fit {type(module).__name__}, params as its init returns them, a dict "
-                f"{{'params': ...}}; got {type(params).__name__} with {found}, of which Flax says: {error}"
-            ) from None
-
-    return q_fn
-
-
-_MISFITS = (
-    flax.errors.ApplyScopeInvalidVariablesStructureError,
-    flax.errors.ApplyScopeInvalidVariablesTypeError,
-    flax.errors.ScopeCollectionNotFound,
-    flax.errors.ScopeParamNotFoundError,
-    flax.errors.ScopeParamShapeError,
-)
-
-
-def nnx_q_fn(module: Any) -> tuple[QFunction, Params]:
-    """The Q-function of a Flax NNX module, and its parameters.
-
-    For :func:`per_example`: :func:`dense` needs to see every call of a layer, for which NNX has nothing like Linen's
-    ``intercept_methods``. Variables that are no ``nnx.Param`` (running statistics, keys) stay as they are now; put the
-    module into evaluation mode first. ``nnx.update(module, params)`` puts new parameters back.
-
-    Args:
-      module: ``nnx.Module``, called as :func:`module_q_fn` says, that returns Q-values ``[B]``, example by example.
-
-    Returns:
-      The Q-function, and its parameters as an ``nnx.State``, a pytree like any other.
-
-    Raises:
-      ValueError: if it is no ``nnx.Module``, or has no parameters.
-    """
-    from flax import nnx  # here: it takes half a second to import
-
-    if not isinstance(module, nnx.Module):
-        raise ValueError(f"module must be an nnx.Module, got {type(module).__name__}; module_q_fn is for Linen")
-    graph, params, rest = cast(tuple[Any, Any, Any], nnx.split(module, nnx.Param, ...))
-    if not jax.tree.leaves(params):
-        raise ValueError(f"module must have parameters (nnx.Param), got none in {type(module).__name__}")
-
-    def q_fn(params: Params, inputs: Inputs) -> Array:
-        new_rest = jax.tree.map(lambda leaf: leaf, rest)  # new variables, which a call may write to
-        return nnx.merge(graph, params, new_rest)(*_arguments(inputs))
-
-    return q_fn, params
-
-
-def _arguments(inputs: Inputs) -> tuple[Any, ...]:
-    return inputs if isinstance(inputs, tuple) else (inputs,)
 
 
 class _DenseCall(NamedTuple):
@@ -232,13 +178,13 @@ def dense(module: nn.Module) -> Linearizer:
 
     def tangents(params: Params, inputs: Inputs) -> tuple[Array, _DenseTangents]:
         _check_variables(params)
-        batch_size = check_arguments(q_fn, params, inputs)
-        calls = _dense_calls(q_fn, params, inputs, batch_size)
+        size = check_arguments(q_fn, params, inputs)
+        calls = _dense_calls(q_fn, params, inputs, size)
         values, layer_inputs, output_gradients = _forward_and_backward(q_fn, params, inputs, calls)
 
         factors: dict[bool, dict[tuple[str, ...], tuple[Array, Array]]] = {True: {}, False: {}}
         for call, a, d in zip(calls, layer_inputs, output_gradients, strict=True):
-            a, d = (x.reshape(batch_size, -1, x.shape[-1]).astype(values.dtype) for x in (a, d))
+            a, d = (x.reshape(size, -1, x.shape[-1]).astype(values.dtype) for x in (a, d))
             layers = factors[call.has_bias]
             if call.path in layers:  # applied again: more rows of the same layer
                 a, d = (jnp.concatenate(pair, axis=1) for pair in zip(layers[call.path], (a, d), strict=True))
@@ -266,11 +212,11 @@ def _intercept_dense(q_fn: QFunction, params: Params, inputs: Inputs, on_call: C
         return q_fn(params, inputs)
 
 
-def _dense_calls(q_fn: QFunction, params: Params, inputs: Inputs, batch_size: int) -> list[_DenseCall]:
+def _dense_calls(q_fn: QFunction, params: Params, inputs: Inputs, size: int) -> list[_DenseCall]:
     """Every Dense call of one evaluation, in order, with shapes for arrays (nothing is computed)."""
     # Once with an example more: an axis that has B entries by chance keeps them, the batch axis does not.
-    _trace_dense_calls(q_fn, params, inputs, batch_size + 1)
-    return _trace_dense_calls(q_fn, params, inputs, batch_size)
+    _trace_dense_calls(q_fn, params, inputs, size + 1)
+    return _trace_dense_calls(q_fn, params, inputs, size)
 
 
 def _trace_dense_calls(q_fn: QFunction, params: Params, inputs: Inputs, size: int) -> list[_DenseCall]:
@@ -434,9 +380,12 @@ def kernel(
     if block_size < 1:
         raise ValueError(f"block_size must be at least 1, got {block_size}")
     others = inputs if others is None else others
-    if not (_batch_size(inputs) and _batch_size(others)):
-        dtype = jnp.result_type(*jax.tree.leaves(params))
-        return jnp.zeros((_batch_size(inputs), _batch_size(others)), dtype)
+    shape = (batch_size(inputs), batch_size(others, "others"))
+    # Checked as a whole: of a block, an error would name sizes that nobody gave.
+    whole = inputs if 0 not in shape else one_example(inputs)
+    values, _ = jax.eval_shape(linearizer.tangents, params, whole)
+    if 0 in shape:
+        return jnp.zeros(shape, values.dtype)
     (n, rows), (m, columns) = _blocks(inputs, block_size), _blocks(others, block_size)
 
     def row_of_blocks(row: Inputs) -> Array:
@@ -451,7 +400,7 @@ def kernel(
 
 def _blocks(inputs: Inputs, block_size: int) -> tuple[int, Inputs]:
     """Number of examples, and the inputs as [blocks, block_size, ...], the last block filled up with row 0."""
-    n = _batch_size(inputs)
+    n = batch_size(inputs)
     block_size = min(block_size, n)
     blocks = -(-n // block_size)
 
@@ -464,37 +413,6 @@ def _blocks(inputs: Inputs, block_size: int) -> tuple[int, Inputs]:
 
 def _flatten(params: Params) -> list[tuple[tuple[str, ...], Array]]:
     return list(flax.traverse_util.flatten_dict(params).items())
-
-
-def _batch_size(inputs: Inputs) -> int:
-    """The one length that every leaf leads with."""
-    leaves = jax.tree_util.tree_leaves_with_path(inputs)
-    if not leaves:
-        raise ValueError("inputs has no arrays: expected a pytree whose leaves lead with the batch axis B")
-    shapes = {f"inputs{jax.tree_util.keystr(path)}": jnp.shape(leaf) for path, leaf in leaves}
-    if any(not shape for shape in shapes.values()) or len({shape[0] for shape in shapes.values()}) > 1:
-        raise ValueError(f"inputs must all lead with one batch axis B, got shapes {shapes}")
-    return next(iter(shapes.values()))[0]
-
-
-def check_arguments(q_fn: QFunction, params: Params, inputs: Inputs) -> int:
-    """Returns B; refuses what would otherwise broadcast into a wrong kernel without a word. Only shapes are computed.
-
-    Raises:
-      ValueError: on parameters or inputs of the wrong kind, or Q-values not shaped [B].
-    """
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            name, dtype = jax.tree_util.keystr(path), jnp.result_type(leaf)
-            raise ValueError(f"params must be floating-point, got {dtype} in params{name}")
-    batch_size = _batch_size(inputs)
-    values = jax.eval_shape(q_fn, params, inputs)
-    shape = getattr(values, "shape", None)
-    if shape != (batch_size,):
-        raise ValueError(f"q_fn must return one value per example, shape [B] = {(batch_size,)}, got {shape}")
-    if values.dtype not in (jnp.float32, jnp.float64):  # in less no kernel can be solved
-        raise ValueError(f"q_fn must return float32 or float64 (cast its values to float32), got {values.dtype}")
-    return batch_size
 
 
 def _check_variables(params: Params) -> None:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from preqn_jax.ops import linesearch, ntk, solvers
 from preqn_jax.ops.alignment import all_finite
-from preqn_jax.ops.checks import known, td_error_of
+from preqn_jax.ops.checks import check_arguments, known, td_error_of
 from preqn_jax.types import Array, Inputs, Params
 
 
@@ -82,7 +82,8 @@ def preqn_update(
 
         K Z = delta,   theta' = theta + step_size sum_i Z_i grad Q(x_i),
 
-    the step shortened by ``decay`` until cos(Q' - Q, delta) >= ``alignment``, else not taken.
+    the step shortened by ``decay`` until cos(Q' - Q, delta) >= ``alignment``, else not taken: Algorithm 1 of Achiam et
+    al. (2019).
 
     Example:
       >>> q_fn = lambda params, x: x @ params
@@ -137,9 +138,28 @@ def step_linearized(
     decay: float | Array = 0.8,
     max_backtracks: int | Array = 20,
 ) -> tuple[Params, PreQNInfo]:
-    """:func:`preqn_update` from a linearization at hand, whose ``values`` the TD error may be made from."""
+    """:func:`preqn_update` from a linearization at hand, whose ``values`` the TD error may be made from.
+
+    Args:
+      q_fn: as :func:`preqn_update` takes it, and so all that is not named here.
+      params: the same.
+      inputs: the same.
+      td_error: the same, ``[B]``.
+      linearization: of ``q_fn`` at ``params`` on ``inputs``.
+      solve: the same, and so the rest.
+      step_size: the same.
+      alignment: the same.
+      decay: the same.
+      max_backtracks: the same.
+
+    Returns:
+      As :func:`preqn_update`.
+
+    Raises:
+      ValueError: as :func:`preqn_update`.
+    """
     check_options(step_size=step_size, alignment=alignment, decay=decay, max_backtracks=max_backtracks)
-    ntk.check_arguments(q_fn, params, inputs)
+    check_arguments(q_fn, params, inputs)
     direction, found = preqn_direction(linearization, td_error, solve)
     new_params, search = linesearch.backtrack(
         lambda params: q_fn(params, inputs),
@@ -224,6 +244,6 @@ def check_options(**options: float | Array) -> None:
     }
     for name, value in options.items():
         rule, holds = allowed[name]
-        number = known(value)
+        number = known(name, value)
         if number is not None and not holds(number):
             raise ValueError(f"{name} must be {rule}, got {number:g}")

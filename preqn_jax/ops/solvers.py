@@ -185,6 +185,6 @@ def _guarded(method: _Method) -> Solver:
 
 
 def _check_range(name: str, value: float | Array, low: float, high: float) -> None:
-    number = known(value)
+    number = known(name, value)
     if number is not None and not low <= number < high:
         raise ValueError(f"{name} must be in [{low:g}, {high:g}), got {number:g}")

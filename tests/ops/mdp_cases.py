@@ -1,16 +1,28 @@
 """MDPs, kernels and values to draw for the tests of the operators, and the references these are held to, in NumPy."""
 
+import functools
+
+import jax
 import numpy as np
 
+from preqn_jax.ops import mdps
 from preqn_jax.ops.mdps import FiniteMDP
+from tests.ops.precision import double
 
 S, A = 4, 2
 N = S * A
 
 
 def draw_mdp(rng, gamma):
-    transition = rng.dirichlet(np.full(S, 0.3), size=(S, A))
-    return FiniteMDP(transition, rng.normal(size=(S, A)), gamma)
+    """A Garnet MDP whose pairs have anything from one successor to all states."""
+    branching, seed = int(rng.integers(1, S + 1)), int(rng.integers(2**31))
+    with double():
+        return jax.tree.map(np.asarray, _garnet(branching)(jax.random.key(seed), gamma))
+
+
+@functools.cache
+def _garnet(branching):
+    return jax.jit(lambda key, gamma: mdps.garnet(key, S, A, branching, gamma))
 
 
 def draw_rho(rng):
@@ -65,10 +77,10 @@ def beta(kernel, rho, step_size, gamma):
 
 
 def worst_case(kernel, rho, step_size, gamma):
-    """(MDP, K, rho, Q1, Q2) on which U3 with this K expands ||Q1 - Q2|| by exactly beta(K).
+    """(MDP, K, rho, Q1, Q2) on which U3 with this K expands ||Q1 - Q2|| by exactly beta(K), if that is 1 or more.
 
-    One action. To the n states comes one without data, where Q1 - Q2 = -1; it is 1 in the row i of the largest
-    modulus. Each other state and its successor are chosen so that its term of row i is as large as can be.
+    One action. To the n states comes one without data, where Q1 - Q2 = -1 and stays so; it is 1 in the row i of the
+    largest modulus. Each other state and its successor are chosen so that its term of row i is as large as can be.
     """
     n = len(kernel)
     own = step_size * np.diag(kernel) * rho

@@ -5,6 +5,7 @@ import pytest
 
 from preqn_jax.ops.linesearch import backtrack
 from tests import oracles
+from tests.ops.precision import double
 
 B = 12
 OPTIONS = {"step_size": 1.0, "alignment": 0.97, "decay": 0.8, "max_backtracks": 20}
@@ -98,6 +99,8 @@ def test_a_rejected_step_changes_no_bit(direction, td_error):
     assert not info.accepted
     assert info.step_size == 0
     assert bits(params) == bits(START)
+    if not (np.isfinite(td_error).all() and np.isfinite(direction).all()):
+        assert info.backtracks == 0  # which none would mend
 
 
 @pytest.mark.parametrize("direction", [DELTA, np.full(B, np.nan)], ids=["finite", "nan"])
@@ -168,3 +171,9 @@ def test_vmap_equals_a_loop_though_searches_end_at_different_times():
 def test_wrong_shapes_raise(values, td_error):
     with pytest.raises((AssertionError, ValueError)):
         backtrack(bent(0.0), jnp.zeros(B), jnp.ones(B), jnp.zeros(values), jnp.ones(td_error))
+
+
+def test_a_decay_of_another_precision_leaves_that_of_the_values():
+    with double():
+        _, info = backtrack(bent(2.0), START, DELTA, START, DELTA, **OPTIONS | {"decay": np.float64(0.8)})
+    assert info.alignment.dtype == info.step_size.dtype == jnp.float32

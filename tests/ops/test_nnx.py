@@ -8,7 +8,7 @@ from flax import nnx
 
 from preqn_jax.ops import ntk, solvers
 from preqn_jax.ops.preqn import preqn_update
-from preqn_jax.transforms import preqn
+from preqn_jax.transforms import preqn, preqn_info
 from tests.ops.modules import B, Net, normal
 
 X, DELTA = normal(B, 3), normal(B, seed=1)
@@ -58,6 +58,36 @@ def test_an_update_goes_back_into_the_module_and_through_optax():
     updates, _ = jax.jit(optimizer.update)(params, optimizer.init(params), params, inputs=X, td_error=DELTA)
     by_optax = optax.apply_updates(params, updates)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), by_optax, new_params)
+
+
+def test_an_nnx_optimizer_takes_it_and_says_how_it_went():
+    module = NNXNet(nnx.Rngs(0))
+    q_fn, params = ntk.nnx_q_fn(module)
+    expected, info = preqn_update(q_fn, params, X, DELTA, solve=solvers.ridge())
+    optimizer = nnx.Optimizer(module, preqn(q_fn, solve=solvers.ridge()), wrt=nnx.Param)
+    optimizer.update(module, params, inputs=X, td_error=DELTA)
+    np.testing.assert_allclose(module(X), q_fn(expected, X), rtol=1e-4, atol=1e-5)
+    found = preqn_info(optimizer.opt_state)
+    assert bool(found.accepted)
+    np.testing.assert_allclose(found.alignment, info.alignment, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda params: LINEN,
+        lambda params: {"first": params["first"]},
+        lambda params: {"last": params["first"], "first": params["last"]},
+        lambda params: None,
+    ],
+    ids=["linen", "fewer", "exchanged", "none"],
+)
+def test_parameters_of_another_module_raise(change):
+    q_fn, params = ntk.nnx_q_fn(MODULE)
+    pure = nnx.to_pure_dict(params)
+    np.testing.assert_array_equal(q_fn(pure, X), q_fn(params, X))  # the same names and shapes are welcome
+    with pytest.raises(ValueError, match="params must fit NNXNet"):
+        q_fn(change(pure), X)
 
 
 class Two(nnx.Module):

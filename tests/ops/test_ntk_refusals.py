@@ -120,8 +120,17 @@ class WrongShape(nn.Module):
 @pytest.mark.parametrize("wrong", ["column", "scalar", "tuple"])
 def test_refuses_values_that_are_not_one_per_example(make, wrong):
     module, inputs = WrongShape(wrong), normal(B, 3)
-    with pytest.raises(ValueError, match=r"shape \[B\]"):
+    found = {"column": r"\(12, 1\)", "scalar": r"\(\)", "tuple": "tuple"}[wrong]
+    with pytest.raises(ValueError, match=rf"shape \[B\] = \(12,\), got {found}"):
         make(module)(initialize(module, inputs), inputs)
+
+
+def test_per_example_refuses_values_that_are_squeezed():
+    def q_fn(params, x):
+        return (x @ params).squeeze()
+
+    with pytest.raises(ValueError, match=r"shape \[B\] = \(1,\) for a single one, got \(\)"):
+        ntk.per_example(q_fn)(jnp.ones((3, 1)), normal(B, 3))
 
 
 @each_linearizer
@@ -141,6 +150,45 @@ def test_refuses_inputs_without_one_batch_length(make, inputs):
     params = initialize(module, (normal(B, 3), normal(B, 2)))
     with pytest.raises(ValueError, match="inputs"):
         make(module)(params, inputs)
+
+
+@each_linearizer
+def test_refuses_a_minibatch_without_examples(make):
+    with pytest.raises(ValueError, match="at least one example, got B = 0"):
+        make(Net((4,)))(initialize(Net((4,)), normal(B, 3)), normal(0, 3))
+
+
+@each_linearizer
+def test_refuses_inputs_that_do_not_fit_the_modules_arguments(make):
+    module, inputs = Net((4,)), normal(B, 3)
+    with pytest.raises(ValueError, match=r"inputs.*must fit Net\.__call__"):
+        make(module)(initialize(module, inputs), (inputs, inputs))
+
+
+@pytest.mark.parametrize("params", [{}, None, [], 1.0, [normal(3)]], ids=["dict", "none", "list", "float", "other"])
+def test_refuses_what_holds_no_parameters(params):
+    with pytest.raises(ValueError, match=r"^params (must|and inputs must)"):
+        LINEARIZERS["per_example"](Net((4,)))(params, normal(B, 3))
+
+
+@pytest.mark.parametrize("module", [Net, 3], ids=["class", "number"])
+@each_linearizer
+def test_refuses_what_is_no_module(make, module):
+    with pytest.raises(ValueError, match="module must be an instance of a Linen module"):
+        make(module)
+
+
+def test_kernel_names_what_is_wrong_and_its_whole_size():
+    def column(params, x):
+        return x @ params
+
+    linearizer, params = ntk.per_example(column), jnp.ones((3, 1))
+    with pytest.raises(ValueError, match=r"\[B\] = \(300,\)"):
+        ntk.kernel(linearizer, params, normal(300, 3))
+    with pytest.raises(ValueError, match="others"):
+        ntk.kernel(linearizer, params[:, 0], normal(B, 3), (normal(B, 3), normal(2, 3)))
+    with pytest.raises(ValueError, match="floating-point"):
+        ntk.kernel(linearizer, jnp.ones(3, int), normal(0, 3))
 
 
 @pytest.mark.parametrize(
