@@ -7,7 +7,7 @@ import re
 import setuptools
 
 ROOT = pathlib.Path(__file__).parent
-RAY = "ray>=2.40,<3"
+RAY = "ray[client]>=2.40,<3"
 MINATAR = "MinAtar>=1.0.15,<2"
 
 

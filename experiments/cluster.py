@@ -1,4 +1,4 @@
-"""Units of a sweep as tasks of a Ray cluster; Ray is optional (``pip install 'ray>=2.40'``)."""
+"""Units of a sweep as tasks of a Ray cluster; Ray is optional (``pip install 'ray[client]'``)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import importlib.util
 import os
 import pathlib
 import sys
+import tempfile
 from collections.abc import Sequence
-from typing import Any
+from typing import IO, Any
 
 import tqdm
 
 from experiments.suite import Runner, one_thread
 from experiments.sweep_plan import Unit
+from experiments.workdir import fcntl
 from preqn_jax.settings import SettingError
 
 RETRIES = 3  # of a task whose worker died, by Ray itself; each goes on from its unit's checkpoint
@@ -23,6 +25,15 @@ RETRIES = 3  # of a task whose worker died, by Ray itself; each goes on from its
 def installed() -> bool:
     """Whether Ray is there."""
     return importlib.util.find_spec("ray") is not None
+
+
+def check_installed(address: str) -> None:
+    """Raises SettingError, with the remedy, if ``--cluster=address`` asks for what is not there."""
+    if not installed():
+        raise SettingError(f"--cluster={address} needs Ray, which is not installed; pip install 'ray>=2.40', or leave "
+                           "--cluster out to run on this machine without it")  # fmt: skip
+    if address.startswith("ray://") and importlib.util.find_spec("grpc") is None:
+        raise SettingError(f"--cluster={address} needs Ray's client, which is not installed; pip install 'ray[client]'")
 
 
 def run(units: Sequence[Unit], folder: pathlib.Path, address: str, workers: int) -> tuple[int, dict[str, str]]:
@@ -39,11 +50,8 @@ def run(units: Sequence[Unit], folder: pathlib.Path, address: str, workers: int)
       The exit code, 1 if a unit failed twice; and why each of those did, by their names.
 
     Raises:
-      SettingError: if Ray is not installed, or there is no such cluster.
+      SettingError: if there is no such cluster.
     """
-    if not installed():
-        raise SettingError(f"--cluster={address} needs Ray, which is not installed; pip install 'ray>=2.40', or leave "
-                           "--cluster out to run on this machine without it")  # fmt: skip
     import ray
 
     path = os.pathsep.join([str(pathlib.Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
@@ -51,7 +59,7 @@ def run(units: Sequence[Unit], folder: pathlib.Path, address: str, workers: int)
     options: dict[str, Any] = {"runtime_env": environment, "log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address == "local":
-            ray.init(num_cpus=workers, include_dashboard=False, **options)
+            ray.init("local", num_cpus=workers, include_dashboard=False, **options)
         else:
             ray.init(address, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -103,9 +111,35 @@ def _reason(error: BaseException) -> str:
 
 def _run(folder: str, name: str) -> None:
     """In a process of the cluster."""
+    import ray
+
+    if not ray.get_gpu_ids():
+        pin()  # before JAX makes its threads
     from experiments import compilation, sweep_plan, sweep_unit
 
     compilation.keep()
     (unit,) = [unit for unit in sweep_plan.read(pathlib.Path(folder)) if unit.name == name]
     with (pathlib.Path(folder) / f"{name}.log").open("a", buffering=1) as log, contextlib.redirect_stderr(log):
         sweep_unit.run(unit, pathlib.Path(folder))
+
+
+@functools.cache  # a worker's threads stay where its first task has put them
+def pin() -> IO[str] | None:
+    """Gives this process a core that no other has taken so, as ``suite.Runner`` does for its runs.
+
+    Returns:
+      The open file that keeps the core for as long as the process lives; None where no core is free, or pinning is
+      impossible.
+    """
+    if fcntl is None or not hasattr(os, "sched_setaffinity"):
+        return None
+    for core in sorted(os.sched_getaffinity(0)):
+        file = (pathlib.Path(tempfile.gettempdir()) / f"preqn_jax_core{core}_{os.getuid()}.lock").open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            continue
+        os.sched_setaffinity(0, {core})
+        return file
+    return None

@@ -14,12 +14,13 @@ import pathlib
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
 from experiments import cluster, compilation, suite, sweep_plan, sweep_report, sweep_unit, training
 from experiments import flags as command_line
-from experiments.sweep_plan import Unit
+from experiments.sweep_plan import Run, Unit
 from preqn_jax.config import Config
 from preqn_jax.settings import SettingError
 from preqn_jax.trainers.device import DeviceTrainer, Member, memory_of
@@ -44,53 +45,86 @@ _PROCESS = flags.DEFINE_integer("process-id", 0, "which of them this is", lower_
 def main(config: Config) -> int:
     """Runs what is missing, then reports on all there is; returns the exit code."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves an accelerator to the units' processes
+    where = _check_where(config)
     if _COORDINATOR.value is not None:
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     folder = pathlib.Path(_OUT.value or f"runs/sweep_{flags.FLAGS.config}")
     axes = sweep_plan.parse_axes(config, _GRID.value)
     runs = sweep_plan.runs_of(axes, sweep_plan.parse_seeds(_SEEDS.value, config.seed))
     compilation.keep()
-    units = sweep_plan.units_of(config, runs, _CHUNK.value or _fitting(config, len(runs)))
-    for unit in {unit.config.env: unit for unit in units}.values():
+    units = sweep_plan.resume(folder, config, runs) or _plan(config, runs, where)
+    for unit in {(unit.config, len(unit.runs)): unit for unit in units}.values():
         sweep_unit.trainer_of(unit)  # so that what cannot be is refused before anything runs
     if jax.process_index() == 0:
         suite.claim(folder, "sweep", {"grid": _GRID.value, "seeds": _SEEDS.value})
         sweep_plan.write(units, folder)
-    code, failed = _run(units, folder)
+    code, failed = _run(units, folder, where)
     if jax.process_index() == 0:
         print(sweep_report.write(units, axes, folder))
         suite.report_failures(failed)
     return code
 
 
-def _fitting(config: Config, runs: int) -> int:
-    """How many members one program should hold: what fits the memory; on a CPU an even share for each worker."""
+def _check_where(config: Config) -> str:
+    """Where units run: ``together`` in several processes, on a Ray cluster by its address, or ``none``.
+
+    Raises:
+      SettingError: if the flags cannot go together, or Ray is needed and not installed.
+    """
+    if _COORDINATOR.value is None:
+        if _PROCESSES.value > 1 or _PROCESS.value:
+            raise SettingError("--num-processes and --process-id need --coordinator=host:port, of process 0")
+        address = _CLUSTER.value or ("local" if cluster.installed() else "none")
+        if address != "none":
+            cluster.check_installed(address)
+        return address
+    if _PROCESS.value >= _PROCESSES.value:
+        raise SettingError(f"--process-id={_PROCESS.value} must be below --num-processes={_PROCESSES.value}")
     if config.env.backend == "gymnasium":
-        return 1
-    devices = jax.devices()
-    shares = _WORKERS.value if jax.default_backend() == "cpu" and jax.process_count() == 1 else 1
-    share = -(-runs // shares)
+        raise SettingError("--coordinator spreads a population over devices, and config.env.backend=gymnasium has "
+                           "none; allowed: mjx, brax, playground, or --cluster in its place")  # fmt: skip
+    return "together"
+
+
+def _plan(config: Config, runs: Sequence[Run], where: str) -> list[Unit]:
+    """All runs in units: as many members in each as were asked for, or fit."""
+    if config.env.backend == "gymnasium":
+        return sweep_plan.units_of(config, runs, lambda config, count: 1)
+    devices = 1 if where not in ("together", "none") else len(jax.devices())  # a task of a cluster has one
+    if where == "together" and len(runs) % devices:
+        raise SettingError(f"{len(runs)} members cannot be spread evenly over {devices} devices; nearest: "
+                           f"{-(-len(runs) // devices) * devices} members")  # fmt: skip
+    largest = lambda config, count: _CHUNK.value or _fitting(config, count, devices)  # noqa: E731
+    return sweep_plan.units_of(config, runs, largest, devices)
+
+
+def _fitting(config: Config, count: int, devices: int) -> int:
+    """How many of ``count`` members one program should hold: what fits; on a CPU an even share for each worker."""
+    on_cpu, processes = jax.default_backend() == "cpu", jax.process_count()
+    shares = _WORKERS.value if on_cpu and processes == 1 else 1
+    share = -(-count // shares)
     if share == 1:
         return 1
     trainer = DeviceTrainer(config, [Member(config.seed)], devices=[jax.local_devices()[0]])
     member = trainer.member_bytes()
-    if jax.default_backend() == "cpu":
+    if on_cpu:
         member += trainer.replay_bytes  # a checkpoint is written from a copy, here in the same memory
-    fit = len(devices) * int(0.9 * memory_of(jax.local_devices()[0], 1) / shares / member)
-    if not fit:
+    of_process = memory_of(jax.local_devices()[0], devices // processes)
+    fit = processes * int(0.9 * of_process / shares / member)
+    if processes > 1:  # they have to agree
+        fit = int(multihost_utils.process_allgather(np.asarray(fit)).min())
+    if fit < processes:
         raise SettingError("not one member of the population fits the memory; lower config.replay_capacity")
-    fit = min(share, fit)
-    return max(len(devices), fit - fit % len(devices)) if jax.process_count() > 1 else fit
+    return min(share, fit)
 
 
-def _run(units: Sequence[Unit], folder: pathlib.Path) -> tuple[int, dict[str, str]]:
+def _run(units: Sequence[Unit], folder: pathlib.Path, where: str) -> tuple[int, dict[str, str]]:
     """Runs the units that are not finished; returns the exit code, and why those failed that did, by name."""
-    if _COORDINATOR.value is not None:
+    if where == "together":
         return _run_together(units, folder), {}
-    missing = [unit for unit in units if suite.steps_done(unit, folder) < unit.steps]
-    address = _CLUSTER.value or ("local" if cluster.installed() else "none")
-    if address != "none":
-        return cluster.run(missing, folder, address, _WORKERS.value) if missing else (0, {})
+    if where != "none":
+        missing = [unit for unit in units if suite.steps_done(unit, folder) < unit.steps]
+        return cluster.run(missing, folder, where, _WORKERS.value) if missing else (0, {})
     on_accelerator = units[0].members is not None and jax.default_backend() != "cpu"
     runner = suite.Runner(units, folder, 1 if on_accelerator else _WORKERS.value, pin=not on_accelerator)
     code = runner.run()

@@ -8,7 +8,7 @@ import json
 import math
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from experiments import configs
@@ -111,8 +111,16 @@ def runs_of(axes: Sequence[Axis], seeds: Sequence[int]) -> list[Run]:
     return [Run(number, point, seed) for number, (point, seed) in enumerate(itertools.product(points, seeds))]
 
 
-def units_of(config: Config, runs: Sequence[Run], per_unit: int) -> list[Unit]:
+def units_of(
+    config: Config, runs: Sequence[Run], per_unit: Callable[[Config, int], int], devices: int = 1
+) -> list[Unit]:
     """The runs in units: on the host one by one, on the device up to ``per_unit`` that one program can hold.
+
+    Args:
+      config: of the sweep, without what its axes change.
+      runs: all of it.
+      per_unit: (a configuration, how many runs share it) -> members that one program of it should hold.
+      devices: over which a program's members are spread evenly.
 
     Raises:
       SettingError: for a point that cannot be.
@@ -123,17 +131,47 @@ def units_of(config: Config, runs: Sequence[Run], per_unit: int) -> list[Unit]:
         return [Unit(f"run{run.number:04d}", _at(config, run), (run,), None) for run in runs]
     groups: dict[Config, list[Run]] = {}
     for run in runs:
-        fixed = {path: value for path, value in run.point.items() if not varies_inside(config, path)}
-        groups.setdefault(_at(config, Run(run.number, fixed, config.seed)), []).append(run)
+        groups.setdefault(_of_its_program(config, run), []).append(run)
     units: list[Unit] = []
     for common, members in groups.items():
-        chunks = math.ceil(len(members) / per_unit)
-        size = math.ceil(len(members) / chunks)  # as even as they can be: one program then serves all but the last
-        for start in range(0, len(members), size):
+        start = 0
+        for size in chunk_sizes(len(members), per_unit(common, len(members)), devices):
             chunk = tuple(members[start : start + size])
             population = tuple(_member(common, run) for run in chunk)
             units.append(Unit(f"chunk{len(units):04d}", common, chunk, population))
+            start += size
     return units
+
+
+def chunk_sizes(members: int, largest: int, devices: int) -> list[int]:
+    """Chunks that the devices divide, as even as they can be: one program then serves most of them.
+
+    What is left over, fewer members than devices, makes a chunk of its own.
+    """
+    divides = min(members, largest) >= devices
+    unit, rest = (devices, members % devices) if divides else (1, 0)
+    whole = members - rest
+    chunks = math.ceil(whole / (largest - largest % unit))
+    size = math.ceil(whole / chunks / unit) * unit
+    return [min(size, whole - start) for start in range(0, whole, size)] + [rest] * (rest > 0)
+
+
+def resume(folder: pathlib.Path, config: Config, runs: Sequence[Run]) -> list[Unit] | None:
+    """The units of the plan in ``folder``, if it is one of these very runs; they may be of another length."""
+    if not (folder / PLAN).exists():
+        return None
+    steps = config.total_steps
+    units = [unit._replace(config=dataclasses.replace(unit.config, total_steps=steps)) for unit in read(folder)]
+    planned = {run.number: (unit.config, run) for unit in units for run in unit.runs}
+    return units if planned == {run.number: (_of_its_program(config, run), run) for run in runs} else None
+
+
+def _of_its_program(config: Config, run: Run) -> Config:
+    """What a run has in common with all that one compiled program can hold; on the host that is the run alone."""
+    if config.env.backend == "gymnasium":
+        return _at(config, run)
+    fixed = {path: value for path, value in run.point.items() if not varies_inside(config, path)}
+    return _at(config, Run(run.number, fixed, config.seed))
 
 
 def varies_inside(config: Config, path: str) -> bool:

@@ -16,6 +16,7 @@ from experiments import flags as command_line
 from experiments.loggers import MetricsTable, Row, Terminal
 from experiments.sweep_plan import Unit
 from preqn_jax import settings
+from preqn_jax.checkpoint import Checkpoints
 from preqn_jax.config import Config
 from preqn_jax.settings import SettingError
 from preqn_jax.train import make_trainer
@@ -48,13 +49,29 @@ def run(unit: Unit, folder: pathlib.Path, should_stop: Callable[[], bool] = lamb
     Raises:
       SettingError, CheckpointError, NonFiniteError: as ``training.train`` does.
     """
-    trainer, workdir, runs = trainer_of(unit), folder / unit.name, list(unit.runs)
-    if jax.process_count() > 1:  # each writes what is its own
-        workdir = workdir / f"process{jax.process_index()}"
-        each = len(runs) // jax.process_count()
-        runs = runs[jax.process_index() * each :][:each]
-    numbers = [run.number for run in runs]
+    trainer, workdir = trainer_of(unit), folder / unit.name
+    if jax.process_count() > 1:
+        assert isinstance(trainer, DeviceTrainer)
+        return _run_together(unit, trainer, workdir, should_stop)
+    numbers = [run.number for run in unit.runs]
     return training.train(trainer, workdir, lambda step: UnitReporter(workdir, unit.config, numbers, step), should_stop)
+
+
+def _run_together(unit: Unit, trainer: DeviceTrainer, workdir: pathlib.Path, should_stop: Callable[[], bool]) -> bool:
+    """In each of several processes: one set of checkpoints for all, and a work folder with the metrics of its own runs.
+
+    A checkpoint takes every process, so one that is told to stop does so after the next that is due.
+    """
+    each = len(unit.runs) // jax.process_count()
+    numbers = [run.number for run in unit.runs][jax.process_index() * each :][:each]
+    own = workdir / f"process{jax.process_index()}"
+    return training.train(
+        trainer,
+        own,
+        lambda step: UnitReporter(own, unit.config, numbers, step),
+        lambda: trainer.step % unit.config.checkpoint_every == 0 and should_stop(),
+        Checkpoints(workdir / "checkpoints", sharding=trainer.sharding),
+    )
 
 
 def trainer_of(unit: Unit) -> Trainer:
@@ -65,15 +82,10 @@ def trainer_of(unit: Unit) -> Trainer:
     """
     if unit.members is None:
         return make_trainer(unit.config)
-    return DeviceTrainer(unit.config, unit.members, jax.devices()[: _devices_for(len(unit.members))])
-
-
-def _devices_for(members: int) -> int:
-    """All devices, or as many as divide the members if they are few and of one process."""
-    count = len(jax.devices())
-    if jax.process_count() == 1:
-        count = max(divisor for divisor in range(1, count + 1) if members % divisor == 0)
-    return count
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))  # block by block
+    if jax.process_count() == 1:  # fewer members than devices, or a chunk of a size that was asked for
+        devices = devices[: max(n for n in range(1, len(devices) + 1) if len(unit.members) % n == 0)]
+    return DeviceTrainer(unit.config, unit.members, devices)
 
 
 class UnitReporter:

@@ -27,6 +27,7 @@ def train(
     workdir: pathlib.Path,
     make_reporter: Callable[[int], ClosingReporter],
     should_stop: Callable[[], bool],
+    checkpoints: Checkpoints | None = None,
 ) -> bool:
     """Trains from the newest checkpoint on, or from the start.
 
@@ -35,6 +36,7 @@ def train(
       workdir: of the run; anything in it that is not an earlier part of this very run is refused.
       make_reporter: makes the one that is told how it goes, from the step at which it begins.
       should_stop: asked after every burst.
+      checkpoints: of the run; those in its work folder if left out.
 
     Returns:
       Whether the end was reached; if not, a checkpoint of where it stopped is written.
@@ -45,7 +47,7 @@ def train(
       NonFiniteError: if training produced a NaN; the checkpoint before stays the newest.
     """
     lock = claim(workdir, trainer.config)
-    checkpoints = Checkpoints(workdir / "checkpoints")
+    checkpoints = checkpoints or Checkpoints(workdir / "checkpoints")
     try:
         latest = checkpoints.latest_step()
         if latest is not None and latest >= trainer.config.total_steps:

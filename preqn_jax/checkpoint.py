@@ -1,4 +1,8 @@
-"""Everything that a resumed run needs, in one versioned Orbax checkpoint: arrays, and a JSON manifest of them."""
+"""Everything that a resumed run needs, in one versioned Orbax checkpoint: arrays, and a JSON manifest of them.
+
+Arrays are NumPy's or, where several processes train one population, JAX's over the devices of all of them: every
+process then saves and restores at the same steps, and each writes and reads the part that is its own.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,14 @@ import pathlib
 import zlib
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 _FORMAT = "preqn_jax"
 _VERSION = 1
 
-Arrays = dict[str, np.ndarray]
+Arrays = dict[str, Any]  # of NumPy or JAX
 
 
 class CheckpointError(RuntimeError):
@@ -22,9 +27,15 @@ class CheckpointError(RuntimeError):
 class Checkpoints:
     """The newest two checkpoints of a run, each written completely or not at all."""
 
-    def __init__(self, directory: pathlib.Path, read_only: bool = False):
-        """Makes ``directory``, or, read only, leaves a run alone that may be writing there."""
-        self._directory = directory.absolute()
+    def __init__(self, directory: pathlib.Path, read_only: bool = False, sharding: jax.sharding.Sharding | None = None):
+        """Makes ``directory``, or, read only, leaves a run alone that may be writing there.
+
+        Args:
+          directory: of all checkpoints; several processes share one.
+          read_only: whether nothing is to be written.
+          sharding: of the arrays over the devices of several processes, where there are such arrays.
+        """
+        self._directory, self._sharding = directory.absolute(), sharding
         options = ocp.CheckpointManagerOptions(
             max_to_keep=2,
             create=not read_only,
@@ -70,9 +81,9 @@ class Checkpoints:
             raise CheckpointError(f"{where} has format version {found}, this preqn_jax reads version {_VERSION}")
 
         described = manifest["arrays"]
-        to_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name, d in described.items() if _size(d)}
+        kinds = {name: self._restore_args(d) for name, d in described.items() if _size(d)}
         try:
-            args = ocp.args.Composite(arrays=ocp.args.PyTreeRestore(restore_args=to_numpy))
+            args = ocp.args.Composite(arrays=ocp.args.PyTreeRestore(restore_args=kinds))
             arrays = dict(self._manager.restore(step, args=args)["arrays"])
         except Exception as error:
             raise CheckpointError(f"{where} is damaged; {_advice(where)}") from error
@@ -83,14 +94,25 @@ class Checkpoints:
                 raise CheckpointError(f"{where} is damaged ({name} differs from its checksum); {_advice(where)}")
         return arrays
 
+    def _restore_args(self, description: dict[str, Any]) -> ocp.RestoreArgs:
+        if _is_spread(description):
+            return ocp.ArrayRestoreArgs(sharding=self._sharding)
+        return ocp.RestoreArgs(restore_type=np.ndarray)
+
     def close(self) -> None:
         """Waits for what is being written."""
         self._manager.close()
 
 
-def _describe(array: np.ndarray) -> dict[str, Any]:
-    checksum = zlib.crc32(np.ascontiguousarray(array).data) if array.size else 0
-    return {"shape": list(array.shape), "dtype": str(array.dtype), "crc32": checksum}
+def _describe(array: Any) -> dict[str, Any]:
+    shape = {"shape": list(array.shape), "dtype": str(array.dtype)}
+    if isinstance(array, jax.Array):  # no process sees all of it
+        return shape
+    return {**shape, "crc32": zlib.crc32(np.ascontiguousarray(array).data) if array.size else 0}
+
+
+def _is_spread(description: dict[str, Any]) -> bool:
+    return "crc32" not in description
 
 
 def _size(description: dict[str, Any]) -> int:

@@ -87,7 +87,10 @@ def check_config(config: Config) -> None:
         if value != default:
             raise SettingError(f"config.env.{name}={value} means nothing to backend={env.backend}; allowed: {default}")
     if env.backend != "gymnasium":
-        check_actions(config, discrete=False)  # none of those suites has another kind
+        if AGENTS[config.algorithm].discrete:
+            fit = ", ".join(name for name, entry in AGENTS.items() if not entry.discrete)
+            raise SettingError(f"config.env.backend={env.backend} has environments with continuous actions alone, for "
+                               f"which config.algorithm={config.algorithm} is not made; allowed: {fit}")  # fmt: skip
         _check_multiple("config.update_every", config.update_every, "config.env.num_envs", config.env.num_envs)
         _check_multiple("config.replay_capacity", config.replay_capacity, "config.update_every", config.update_every)
 

@@ -1,11 +1,15 @@
 """Units on a Ray of this machine's own."""
 
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
 from experiments import cluster, configs
 from experiments.sweep_plan import Unit
+from tests.programs import ROOT
 
 pytest.importorskip("ray")
 
@@ -31,3 +35,25 @@ def test_a_unit_that_fails_is_tried_once_more_and_the_rest_goes_on(tmp_path, cap
     assert "once failed (attempt 1 broke); it is tried once more" in errors
     assert re.findall(r"always failed \(ValueError\); (.*)", errors) == ["it is tried once more", "the rest goes on"]
     assert re.findall(r"finished (.*)", errors) == ["never", "once"]
+
+
+PIN = """
+import os, sys
+os.sched_setaffinity(0, range(os.cpu_count()))  # the tests themselves are pinned to one
+from experiments import cluster
+kept = cluster.pin()
+print(sorted(os.sched_getaffinity(0)), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins nothing")
+def test_every_worker_has_a_core_of_its_own_while_there_are_enough(tmp_path):
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+    workers = [subprocess.Popen([sys.executable, "-c", PIN], **pipes) for _ in range(os.cpu_count() + 1)]
+    cores = [worker.stdout.readline().strip() for worker in workers]
+    for worker in workers:
+        worker.communicate()
+    everywhere = str(list(range(os.cpu_count())))
+    assert sorted(cores) == sorted([*(f"[{core}]" for core in range(os.cpu_count())), everywhere])

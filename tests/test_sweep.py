@@ -39,6 +39,14 @@ SWEEP = [
 ]
 
 
+HOST = [
+    "--config.env.backend=gymnasium",
+    "--config.env.id=Hopper-v5",
+    "--config.env.num_envs=1",
+    "--config.env.time_limit=0",
+]
+
+
 def start(*flags, cwd):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
     command = [sys.executable, "-m", "experiments.sweep", *SWEEP, *flags]
@@ -107,18 +115,30 @@ def test_a_killed_worker_of_a_cluster_costs_only_the_steps_since_its_checkpoint(
     assert (tmp_path / "out" / "chunk0000.log").read_text().count("training from step") == 2
 
 
-def test_two_processes_train_one_population(whole, tmp_path):
+def start_together(folder):
+    """Two processes that train one population, and where each writes its metrics."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     together = [f"--coordinator=127.0.0.1:{port}", "--num-processes=2", "--out=out"]
-    processes = [start(*together, f"--process-id={number}", cwd=tmp_path) for number in (0, 1)]
+    processes = [start(*together, f"--process-id={number}", cwd=folder) for number in (0, 1)]
+    return processes, [folder / "out" / "chunk0000" / f"process{number}" / "metrics.csv" for number in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """Metrics of two processes that nothing interrupted."""
+    processes, metrics = start_together(tmp_path_factory.mktemp("together"))
     outputs = [finish(process) for process in processes]
     assert "| 0.03 | 2 |" in outputs[0]
     assert "|" not in outputs[1]  # one report is enough
+    return metrics
+
+
+def test_two_processes_train_one_population(whole, together):
     alone = read(whole / "chunk0000" / "metrics.csv")
-    for number in (0, 1):
-        rows = read(tmp_path / "out" / "chunk0000" / f"process{number}" / "metrics.csv")
+    for number, path in enumerate(together):
+        rows = read(path)
         expected = [row for row in alone if row["run"] // 2 == number]
         assert len(rows) == len(expected) == 60
         # Before differences of rounding decide whether a step passes.
@@ -126,6 +146,22 @@ def test_two_processes_train_one_population(whole, tmp_path):
             assert list(ours) == list(theirs)
             for name in ours:
                 np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-3, err_msg=name)
+
+
+def test_a_killed_one_of_two_processes_costs_only_the_steps_since_their_checkpoint(together, tmp_path):
+    processes, metrics = start_together(tmp_path)
+    wait_for_rows(metrics[1], 40, processes[1])
+    processes[1].kill()
+    processes[0].kill()  # it would wait for the other; a person starts both again
+    for process in processes:
+        process.communicate(timeout=100)
+    assert metrics[1].read_text().count("\n") < 60
+    processes, _ = start_together(tmp_path)
+    for process in processes:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        assert int(errors.rpartition("training from step ")[2].split()[0]) > 0
+    assert [path.read_bytes() for path in metrics] == [path.read_bytes() for path in together]
 
 
 def test_a_sweep_stops_at_a_signal_and_goes_on(whole, tmp_path):
@@ -143,6 +179,9 @@ def test_a_sweep_stops_at_a_signal_and_goes_on(whole, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--num-processes=2"], "--num-processes and --process-id need --coordinator"),
+        (["--coordinator=localhost:1", "--process-id=1"], "--process-id=1 must be below --num-processes=1"),
+        (["--coordinator=localhost:1", *HOST], "config.env.backend=gymnasium has none"),
         (["--cluster=ray://nowhere.invalid:1"], "Ray, which is not installed; pip install"),
         (["--grid=agent.etta=1"], "did you mean agent.eta?"),
         (["--config.env.id=nowhere"], "config.env.id=nowhere is unknown; did you mean"),
@@ -151,7 +190,7 @@ def test_a_sweep_stops_at_a_signal_and_goes_on(whole, tmp_path):
 )
 def test_bad_input_ends_with_one_line(flags, message, tmp_path):
     if "cluster" in flags[0] and importlib.util.find_spec("ray") is not None:
-        message = "no such cluster"
+        message = "no such cluster (ray client connection timeout"
     started = time.monotonic()
     process = start(*flags, "--out=out", cwd=tmp_path)
     _, errors = process.communicate(timeout=120)

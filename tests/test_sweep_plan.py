@@ -13,7 +13,8 @@ DEVICE = dataclasses.replace(HOST, env=dataclasses.replace(HOST.env, backend="mj
 
 def units(config, *grid, seeds="2", per_unit=100):
     axes = sweep_plan.parse_axes(config, grid)
-    return sweep_plan.units_of(config, sweep_plan.runs_of(axes, sweep_plan.parse_seeds(seeds, config.seed)), per_unit)
+    runs = sweep_plan.runs_of(axes, sweep_plan.parse_seeds(seeds, config.seed))
+    return sweep_plan.units_of(config, runs, lambda config, count: per_unit)
 
 
 def test_a_grid_is_every_combination_with_every_seed():
@@ -39,6 +40,39 @@ def test_what_one_program_cannot_hold_makes_several():
 def test_chunks_are_as_even_as_they_can_be():
     assert [len(unit.members) for unit in units(DEVICE, seeds="10", per_unit=4)] == [4, 4, 2]
     assert [len(unit.members) for unit in units(DEVICE, seeds="10", per_unit=9)] == [5, 5]
+
+
+@pytest.mark.parametrize(
+    ("members", "largest", "devices", "sizes"),
+    [
+        (97, 100, 8, [96, 1]),
+        (97, 60, 8, [48, 48, 1]),
+        (50, 50, 8, [48, 2]),
+        (9, 5, 4, [4, 4, 1]),
+        (3, 8, 8, [3]),
+        (10, 3, 8, [3, 3, 3, 1]),
+        (16, 16, 8, [16]),
+    ],
+)
+def test_chunks_are_spread_over_all_devices(members, largest, devices, sizes):
+    assert sweep_plan.chunk_sizes(members, largest, devices) == sizes
+
+
+def test_a_sweep_goes_on_with_the_chunks_it_was_planned_in(tmp_path):
+    grid = ("agent.hidden_sizes=64,64;32", "agent.eta=0.9,0.97")
+    plan = units(DEVICE, *grid, per_unit=3)
+    sweep_plan.write(plan, tmp_path)
+    longer = dataclasses.replace(DEVICE, total_steps=2_000_000)
+
+    def resumed(config, grid=grid, seeds="2"):
+        runs = sweep_plan.runs_of(sweep_plan.parse_axes(config, grid), sweep_plan.parse_seeds(seeds, config.seed))
+        return sweep_plan.resume(tmp_path, config, runs)
+
+    assert [unit.runs for unit in resumed(longer)] == [unit.runs for unit in plan]  # whatever fits the memory now
+    assert {unit.steps for unit in resumed(longer)} == {2_000_000}
+    assert resumed(DEVICE, seeds="3") is None
+    assert resumed(DEVICE, grid[:1]) is None
+    assert resumed(dataclasses.replace(DEVICE, batch_size=64)) is None
 
 
 def test_on_the_host_each_run_is_a_unit_of_its_own():

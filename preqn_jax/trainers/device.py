@@ -78,7 +78,11 @@ class Report(NamedTuple):
 
 
 class DeviceTrainer(Trainer):
-    """M learners, each with N environments, spread over devices by members."""
+    """M learners, each with N environments, spread over devices by members.
+
+    Attributes:
+      sharding: of every array that leads with the members, over the devices of all processes.
+    """
 
     def __init__(
         self, config: Config, members: Sequence[Member] | None = None, devices: Sequence[jax.Device] | None = None
@@ -89,7 +93,7 @@ class DeviceTrainer(Trainer):
           config: of the run.
           members: the population; one for each of the configuration's seeds if left out.
           devices: over which it is spread evenly; the first if left out. They may belong to several processes, block
-            by block: each makes the same trainer, and sees and checkpoints its own members alone.
+            by block: each makes the same trainer, and sees its own members alone.
 
         Raises:
           SettingError: on a configuration that cannot be, or a population that does not fit.
@@ -111,7 +115,7 @@ class DeviceTrainer(Trainer):
         self.replay_bytes = len(self.members) * config.replay_capacity * transition
         self._check_memory(devices[here[0]], len(here))
         self._mesh = Mesh(np.array(devices), ("members",))
-        self._sharding = NamedSharding(self._mesh, PartitionSpec("members"))
+        self.sharding = NamedSharding(self._mesh, PartitionSpec("members"))
         self._identity = self._spread(Identity(self._hyperparameters(), np.asarray(jax.random.key_data(self.keys))))
 
     def _check_memory(self, device: jax.Device, count: int) -> None:
@@ -145,7 +149,7 @@ class DeviceTrainer(Trainer):
         """Memory of one member, as the compiler plans it for all; takes none, but the time of a compilation."""
 
         def placed(leaf: Array) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._sharding)
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.sharding)
 
         population = jax.tree.map(placed, jax.eval_shape(self._program(self._init), self._identity))
         analysis: Any = self._lower_burst(population).compile().memory_analysis()
@@ -168,7 +172,7 @@ class DeviceTrainer(Trainer):
 
         No member waits then for the linesearch of another device's. ``donate`` is of the second argument.
         """
-        members, shared = self._sharding.spec, PartitionSpec()
+        members, shared = self.sharding.spec, PartitionSpec()
 
         def of_one_device(identity: Identity, *rest: Any) -> Any:
             return function(identity._replace(key=jax.random.wrap_key_data(identity.key)), *rest)
@@ -180,7 +184,7 @@ class DeviceTrainer(Trainer):
 
     def _spread(self, tree: Any) -> Any:
         """Arrays of this process's members as arrays of all."""
-        return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(self._sharding, leaf), tree)
+        return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(self.sharding, leaf), tree)
 
     # What follows is traced; M is here the number of members of one device.
 
@@ -301,13 +305,19 @@ class DeviceTrainer(Trainer):
         return self._identity, self.population.agent, np.uint32(self.step)
 
     def arrays(self) -> Arrays:
-        """Everything that :meth:`restore` needs, as arrays by name."""
-        arrays = {"step": np.asarray(self.step)}
-        arrays |= {f"interval.{name}": array for name, array in self.interval.arrays().items()}
+        """Everything that :meth:`restore` needs, as arrays by name; of all members, spread, if of several processes."""
+        interval = {f"interval.{name}": array for name, array in self.interval.arrays().items()}
+        fetch: Callable[[Any], Any] = _local
+        if jax.process_count() > 1:  # JAX has no float64 to spread, but the words that it is made of
+            interval = {
+                n: self._spread(array.view(np.uint32)) if array.ndim else array for n, array in interval.items()
+            }
+            fetch = lambda leaf: leaf  # noqa: E731
+        arrays = {"step": np.asarray(self.step), **interval}
         held = min(self.step, self.config.replay_capacity)
         for field, tree in self.population._asdict().items():
             for name, leaf in base.named_leaves(tree, field):
-                arrays[name] = _local(leaf)[:, :held] if field == "replay" else _local(leaf)
+                arrays[name] = fetch(leaf)[:, :held] if field == "replay" else fetch(leaf)
         return arrays
 
     def restore(self, arrays: Arrays) -> None:
@@ -316,8 +326,12 @@ class DeviceTrainer(Trainer):
         Raises:
           CheckpointError: if the arrays are of another configuration.
         """
+        spread = [name for name, array in arrays.items() if isinstance(array, jax.Array)]
+        arrays = {name: _local(array) if name in spread else array for name, array in arrays.items()}
         self.step = int(arrays["step"])
-        self.interval.restore(base.below(arrays, "interval."))
+        interval = {n: array.view(np.float64) if n in spread else array for n, array in arrays.items()
+                    if n.startswith("interval.")}  # fmt: skip
+        self.interval.restore(base.below(interval, "interval."))
         free = self.config.replay_capacity - min(self.step, self.config.replay_capacity)
         whole = {
             name: np.pad(array, [(0, 0), (0, free)] + [(0, 0)] * (array.ndim - 2))
