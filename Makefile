@@ -30,7 +30,7 @@ docs: .venv/installed-docs
 
 # In an environment of their own: what the hosts ask for is none of this library's business.
 examples: .venv-examples/installed
-	.venv-examples/bin/python -m pytest --override-ini=addopts=--import-mode=importlib -q tests/test_examples.py $(ARGS)
+	REQUIRE_HOSTS=1 .venv-examples/bin/python -m pytest --override-ini=addopts=--import-mode=importlib -q tests/test_examples.py $(ARGS)
 
 clean:
 	rm -rf .venv .venv-examples
@@ -53,5 +53,5 @@ clean:
 	@$(RECENT)
 	$(PYTHON) -m venv .venv-examples
 	.venv-examples/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  -e '.[mjx,examples]' pytest
+	  -e '.[examples]' pytest
 	touch $@

@@ -24,9 +24,9 @@ class AgentConfig:
     """Hyperparameters of every agent."""
 
     hidden_sizes: tuple[int, ...] = setting(
-        (256, 256), "width of each hidden layer of critic and actor [units]", interval="[1, inf)"
+        (256, 256), "width of each hidden layer of critic, and actor if any [units]", interval="[1, inf)"
     )
-    kernel_init: str = setting("glorot_uniform", "initial kernels of critic and actor", choices=KERNEL_INITS)
+    kernel_init: str = setting("glorot_uniform", "initial kernels of critic, and actor if any", choices=KERNEL_INITS)
     gamma: float = setting(0.99, "discount factor [per step]", interval="[0, 1]")
 
 
@@ -41,7 +41,7 @@ class ActorCriticConfig(AgentConfig):
 class BaselineConfig(AgentConfig):
     """Besides, of every agent that trains its critics with Adam towards target networks."""
 
-    activation: str = setting("relu", "activation of critic and actor", choices=ACTIVATIONS)
+    activation: str = setting("relu", "activation of critic, and actor if any", choices=ACTIVATIONS)
     critic_learning_rate: float = setting(1e-3, "the critic's Adam step size", interval="(0, inf)")
     polyak: float = setting(0.995, "share of itself that a target network keeps in an update", interval="[0, 1)")
 

@@ -29,7 +29,7 @@ CriticStep = Callable[[Params, Inputs, Array], tuple[Params, dict[str, Array]]]
 class CriticStepConfig:
     """Hyperparameters of the critic's step; the defaults are the paper's Appendix B but for the solver."""
 
-    activation: str = setting("sin", "activation of critic and actor", choices=ACTIVATIONS)
+    activation: str = setting("sin", "activation of critic, and actor if any", choices=ACTIVATIONS)
     critic_step_size: float = setting(0.1, "first step size of the linesearch, the paper's alpha", interval="(0, inf)")
     eta: float = setting(0.97, "alignment cos(Q' - Q, delta) that a critic step must reach", interval="(0, 1]")
     backtrack_decay: float = setting(0.8, "factor between step sizes of the linesearch", interval="(0, 1)")
