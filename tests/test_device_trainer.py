@@ -197,6 +197,7 @@ def test_devices_share_the_members_between_them():
         ({"num_envs": 3}, "config.update_every=10 must be a multiple of config.env.num_envs=3; nearest: 9"),
         ({"replay_capacity": 155}, "config.replay_capacity=155 must be a multiple of config.update_every=10; nearest"),
         ({"replay_capacity": 10**13}, "GiB for 1 member"),
+        ({"replay_capacity": 10**12, "batch_size": 10**12}, "lower config.batch_size, or take fewer members"),
         ({"time_limit": -1}, "config.env.time_limit=-1 is out of range"),
         ({"solver_iterations": 8}, "config.env.solver_iterations=8 means nothing to backend=brax; allowed: 0"),
     ],

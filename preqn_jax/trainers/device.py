@@ -113,20 +113,23 @@ class DeviceTrainer(Trainer):
         self.env = device_env.make(config.env)
         transition = transition_bytes(self.env.observation_size, self.env.action_size)
         self.replay_bytes = len(self.members) * config.replay_capacity * transition
-        self._check_memory(devices[here[0]], len(here))
+        self._check_memory(devices[here[0]], len(here), transition)
         self._mesh = Mesh(np.array(devices), ("members",))
         self.sharding = NamedSharding(self._mesh, PartitionSpec("members"))
         self._identity = self._spread(Identity(self._hyperparameters(), np.asarray(jax.random.key_data(self.keys))))
 
-    def _check_memory(self, device: jax.Device, count: int) -> None:
-        """Raises SettingError unless the replay buffers fit on ``count`` such devices."""
-        capacity, available = self.config.replay_capacity, memory_of(device, count)
-        if self.replay_bytes > available:
-            fits = int(capacity * available / self.replay_bytes)
+    def _check_memory(self, device: jax.Device, count: int, transition: int) -> None:
+        """Raises SettingError unless the replay buffers and a burst's minibatches fit on ``count`` such devices."""
+        config, available = self.config, memory_of(device, count)
+        minibatches = len(self.members) * config.update_every * config.batch_size * transition
+        needed = self.replay_bytes + minibatches
+        if needed > available:
+            fits = int(config.replay_capacity * (available - minibatches) / self.replay_bytes)
+            fits -= fits % config.update_every
+            remedy = f"at most {fits} transitions fit" if fits > 0 else "lower config.batch_size, or take fewer members"
             raise SettingError(
-                f"config.replay_capacity={capacity} needs {self.replay_bytes / 2**30:.1f} GiB for {len(self.members)} "
-                f"member(s), but {available / 2**30:.1f} GiB are there; at most "
-                f"{fits - fits % self.config.update_every} transitions fit"
+                f"config.replay_capacity={config.replay_capacity} needs {needed / 2**30:.1f} GiB for "
+                f"{len(self.members)} member(s), but {available / 2**30:.1f} GiB are there; {remedy}"
             )
 
     def compile(self) -> float:
