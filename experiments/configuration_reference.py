@@ -39,9 +39,9 @@ def _names() -> str:
         agents = [name for name, entry in AGENTS.items() if entry.discrete == discrete]
         lines.append(f"| {_code(agents)} | {', '.join(f'`{name}` ({env_id})' for name, env_id in envs.items())} |")
     tuned = [name for name in configs.names() if name.startswith("preqn_tuned_")]
-    return "\n".join(
-        [*lines, "", f"Besides, with what was measured to be better than the paper's values: {_code(tuned)}.", ""]
-    )
+    short = f"{_code(configs.SCHEDULES)} have a schedule of their own: {_code(configs.SHORT)}."
+    tuned_names = f"Besides, with what was measured to be better than the paper's values: {_code(tuned)}."
+    return "\n".join([*lines, "", short, "", tuned_names, ""])
 
 
 def _table(leaves: Iterable[settings.Leaf]) -> str:

@@ -26,6 +26,11 @@ def test_tuned_names_differ_from_the_papers_where_they_say():
     assert configs.override(paper, "agent.critic_step_size=0.03") == tuned
 
 
+def test_small_tasks_have_a_short_schedule():
+    assert configs.get_config("dqn_cartpole").total_steps == 50_000
+    assert configs.get_config("preqn_dqn_breakout").total_steps == configs.get_config("preqn_ant").total_steps
+
+
 def test_the_page_on_configuration_is_that_of_the_code():
     page = pathlib.Path(__file__).parents[1] / "docs" / "configuration.md"
     assert page.read_text() == markdown(), "python -m experiments.configuration_reference > docs/configuration.md"

@@ -15,6 +15,9 @@ from preqn_jax.settings import SettingError, leaves, parse, replace, unknown
 DEFAULT = "preqn_ant"
 # preqn_tuned_<environment>: PreQN with what docs/results/ shows to be better than the paper's values there.
 TUNED = {"halfcheetah": ("agent.critic_step_size=0.03",)}
+# Tasks that are learned in minutes: a shorter schedule than MuJoCo's.
+SHORT = ("total_steps=50000", "start_steps=1000", "update_after=1000", "evaluate_every=2500")
+SCHEDULES = {"acrobot": SHORT, "cartpole": SHORT, "mountaincar": SHORT}
 CONFIG_FILE = "config.json"  # in every work folder: the resolved configuration and what it ran with
 
 
@@ -38,7 +41,7 @@ def get_config(name: str) -> Config:
     if name not in names():
         raise SettingError(unknown("--config", name, names()))
     agent, _, env = name.rpartition("_")
-    overrides = TUNED[env] if agent == "preqn_tuned" else ()
+    overrides = (*SCHEDULES.get(env, ()), *(TUNED[env] if agent == "preqn_tuned" else ()))
     agent = agent.removesuffix("_tuned")
     entry = AGENTS[agent]
     config = Config(agent=entry.config(), algorithm=agent, env=EnvConfig(id=_envs(entry.discrete)[env]))
