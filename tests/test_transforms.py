@@ -442,3 +442,19 @@ def test_precondition_refuses_a_q_fn_that_the_linearizer_is_not_of():
         optimizer.update(
             CRITIC_PARAMS, optimizer.init(CRITIC_PARAMS), CRITIC_PARAMS, inputs=CRITIC_INPUTS, td_error=DELTA
         )
+
+
+WRAPPERS = {
+    "multi_steps": lambda inner: optax.MultiSteps(inner, every_k_schedule=1).gradient_transformation(),
+    "named_chain": lambda inner: optax.named_chain(("preqn", inner)),
+    "apply_if_finite": lambda inner: optax.apply_if_finite(inner, max_consecutive_errors=3),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_optaxs_own_wrappers_hand_everything_on(wrap):
+    inner, wrapped = preqn(Q_FN, **HOW), wrap(preqn(Q_FN, **HOW))
+    updates, state = jax.jit(wrapped.update)(PARAMS, wrapped.init(PARAMS), PARAMS, **EXTRA)
+    expected, _ = jax.jit(inner.update)(PARAMS, inner.init(PARAMS), PARAMS, **EXTRA)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), updates, expected)
+    assert preqn_info(state).accepted
