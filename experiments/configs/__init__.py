@@ -14,7 +14,7 @@ from preqn_jax.settings import SettingError, leaves, parse, replace, unknown
 
 DEFAULT = "preqn_ant"
 # preqn_tuned_<environment>: PreQN with what docs/results/ shows to be better than the paper's values there.
-TUNED = {env: ("agent.critic_step_size=0.03",) for env in ("ant", "halfcheetah")}
+TUNED = dict.fromkeys(("ant", "halfcheetah"), ("agent.critic_step_size=0.03",))
 # Tasks that are learned in minutes: a shorter schedule than MuJoCo's.
 SHORT = ("total_steps=50000", "start_steps=1000", "update_after=1000", "evaluate_every=2500")
 SCHEDULES = {"acrobot": SHORT, "cartpole": SHORT, "mountaincar": SHORT}
