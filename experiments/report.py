@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from experiments.loggers import replace_file
 from experiments.published import PUBLISHED
 from experiments.statistics import Estimate
 from experiments.suite import Job, steps_done, work_folder
+from experiments.workdir import read_json
 
 # Scores that are averaged over tasks are returns in units of this agent's published one on that task.
 _UNIT = next(row for row in PUBLISHED if row.agent == "TD3" and "Tianshou" in row.source)
@@ -140,8 +140,7 @@ def _made_with(cells: Sequence[Cell], folder: pathlib.Path) -> str:
     values: dict[str, dict[str, None]] = {}  # in order, each once
     for cell in cells:
         for seed in cell.seeds:
-            path = folder / work_folder(cell.variant, cell.task, seed) / CONFIG_FILE
-            record = json.loads(path.read_text()) if path.exists() else {}
+            record = read_json(folder / work_folder(cell.variant, cell.task, seed) / CONFIG_FILE)
             versions = record.pop("versions", {})
             for name in ("device", "machine", "commit", "python"):
                 values.setdefault(name, {})[record.get(name, "unknown")] = None

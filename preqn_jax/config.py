@@ -88,9 +88,8 @@ def check_config(config: Config) -> None:
             raise SettingError(f"config.env.{name}={value} means nothing to backend={env.backend}; allowed: {default}")
     if env.backend != "gymnasium":
         if AGENTS[config.algorithm].discrete:
-            fit = ", ".join(name for name, entry in AGENTS.items() if not entry.discrete)
-            raise SettingError(f"config.env.backend={env.backend} has environments with continuous actions alone, for "
-                               f"which config.algorithm={config.algorithm} is not made; allowed: {fit}")  # fmt: skip
+            raise SettingError(f"config.env.backend={env.backend} has environments with continuous actions alone"
+                               + _not_made(config, discrete=False))  # fmt: skip
         _check_multiple("config.update_every", config.update_every, "config.env.num_envs", config.env.num_envs)
         _check_multiple("config.replay_capacity", config.replay_capacity, "config.update_every", config.update_every)
 
@@ -99,11 +98,14 @@ def check_actions(config: Config, discrete: bool) -> None:
     """Raises SettingError unless the agent's actions are of the environment's kind."""
     if AGENTS[config.algorithm].discrete != discrete:
         kind = "discrete" if discrete else "continuous"
-        fit = ", ".join(name for name, entry in AGENTS.items() if entry.discrete == discrete)
-        raise SettingError(
-            f"config.env.id={config.env.id} (backend={config.env.backend}) has {kind} actions, for which "
-            f"config.algorithm={config.algorithm} is not made; allowed: {fit}"
-        )
+        raise SettingError(f"config.env.id={config.env.id} (backend={config.env.backend}) has {kind} actions"
+                           + _not_made(config, discrete))  # fmt: skip
+
+
+def _not_made(config: Config, discrete: bool) -> str:
+    """The rest of a line on an agent whose actions are of the other kind."""
+    fit = ", ".join(name for name, entry in AGENTS.items() if entry.discrete == discrete)
+    return f", for which config.algorithm={config.algorithm} is not made; allowed: {fit}"
 
 
 def _check_multiple(name: str, value: int, of: str, unit: int) -> None:

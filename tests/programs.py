@@ -14,3 +14,14 @@ def execute(module, *arguments, cwd):
     command = [sys.executable, "-m", f"experiments.{module}", *arguments]
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
     return done.returncode, done.stdout, done.stderr
+
+
+def assert_refused(module, arguments, says, folder):
+    """One line, exit code 2, and nothing written beside what somebody else has there."""
+    (folder / "occupied").mkdir()
+    (folder / "occupied" / "thesis.tex").write_text("precious")
+    code, _, errors = execute(module, *arguments, cwd=folder)
+    assert code == 2
+    assert says in errors
+    assert len(errors.strip().splitlines()) == 1, errors
+    assert [path.name for path in folder.iterdir()] == ["occupied"]

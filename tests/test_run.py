@@ -11,6 +11,8 @@ import time
 import numpy as np
 import pytest
 
+from tests.programs import assert_refused
+
 ROOT = pathlib.Path(__file__).parents[1]
 # Under half a minute at the slowest, with several checkpoints and evaluations on the way.
 QUICK = [
@@ -181,13 +183,7 @@ def test_rollout_evaluates_and_films_or_says_why_not(whole):
     ],
 )
 def test_a_mistake_ends_with_one_line_and_exit_code_2(tmp_path, module, arguments, says):
-    (tmp_path / "occupied").mkdir()
-    (tmp_path / "occupied" / "thesis.tex").write_text("precious")
-    code, _, errors = execute(module, *arguments, cwd=tmp_path)
-    assert code == 2
-    assert says in errors
-    assert len(errors.strip().splitlines()) == 1, errors
-    assert [path.name for path in tmp_path.iterdir()] == ["occupied"]
+    assert_refused(module, arguments, says, tmp_path)
 
 
 def test_another_configuration_does_not_take_over_a_work_folder(whole):

@@ -7,7 +7,7 @@ import pytest
 
 from experiments import configs, workdir
 from experiments.suite import work_folder
-from tests.programs import execute
+from tests.programs import assert_refused, execute
 
 STEPS = 300
 MEASURE = ("measure_alignment=true", "record_updates=true")
@@ -98,10 +98,4 @@ def test_alignment_reads_every_update(tmp_path):
     ],
 )
 def test_a_mistake_ends_with_one_line_and_exit_code_2(tmp_path, module, arguments, says):
-    (tmp_path / "occupied").mkdir()
-    (tmp_path / "occupied" / "thesis.tex").write_text("precious")
-    code, _, errors = execute(module, *arguments, cwd=tmp_path)
-    assert code == 2
-    assert says in errors
-    assert len(errors.strip().splitlines()) == 1, errors
-    assert [path.name for path in tmp_path.iterdir()] == ["occupied"]
+    assert_refused(module, arguments, says, tmp_path)
