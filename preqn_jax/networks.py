@@ -66,7 +66,7 @@ class DiscreteCritic(nn.Module):
 
     action_size: int
     hidden_sizes: Sequence[int] = (256, 256)
-    activation: str = "sin"
+    activation: str = "tanh"
     kernel_init: str = "glorot_uniform"
 
     def setup(self) -> None:

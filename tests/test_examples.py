@@ -40,6 +40,17 @@ def assert_same_kernel(module, params, inputs):
     np.testing.assert_allclose(ntk.dense(module)(params, inputs).gram, expected, rtol=1e-4, atol=1e-5)
 
 
+KEPT = jnp.array([1.0, 1.0, 0.0, 1.0, 0.0, 1.0])
+
+
+def assert_only_the_kept_move(params, stepped, reward, observation):
+    """Whether a critic step, (reward, observation) -> parameters, changes them all, by the kept examples alone."""
+    new = stepped(reward, observation)
+    other = stepped(jnp.where(KEPT, reward, 1e3), jnp.where(KEPT[:, None], observation, 7.0))
+    jax.tree.map(np.testing.assert_array_equal, new, other)
+    assert all(np.any(a != b) for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(new), strict=True))
+
+
 def test_the_single_file_is_short():
     assert len(pathlib.Path(single_file.__file__).read_text().splitlines()) <= 150
 
@@ -73,6 +84,28 @@ def test_rejax_learns(example):
     assert returns[-1] > -600 > returns[0]
 
 
+@of("rejax_td3", "rejax", "gymnax")
+def test_what_ended_in_rejax_has_no_part_in_a_step(example):
+    algorithm = example.PreQN.create(env="Pendulum-v1", num_critics=1)
+    state = algorithm.init_state(jax.random.key(0))
+    inputs = normal(1, 6, 3), jnp.tanh(normal(2, 6, 1))
+    one = jax.tree.map(lambda leaf: leaf[0], state.critic_ts.params["params"])
+    critic, params = example.Critic(algorithm.critic), {"params": {"critic": one}}
+    np.testing.assert_array_equal(  # the host's own parameters and values
+        critic.apply(params, *inputs, KEPT), KEPT * algorithm.vmap_critic(state.critic_ts.params, *inputs)[0]
+    )
+    assert_same_kernel(critic, params, (*inputs, KEPT))
+    step = jax.jit(algorithm.update_critic)
+
+    def stepped(reward, observation):
+        batch = state.replay_buffer.data._replace(
+            obs=observation, action=inputs[1], reward=reward, done=KEPT == 0, next_obs=normal(3, 6, 3)
+        )
+        return step(state, batch).critic_ts.params
+
+    assert_only_the_kept_move(state.critic_ts.params, stepped, normal(4, 6), inputs[0])
+
+
 @of("sbx_ddpg", "sbx")
 def test_sbx_learns(example):
     returns = example.evaluations(example.PreQN, 1_500, seed=0)
@@ -86,10 +119,10 @@ def test_the_kernel_of_the_critic_of_sbx(example):
 
 
 @of("brax_sac", "brax")
-def test_brax_runs(example):
-    returns = example.train("preqn", "fast", steps=400, seed=0)
+def test_brax_learns(example):
+    returns = example.train("preqn", "inverted_pendulum", steps=2_000, seed=0)
     assert len(returns) == example.EVALUATIONS
-    assert np.isfinite(returns).all()
+    assert returns[-1] > 130 > returns[0]  # of 200; it ends at 165 with seed 1
 
 
 @of("brax_sac", "brax")
@@ -98,21 +131,15 @@ def test_what_brax_truncated_has_no_part_in_a_step(example):
     single = example.networks.make_q_network(3, 1, hidden_layer_sizes=example.HIDDEN_SIZES, n_critics=1)
     params, policy = single.init(jax.random.key(0)), network.policy_network.init(jax.random.key(1))
     inputs = normal(2, 6, 3), jnp.tanh(normal(3, 6, 1))
-    kept = jnp.array([1.0, 1.0, 0.0, 1.0, 0.0, 1.0])
     np.testing.assert_allclose(  # the host's own parameters and values
-        example.Critic().apply(params, *inputs, kept), kept * single.apply(None, params, *inputs)[:, 0], rtol=1e-6
+        example.Critic().apply(params, *inputs, KEPT), KEPT * single.apply(None, params, *inputs)[:, 0], rtol=1e-6
     )
-    assert_same_kernel(example.Critic(), params, (*inputs, kept))
+    assert_same_kernel(example.Critic(), params, (*inputs, KEPT))
     step = jax.jit(example.make_preqn_step(network))
 
     def stepped(reward, observation):
-        extras = {"state_extras": {"truncation": 1.0 - kept}}
+        extras = {"state_extras": {"truncation": 1.0 - KEPT}}
         batch = example.types.Transition(observation, inputs[1], reward, jnp.ones(6), normal(5, 6, 3), extras)
         return step(params, policy, None, None, 0.1, batch, jax.random.key(6), optimizer_state=None)[1]
 
-    reward = normal(4, 6)
-    new = stepped(reward, inputs[0])
-    other = stepped(jnp.where(kept, reward, 1e3), jnp.where(kept[:, None], inputs[0], 7.0))
-    jax.tree.map(np.testing.assert_array_equal, new, other)
-    moved = [np.any(a != b) for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(new), strict=True)]
-    assert all(moved)
+    assert_only_the_kept_move(params, stepped, normal(4, 6), inputs[0])
