@@ -23,6 +23,7 @@ VARIANTS = {
     "eta0.9": ("agent.eta=0.9",),
     "eta0.99": ("agent.eta=0.99",),
     "actor1e-4": ("agent.actor_learning_rate=0.0001",),
+    "tanh": ("agent.activation=tanh",),
     "torch_default": ("agent.kernel_init=torch_default",),
 }
 DEFAULT = Extent(("ant", "hopper", "halfcheetah"), (0, 1, 2), 100_000)

@@ -1,4 +1,4 @@
-"""What the benchmarks of replay buffers and populations measure."""
+"""What the benchmarks of replay buffers, populations, the probe and convolutions measure."""
 
 import functools
 
@@ -40,6 +40,13 @@ def test_the_benchmark_of_a_population(tmp_path):
     code, output, errors = execute("benchmark_population", "--config=preqn_ant", *small, cwd=tmp_path)
     assert code == 0, errors
     for line in ("2 members, one by one", "2 members, vmapped", "replay 880.0 MB (1000000 transitions)"):
+        assert line in output
+
+
+def test_the_benchmark_of_composing(tmp_path):
+    code, output, errors = execute("benchmark_composing", "--batch_size=4", "--repeats=1", cwd=tmp_path)
+    assert code == 0, errors
+    for line in ("the probe (dense) adds", "the probe (per_example) adds", "per_example takes"):
         assert line in output
 
 
