@@ -27,8 +27,10 @@ def installed() -> bool:
     return importlib.util.find_spec("ray") is not None
 
 
-def check_installed(address: str) -> None:
-    """Raises SettingError, with the remedy, if ``--cluster=address`` asks for what is not there."""
+def check(address: str) -> None:
+    """Raises SettingError, with the remedy, if ``--cluster=address`` is no address, or asks for what is not there."""
+    if address not in ("local", "auto") and not address.startswith("ray://"):
+        raise SettingError(f"--cluster={address} is unknown; allowed: local, auto, ray://host:port, none")
     if not installed():
         raise SettingError(f"--cluster={address} needs Ray, which is not installed; pip install 'ray>=2.40', or leave "
                            "--cluster out to run on this machine without it")  # fmt: skip

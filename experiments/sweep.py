@@ -46,15 +46,18 @@ def main(config: Config) -> int:
     """Runs what is missing, then reports on all there is; returns the exit code."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves an accelerator to the units' processes
     where = _check_where(config)
-    if _COORDINATOR.value is not None:
-        jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    if where == "together":
+        _join()
     folder = pathlib.Path(_OUT.value or f"runs/sweep_{flags.FLAGS.config}")
     axes = sweep_plan.parse_axes(config, _GRID.value)
     runs = sweep_plan.runs_of(axes, sweep_plan.parse_seeds(_SEEDS.value, config.seed))
     compilation.keep()
     units = sweep_plan.resume(folder, config, runs) or _plan(config, runs, where)
-    for unit in {(unit.config, len(unit.runs)): unit for unit in units}.values():
-        sweep_unit.trainer_of(unit)  # so that what cannot be is refused before anything runs
+    kinds = {(unit.config, len(unit.runs)): unit for unit in units}  # what cannot be is refused before anything runs
+    trainers = {kind: sweep_unit.trainer_of(unit) for kind, unit in kinds.items()}
+    if where in ("none", "local") and units[0].members is not None and jax.default_backend() == "cpu":
+        missing = [unit for unit in units if suite.steps_done(unit, folder) < unit.steps]
+        _check_memory([trainers[unit.config, len(unit.runs)].replay_bytes for unit in missing])
     if jax.process_index() == 0:
         suite.claim(folder, "sweep", {"grid": _GRID.value, "seeds": _SEEDS.value})
         sweep_plan.write(units, folder)
@@ -76,14 +79,43 @@ def _check_where(config: Config) -> str:
             raise SettingError("--num-processes and --process-id need --coordinator=host:port, of process 0")
         address = _CLUSTER.value or ("local" if cluster.installed() else "none")
         if address != "none":
-            cluster.check_installed(address)
+            cluster.check(address)
         return address
+    if _CLUSTER.value not in (None, "none"):
+        raise SettingError(f"--cluster={_CLUSTER.value} and --coordinator={_COORDINATOR.value} exclude each other: "
+                           "runs on a cluster, or one population over several processes")  # fmt: skip
+    host, _, port = _COORDINATOR.value.rpartition(":")
+    if not (host and port.isdecimal()):
+        raise SettingError(f"--coordinator={_COORDINATOR.value} must be host:port of process 0, localhost:1234 "
+                           "for example")  # fmt: skip
     if _PROCESS.value >= _PROCESSES.value:
         raise SettingError(f"--process-id={_PROCESS.value} must be below --num-processes={_PROCESSES.value}")
     if config.env.backend == "gymnasium":
         raise SettingError("--coordinator spreads a population over devices, and config.env.backend=gymnasium has "
                            "none; allowed: mjx, brax, playground, or --cluster in its place")  # fmt: skip
     return "together"
+
+
+def _join() -> None:
+    """Makes this process one of several.
+
+    Raises:
+      SettingError: if process 0 cannot be one, or is not to be found.
+    """
+    try:
+        jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    except RuntimeError as error:
+        raise SettingError(f"--coordinator={_COORDINATOR.value}: {str(error).splitlines()[0]}") from None
+
+
+def _check_memory(replays: Sequence[int]) -> None:
+    """Raises SettingError unless the largest of these replay buffers [bytes], a worker each, fit side by side."""
+    needed, available = sum(sorted(replays)[-_WORKERS.value :]), memory_of(jax.local_devices()[0], 1)
+    if needed > available:
+        workers = min(len(replays), _WORKERS.value)
+        raise SettingError(f"{workers} worker(s) side by side need {needed / 2**30:.1f} GiB for replay buffers, but "
+                           f"{available / 2**30:.1f} GiB are there; lower --workers, --members-per-chunk or "
+                           "config.replay_capacity")  # fmt: skip
 
 
 def _plan(config: Config, runs: Sequence[Run], where: str) -> list[Unit]:

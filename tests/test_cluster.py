@@ -9,6 +9,7 @@ import pytest
 
 from experiments import cluster, configs
 from experiments.sweep_plan import Unit
+from preqn_jax.settings import SettingError
 from tests.programs import ROOT
 
 pytest.importorskip("ray")
@@ -35,6 +36,20 @@ def test_a_unit_that_fails_is_tried_once_more_and_the_rest_goes_on(tmp_path, cap
     assert "once failed (attempt 1 broke); it is tried once more" in errors
     assert re.findall(r"always failed \(ValueError\); (.*)", errors) == ["it is tried once more", "the rest goes on"]
     assert re.findall(r"finished (.*)", errors) == ["never", "once"]
+
+
+@pytest.mark.parametrize(
+    ("address", "missing", "message"),
+    [
+        ("auto", "ray", r"--cluster=auto needs Ray, which is not installed; pip install 'ray>=2.40'"),
+        ("ray://head:10001", "grpc", r"needs Ray's client, which is not installed; pip install 'ray\[client\]'"),
+        ("here", "", "--cluster=here is unknown; allowed: local, auto, ray://host:port, none"),
+    ],
+)
+def test_what_is_not_there_is_named_with_its_remedy(monkeypatch, address, missing, message):
+    monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: None if name == missing else name)
+    with pytest.raises(SettingError, match=message):
+        cluster.check(address)
 
 
 PIN = """

@@ -191,6 +191,17 @@ def test_devices_share_the_members_between_them():
         np.testing.assert_equal(ours, theirs)
 
 
+def test_members_all_at_once_as_on_an_accelerator_equal_one_after_the_other(monkeypatch):
+    members = [Member(0, {"critic_step_size": 0.1, "eta": 0.9}), Member(1, {"critic_step_size": 0.03, "gamma": 0.4})]
+    configuration = config("action", diagnose_every=50)
+    one_by_one = trained(configuration, members=members)[1].rows
+    monkeypatch.setattr("preqn_jax.trainers.device.over_members", lambda function, *given: jax.vmap(function)(*given))
+    at_once = trained(configuration, members=members)[1].rows
+    for ours, theirs in zip(at_once, one_by_one, strict=True):
+        for name in ours:
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-2, atol=1e-4, err_msg=name)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

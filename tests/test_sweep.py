@@ -39,6 +39,8 @@ SWEEP = [
 ]
 
 
+# Four members' replay buffers, of 28 bytes a transition, in two thirds of the memory.
+TWO_THIRDS = f"--config.replay_capacity={psutil.virtual_memory().available // 3 * 2 // (4 * 28) // 1000 * 1000}"
 HOST = [
     "--config.env.backend=gymnasium",
     "--config.env.id=Hopper-v5",
@@ -181,6 +183,10 @@ def test_a_sweep_stops_at_a_signal_and_goes_on(whole, tmp_path):
     [
         (["--num-processes=2"], "--num-processes and --process-id need --coordinator"),
         (["--coordinator=localhost:1", "--process-id=1"], "--process-id=1 must be below --num-processes=1"),
+        (["--coordinator=localhost"], "--coordinator=localhost must be host:port of process 0"),
+        (["--coordinator=localhost:1", "--cluster=auto"], "exclude each other"),
+        (["--cluster=here"], "--cluster=here is unknown; allowed: local, auto, ray://host:port, none"),
+        ([TWO_THIRDS, "--seeds=4", "--cluster=none", "--workers=2"], "2 worker(s) side by side need"),
         (["--coordinator=localhost:1", *HOST], "config.env.backend=gymnasium has none"),
         (["--cluster=ray://nowhere.invalid:1"], "Ray, which is not installed; pip install"),
         (["--grid=agent.etta=1"], "did you mean agent.eta?"),
@@ -189,7 +195,7 @@ def test_a_sweep_stops_at_a_signal_and_goes_on(whole, tmp_path):
     ],
 )
 def test_bad_input_ends_with_one_line(flags, message, tmp_path):
-    if "cluster" in flags[0] and importlib.util.find_spec("ray") is not None:
+    if "ray://" in flags[0] and importlib.util.find_spec("ray") is not None:
         message = "no such cluster (ray client connection timeout"
     started = time.monotonic()
     process = start(*flags, "--out=out", cwd=tmp_path)
