@@ -31,7 +31,10 @@ def td_error_of(td_error: Array, values: Array) -> Array:
     Raises:
       ValueError: if it is not floating-point, or not one error per value.
     """
-    td_error = jnp.asarray(td_error)
+    try:
+        td_error = jnp.asarray(td_error)
+    except (TypeError, ValueError):
+        raise ValueError(f"td_error must be an array [B] = {values.shape}, got {type(td_error).__name__}") from None
     if td_error.shape != values.shape or not jnp.issubdtype(td_error.dtype, jnp.floating):
         raise ValueError(
             f"td_error must have shape [B] = {values.shape} and be floating-point, got shape {td_error.shape} "

@@ -64,7 +64,7 @@ def ntk_probe(
     """Makes ``probe(params, inputs, td_error) -> NTKProbe``, pure and to be jitted by the caller.
 
     At B = 256 and [256, 256] on a CPU core it takes as long as 4 gradient steps of the critic with ``ntk.dense``, as
-    long as 112 with ``ntk.per_example`` (docs/composing.md has the conditions): log it every thousand updates.
+    long as 113 with ``ntk.per_example`` (docs/composing.md has the conditions): log it every thousand updates.
 
     The fourth failure mode, extrapolation, asks for the next pairs: ``diagnostics.unsupported_share``. What is not
     finite shows as NaN and as failure modes that are there; it raises nothing.

@@ -20,6 +20,9 @@ def td_target(reward: Array, discount: Array, next_value: Array, gamma: float | 
 
     Returns:
       y ``[B]``.
+
+    Raises:
+      AssertionError: chex, at trace time, on arrays of other shapes.
     """
     chex.assert_rank([reward, discount, next_value], 1)
     chex.assert_equal_shape([reward, discount, next_value])
@@ -27,7 +30,7 @@ def td_target(reward: Array, discount: Array, next_value: Array, gamma: float | 
 
 
 def td_error(value: Array, reward: Array, discount: Array, next_value: Array, gamma: float | Array) -> Array:
-    """delta = y - Q(s, a) with y from :func:`td_target`; ``value`` is Q(s, a) ``[B]``. Returns ``[B]``."""
+    """delta = y - Q(s, a), ``[B]``, with y from :func:`td_target`, which raises; ``value`` is Q(s, a) ``[B]``."""
     chex.assert_equal_shape([value, reward])
     return td_target(reward, discount, next_value, gamma) - value
 
@@ -43,6 +46,9 @@ def clipped_double_target(reward: Array, discount: Array, next_values: Array, ga
 
     Returns:
       y ``[B]``, one target for all critics.
+
+    Raises:
+      AssertionError: chex, at trace time, on arrays of other shapes.
     """
     chex.assert_shape(next_values, (None, *reward.shape))
     return td_target(reward, discount, jnp.min(next_values, axis=0), gamma)
@@ -68,6 +74,9 @@ def soft_target(
 
     Returns:
       y ``[B]``, one target for all critics.
+
+    Raises:
+      AssertionError: chex, at trace time, on arrays of other shapes.
     """
     chex.assert_shape(next_values, (None, *reward.shape))
     chex.assert_equal_shape([reward, next_log_prob])
