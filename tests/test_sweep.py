@@ -39,8 +39,14 @@ SWEEP = [
 ]
 
 
-# Four members' replay buffers, of 28 bytes a transition, in two thirds of the memory.
-TWO_THIRDS = f"--config.replay_capacity={psutil.virtual_memory().available // 3 * 2 // (4 * 28) // 1000 * 1000}"
+# 24 members with replay buffers, of 28 bytes a transition, of an eighth of the memory each, whoever else takes of it.
+MANY = [
+    f"--config.replay_capacity={psutil.virtual_memory().available // (8 * 28) // 1000 * 1000}",
+    "--seeds=12",
+    "--members-per-chunk=1",
+    "--workers=24",
+    "--cluster=none",
+]
 HOST = [
     "--config.env.backend=gymnasium",
     "--config.env.id=Hopper-v5",
@@ -186,7 +192,7 @@ def test_a_sweep_stops_at_a_signal_and_goes_on(whole, tmp_path):
         (["--coordinator=localhost"], "--coordinator=localhost must be host:port of process 0"),
         (["--coordinator=localhost:1", "--cluster=auto"], "exclude each other"),
         (["--cluster=here"], "--cluster=here is unknown; allowed: local, auto, ray://host:port, none"),
-        ([TWO_THIRDS, "--seeds=4", "--cluster=none", "--workers=2"], "2 worker(s) side by side need"),
+        (MANY, "24 worker(s) side by side need"),
         (["--coordinator=localhost:1", *HOST], "config.env.backend=gymnasium has none"),
         (["--cluster=ray://nowhere.invalid:1"], "Ray, which is not installed; pip install"),
         (["--grid=agent.etta=1"], "did you mean agent.eta?"),
