@@ -41,17 +41,6 @@ def assert_same_kernel(module, params, inputs):
     np.testing.assert_allclose(ntk.dense(module)(params, inputs).gram, expected, rtol=1e-4, atol=1e-5)
 
 
-def assert_prints(example, host, *arguments, monkeypatch, capsys):
-    """Whether the program trains its host and PreQN, and prints finite returns of both."""
-    monkeypatch.setattr(sys, "argv", ["example", *arguments])
-    example.main()
-    rows = [line.partition("(")[0].split() for line in capsys.readouterr().out.splitlines()]
-    (first, *ours), (second, *theirs) = [row for row in rows if row and row[0] in (host, "preqn")]
-    assert {first, second} == {host, "preqn"}
-    assert len(ours) == len(theirs) > 0
-    assert np.isfinite([float(mean) for mean in (*ours, *theirs)]).all()
-
-
 KEPT = jnp.array([1.0, 1.0, 0.0, 1.0, 0.0, 1.0])
 
 
@@ -90,23 +79,25 @@ def test_preqn_in_the_single_file_reads_no_target_network():
     assert finite == {"ddpg": False, "preqn": True}
 
 
-def test_the_single_file_prints_host_and_ours(monkeypatch, capsys):
-    assert_prints(single_file, "ddpg", "--steps=410", "--warmup=400", monkeypatch=monkeypatch, capsys=capsys)
-
-
-@of("rejax_td3", "rejax", "gymnax")
-def test_rejax_prints_host_and_ours(example, monkeypatch, capsys):
-    assert_prints(example, "rejax", "--steps=500", monkeypatch=monkeypatch, capsys=capsys)
-
-
-@of("sbx_ddpg", "sbx")
-def test_sbx_prints_host_and_ours(example, monkeypatch, capsys):
-    assert_prints(example, "sbx", "--steps=200", monkeypatch=monkeypatch, capsys=capsys)
-
-
-@of("brax_sac", "brax")
-def test_brax_prints_host_and_ours(example, monkeypatch, capsys):
-    assert_prints(example, "brax", "--env=fast", "--steps=400", monkeypatch=monkeypatch, capsys=capsys)
+@pytest.mark.parametrize(
+    ("example", "host", "arguments"),
+    [
+        (("single_file", ()), "ddpg", ["--steps=410", "--warmup=400"]),
+        (("rejax_td3", ("rejax", "gymnax")), "rejax", ["--steps=500"]),
+        (("sbx_ddpg", ("sbx",)), "sbx", ["--steps=200"]),
+        (("brax_sac", ("brax",)), "brax", ["--env=fast", "--steps=400"]),
+    ],
+    indirect=["example"],
+    ids=["single_file", "rejax_td3", "sbx_ddpg", "brax_sac"],
+)
+def test_a_program_trains_host_and_ours_and_prints_both(example, host, arguments, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["example", *arguments])
+    example.main()
+    rows = [line.partition("(")[0].split() for line in capsys.readouterr().out.splitlines()]
+    (first, *ours), (second, *theirs) = [row for row in rows if row and row[0] in (host, "preqn")]
+    assert {first, second} == {host, "preqn"}
+    assert len(ours) == len(theirs) > 0
+    assert np.isfinite([float(mean) for mean in (*ours, *theirs)]).all()
 
 
 @of("rejax_td3", "rejax", "gymnax")
