@@ -21,7 +21,7 @@ def run_with_config(main: Callable[[Config], int]) -> None:
     A mistake of the user's, found now or later, ends the program with one line and exit code 2.
     """
     try:
-        _define(_config_name(sys.argv))
+        _define(_config_name(sys.argv), sys.argv)
     except settings.SettingError as error:
         _fail(error)
     run(lambda: main(_read()))
@@ -41,12 +41,21 @@ def run(main: Callable[[], int]) -> None:
     app.run(guarded, flags_parser=_parse)
 
 
-def _define(name: str) -> None:
-    """Defines the flags; which fields there are depends on the configuration's name."""
+def _define(name: str, argv: list[str]) -> None:
+    """Defines the flags; which fields there are depends on the configuration's name, and which options on the user."""
     flags.DEFINE_string("config", configs.DEFAULT, f"<agent>_<environment>; allowed: {', '.join(configs.names())}")
     for leaf in settings.leaves(configs.get_config(name)):
         if leaf.path not in _FIXED:
             flags.DEFINE_string(f"config.{leaf.path}", settings.spell(leaf.value), settings.describe(leaf))
+        if isinstance(leaf.value, settings.Options):
+            for flag in _flags_below(f"config.{leaf.path}.", argv):
+                flags.DEFINE_string(flag, None, settings.describe(leaf))
+
+
+def _flags_below(prefix: str, argv: list[str]) -> list[str]:
+    """What a command line gives of the flags that begin with ``prefix``."""
+    given = (argument.lstrip("-").partition("=")[0] for argument in argv if argument.startswith("-"))
+    return list(dict.fromkeys(flag for flag in given if flag.startswith(prefix) and flag != prefix))
 
 
 def _config_name(argv: list[str]) -> str:
@@ -60,10 +69,9 @@ def _config_name(argv: list[str]) -> str:
 
 def _read() -> Config:
     config = configs.get_config(flags.FLAGS.config)
-    for leaf in list(settings.leaves(config)):
-        name = f"config.{leaf.path}"
-        if name in flags.FLAGS and flags.FLAGS[name].present:
-            config = settings.replace(config, leaf.path, settings.parse(leaf, str(flags.FLAGS[name].value)))
+    for name in sorted(flags.FLAGS):  # sorted: a single option counts over all of them at once
+        if name.startswith("config.") and flags.FLAGS[name].present:
+            config = configs.override(config, f"{name.removeprefix('config.')}={flags.FLAGS[name].value}")
     check_config(config)
     return config
 

@@ -77,7 +77,7 @@ def collect(env_id: str, pairs: int) -> Inputs:
     Returns:
       Observations ``[pairs, O]`` and actions ``[pairs, A]``, float32; the same ones at every call.
     """
-    env = HostEnv(env_id, [_DATA_SEED], options=_OPTIONS.get(env_id))
+    env = HostEnv(env_id, [_DATA_SEED], kwargs=_OPTIONS.get(env_id))
     generator = np.random.default_rng(_DATA_SEED)
     observation, observations, actions = env.reset(), [], []
     for _ in range(pairs):

@@ -18,6 +18,7 @@ from experiments import flags as command_line
 from preqn_jax.agents import AGENTS
 from preqn_jax.checkpoint import CheckpointError, Checkpoints
 from preqn_jax.config import Config
+from preqn_jax.envs import host as host_env
 from preqn_jax.envs.host import HostEnv
 from preqn_jax.rollout import evaluate
 from preqn_jax.settings import SettingError
@@ -43,7 +44,7 @@ def main() -> int:
                            "can be played here, also what was trained on MJX")  # fmt: skip
     seeds = range(config.seed, config.seed + config.num_seeds)
     try:
-        envs = [[HostEnv(config.env.id, [seed, _STREAM]) for _ in range(_EPISODES.value)] for seed in seeds]
+        envs = [[host_env.make(config.env, [seed, _STREAM]) for _ in range(_EPISODES.value)] for seed in seeds]
         policy = _load_policy(workdir, config, envs[0][0])
     except CheckpointError as error:
         raise SettingError(str(error)) from error
@@ -85,7 +86,7 @@ def _film(policy: Policy, config: Config, path: pathlib.Path) -> None:
         return
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo's own default wants a display
-    env = HostEnv(config.env.id, [config.seed, _STREAM], render_mode="rgb_array")
+    env = host_env.make(config.env, [config.seed, _STREAM], render_mode="rgb_array")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of OpenGL libraries that are tried in vain, of the encoder's process
         try:

@@ -69,17 +69,15 @@ def parse_axes(config: Config, texts: Sequence[str]) -> list[Axis]:
     Raises:
       SettingError: for an unknown field, with the nearest that exists, or a value that it cannot have.
     """
-    known = {leaf.path: leaf for leaf in settings.leaves(config)}
     axes = []
     for text in texts:
         path, _, values = text.partition("=")
         if path in _RESERVED:
             raise SettingError(f"--grid {text}: the sweep itself decides {path}, by flags of its own")
-        if path not in known:
-            raise SettingError(settings.unknown("--grid field", path, known))
+        field = settings.find(config, path, "--grid field")
         # The entries of a list have the commas: --grid 'agent.hidden_sizes=64,64;256,256'.
-        separator = ";" if isinstance(known[path].value, tuple) else ","
-        axis = Axis(path, tuple(settings.parse(known[path], value) for value in values.split(separator) if value))
+        separator = ";" if isinstance(field.value, tuple) or ";" in values else ","
+        axis = Axis(path, tuple(settings.parse(field, value) for value in values.split(separator) if value))
         if not axis.values or len(set(axis.values)) < len(axis.values):
             raise SettingError(f"--grid {text} needs different values, --grid agent.eta=0.9,0.97 for example")
         axes.append(axis)
@@ -226,9 +224,7 @@ def _to_json(unit: Unit) -> dict[str, Any]:
 
 def _from_json(entry: dict[str, Any]) -> Unit:
     config = configs.from_dict(entry["config"])
-    points = [
-        {path: tuple(v) if isinstance(v, list) else v for path, v in run["point"].items()} for run in entry["runs"]
-    ]
+    points = [{path: settings.hashable(value) for path, value in run["point"].items()} for run in entry["runs"]]
     runs = tuple(Run(run["number"], point, run["seed"]) for run, point in zip(entry["runs"], points, strict=True))
     population = None if config.env.backend == "gymnasium" else tuple(_member(config, run) for run in runs)
     return Unit(entry["name"], config, runs, population)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import IO, Any
 
 from experiments import provenance
-from experiments.configs import CONFIG_FILE, read_config
+from experiments.configs import CONFIG_FILE, read_config, recorded
 from experiments.loggers import replace_file
 from preqn_jax import settings
 from preqn_jax.config import Config
@@ -34,7 +34,7 @@ def claim(workdir: pathlib.Path, config: Config) -> IO[str]:
         raise SettingError(f"--workdir={workdir} exists and holds no run; choose another")
     workdir.mkdir(parents=True, exist_ok=True)
     lock = _lock(workdir)
-    replace_file(record, json.dumps({"config": _resolved(config), **provenance.collect()}, indent=2) + "\n")
+    replace_file(record, json.dumps({"config": settings.to_dict(config), **provenance.collect()}, indent=2) + "\n")
     return lock
 
 
@@ -95,19 +95,12 @@ def check_same(workdir: pathlib.Path, config: Config, flag: str = "--workdir") -
     Raises:
       SettingError: naming the first field that differs, and the flag by which another folder is chosen.
     """
-    before = _flat({**read_config(workdir), "total_steps": None})
-    for path, value in _flat({**_resolved(config), "total_steps": None}).items():
-        if (old := before.get(path)) != value:
-            raise SettingError(f"{workdir} holds a run with config.{path}={old}, not {value}; choose another {flag}")
-
-
-def _resolved(config: Config) -> dict[str, Any]:
-    """As JSON gives it back."""
-    return json.loads(json.dumps(settings.to_dict(config)))
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
+    before = read_config(workdir)
+    for leaf in settings.leaves(config):
+        try:
+            old = recorded(before, leaf)
+        except KeyError:
+            old = None
+        if leaf.path != "total_steps" and old != leaf.value:
+            raise SettingError(f"{workdir} holds a run with config.{leaf.path}={settings.spell(old)}, not "
+                               f"{settings.spell(leaf.value)}; choose another {flag}")  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 from preqn_jax.agents import AGENTS
 from preqn_jax.envs import BACKENDS
-from preqn_jax.settings import SettingError, check, setting
+from preqn_jax.settings import Options, SettingError, check, setting, spell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +21,14 @@ class EnvConfig:
         "those of Brax, those of MuJoCo Playground",
         choices=BACKENDS,
     )
+    kwargs: Options = setting(
+        Options(),
+        "further arguments of the environment's constructor, with backend=gymnasium or brax: "
+        "--config.env.kwargs.<name>=<value> for each, the value in JSON; or all as one JSON object",
+    )
+    reset_options: Options = setting(
+        Options(), "options of every reset, with backend=gymnasium, spelled in the same way as kwargs"
+    )
     num_envs: int = setting(1, "environments side by side of each seed; on the device only", interval="[1, inf)")
     time_limit: int = setting(
         0,
@@ -33,6 +41,10 @@ class EnvConfig:
         "errors in a third of the time (docs/parity.md)",
         interval="[0, inf)",
     )
+
+    def __post_init__(self) -> None:
+        for name in ("kwargs", "reset_options"):  # may be given as plain dictionaries
+            object.__setattr__(self, name, Options(getattr(self, name)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +93,18 @@ def check_config(config: Config) -> None:
     for name in ("total_steps", "update_after", "evaluate_every", "checkpoint_every", "diagnose_every"):
         _check_multiple(f"config.{name}", getattr(config, name), "config.update_every", config.update_every)
     env = config.env
-    useless = {"gymnasium": ("num_envs", "time_limit", "solver_iterations"), "mjx": ()}
-    for name in useless.get(env.backend, ("solver_iterations",)):
+    useless = {
+        "gymnasium": ("num_envs", "time_limit", "solver_iterations"),
+        "mjx": ("kwargs", "reset_options"),
+        "brax": ("reset_options", "solver_iterations"),
+        "playground": ("kwargs", "reset_options", "solver_iterations"),
+    }
+    for name in useless[env.backend]:
         value, default = getattr(env, name), getattr(EnvConfig, name)
         if value != default:
-            raise SettingError(f"config.env.{name}={value} means nothing to backend={env.backend}; allowed: {default}")
+            raise SettingError(
+                f"config.env.{name}={spell(value)} means nothing to backend={env.backend}; allowed: {spell(default)}"
+            )
     if env.backend != "gymnasium":
         if AGENTS[config.algorithm].discrete:
             raise SettingError(f"config.env.backend={env.backend} has environments with continuous actions alone"

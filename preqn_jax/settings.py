@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 
@@ -26,6 +27,20 @@ class Rule:
     help: str
     interval: str | None = None
     choices: tuple[str, ...] | None = None
+
+
+class Options(dict[str, Any]):
+    """Values by names that are not this library's, an environment's constructor arguments for example.
+
+    Holds what JSON can hold, lists as tuples, so that it can be hashed like every other value of a configuration and
+    is the same when a run's record is read again. Do not change one: :func:`replace` makes another.
+    """
+
+    def __init__(self, values: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()):
+        super().__init__({name: hashable(value) for name, value in dict(values).items()})
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
 
 
 def setting(
@@ -57,8 +72,26 @@ def leaves(config: Any, prefix: str = "") -> Iterator[Leaf]:
             yield Leaf(path, types[field.name], value, field.metadata["rule"])
 
 
+def find(config: Any, path: str, what: str = "field") -> Leaf:
+    """The field at a dotted path, which may end with a name in :class:`Options`: ``env.kwargs.size``.
+
+    Raises:
+      SettingError: for an unknown field, which the message calls ``what``, with the nearest that exists.
+    """
+    known = {leaf.path: leaf for leaf in leaves(config)}
+    if path in known:
+        return known[path]
+    for owner, leaf in known.items():
+        name = path.removeprefix(f"{owner}.")
+        if isinstance(leaf.value, Options) and name not in ("", path):
+            return Leaf(path, Any, leaf.value.get(name), leaf.rule)
+    raise SettingError(unknown(what, path, known))
+
+
 def replace(config: Any, path: str, value: Any) -> Any:
     """A copy of a configuration with the field at a dotted path changed."""
+    if isinstance(config, Options):
+        return Options({**config, path: value})
     name, _, rest = path.partition(".")
     return dataclasses.replace(config, **{name: replace(getattr(config, name), rest, value) if rest else value})
 
@@ -75,10 +108,14 @@ def parse(leaf: Leaf, text: str) -> Any:
         if typing.get_origin(leaf.type) is tuple:
             (entry, _) = typing.get_args(leaf.type)
             return tuple(entry(item) for item in text.strip("()[] ").split(",") if item.strip())
+        if leaf.type is Options:
+            return Options(json.loads(text))
+        if leaf.type is Any:
+            return hashable(_json_or_text(text))
         if leaf.type is int:
             return int(text.replace("_", "")) if "e" not in text.lower() else _whole(float(text))
         return leaf.type(text)
-    except (ValueError, KeyError, OverflowError):
+    except (ValueError, KeyError, OverflowError, TypeError):
         raise SettingError(f"config.{leaf.path}={text} is not {_type_name(leaf.type)}{_allowed(leaf.rule)}") from None
 
 
@@ -95,6 +132,17 @@ def check(config: Any) -> None:
         values = leaf.value if isinstance(leaf.value, tuple) else (leaf.value,)
         if rule.interval is not None and not all(_inside(value, rule.interval) for value in values):
             raise SettingError(f"config.{leaf.path}={spell(leaf.value)} is out of range{_allowed(rule)}")
+        if isinstance(leaf.value, Options):
+            _check_json(leaf)
+
+
+def _check_json(leaf: Leaf) -> None:
+    for name, value in leaf.value.items():
+        try:
+            json.dumps(value)
+        except TypeError as error:
+            raise SettingError(f"config.{leaf.path}.{name} cannot be kept with the run: {error}; allowed: what JSON "
+                               "can hold") from None  # fmt: skip
 
 
 def unknown(what: str, given: str, known: Iterable[str]) -> str:
@@ -108,8 +156,15 @@ def nearest(given: str, known: Iterable[str]) -> str:
     return max(known, key=lambda name: difflib.SequenceMatcher(None, given.lower(), name.lower()).ratio())
 
 
+def first_line(thing: object) -> str:
+    """What fits into a message of one line of an exception, or of anything else with a long text."""
+    return next((line.strip() for line in str(thing).splitlines() if line.strip()), type(thing).__name__)
+
+
 def spell(value: Any) -> str:
     """A value as the command line takes it."""
+    if isinstance(value, Options):
+        return json.dumps(value)
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -136,6 +191,30 @@ def _allowed(rule: Rule) -> str:
     return f"; allowed: {rule.interval}" if rule.interval is not None else ""
 
 
+def hashable(value: Any) -> Any:
+    """A JSON value with its lists as tuples and its objects as :class:`Options`."""
+    if isinstance(value, Mapping):
+        return Options(value)
+    return tuple(map(hashable, value)) if isinstance(value, list | tuple) else value
+
+
+def _json_or_text(text: str) -> Any:
+    """The value that JSON, or Python's name of a constant, spells; other text stands for itself.
+
+    Raises:
+      ValueError: for what begins like a list, an object or a quoted text and is none.
+    """
+    constants = {"True": True, "False": False, "None": None}
+    if text in constants:
+        return constants[text]
+    try:
+        return json.loads(text)
+    except ValueError:
+        if text.startswith(("[", "{", '"', "(", "'")):
+            raise
+        return text
+
+
 def _whole(value: float) -> int:
     if value != int(value):
         raise ValueError
@@ -145,4 +224,12 @@ def _whole(value: float) -> int:
 def _type_name(kind: Any) -> str:
     if typing.get_origin(kind) is tuple:
         return f"a comma-separated list of {typing.get_args(kind)[0].__name__}"
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}[kind]
+    names = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "a string",
+        Options: 'a JSON object, {"size": 5} for example',
+        Any: 'a JSON value, 5, true, [0.2, 1] or "text" for example',
+    }
+    return names[kind]

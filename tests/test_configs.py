@@ -1,9 +1,11 @@
+import json
 import pathlib
 
 import pytest
 
 from experiments import configs
 from experiments.configuration_reference import markdown
+from preqn_jax import settings
 from preqn_jax.agents import AGENTS
 from preqn_jax.config import check_config
 from preqn_jax.envs import DISCRETE_ENVS, ENVS
@@ -46,3 +48,13 @@ def test_unknown_names_are_refused(name):
 def test_unknown_fields_and_values_are_refused(assignment):
     with pytest.raises(SettingError):
         configs.override(configs.get_config("preqn_ant"), assignment)
+
+
+def test_options_of_the_environment_are_kept_with_the_run_and_a_run_without_them_can_be_read():
+    config = configs.override(configs.get_config("preqn_ant"), "env.kwargs.healthy_z_range=[0.1, 1]")
+    config = configs.override(config, "env.reset_options.goal=north")
+    record = json.loads(json.dumps(settings.to_dict(config)))
+    assert record["env"]["kwargs"] == {"healthy_z_range": [0.1, 1]}
+    assert configs.from_dict(record) == config
+    del record["env"]["kwargs"], record["env"]["reset_options"]
+    assert configs.from_dict(record) == configs.get_config("preqn_ant")

@@ -2,10 +2,12 @@ import gymnasium
 import numpy as np
 import pytest
 
+from preqn_jax.config import EnvConfig
 from preqn_jax.envs import ENVS
+from preqn_jax.envs import host as host_env
 from preqn_jax.envs.host import Episode, HostEnv
 from preqn_jax.settings import SettingError
-from tests import probes  # registers the probes
+from tests import odd_probes, probes  # noqa: F401  registers the probes
 
 
 def rollout(env, actions):
@@ -100,6 +102,24 @@ def test_episodes_and_seeds_differ():
     env, other_seed, other_stream = (HostEnv("Hopper-v5", entropy) for entropy in ([0, 0], [1, 0], [0, 1]))
     starts = [env.reset(), env.reset(), other_seed.reset(), other_stream.reset()]
     assert len({start.tobytes() for start in starts}) == 4
+
+
+def test_a_constructor_need_not_know_a_render_mode():
+    assert HostEnv("Odd-v0", [0]).reset().tolist() == [3, 3, 3]
+
+
+def test_the_constructor_and_every_reset_are_given_what_the_configuration_says():
+    assert host_env.make(EnvConfig("NeedsArgument-v0", kwargs={"size": 7}), [0]).reset().tolist() == [7, 7, 7]
+    env = host_env.make(EnvConfig("NeedsOptions-v0", reset_options={"goal": 2}), [0])
+    assert [env.reset().tolist() for _ in range(2)] == [[2, 2, 2]] * 2
+    assert env.restore(Episode(4, np.zeros((1, 1)))).tolist() == [2, 2, 2]
+
+
+def test_an_argument_that_is_missing_or_unknown_is_named_with_the_flag_that_gives_one():
+    for env_id, kwargs, name in (("NeedsArgument-v0", {}, "'size'"), ("Odd-v0", {"sise": 1}, "'sise'")):
+        with pytest.raises(SettingError, match=rf"{env_id}.*{name}.*--config\.env\.kwargs\.<name>") as error:
+            HostEnv(env_id, [0], kwargs=kwargs)
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 QUICK = [
     "--config=preqn_swimmer",
     "--config.env.id=InvertedPendulum-v5",
+    "--config.env.kwargs.reset_noise_scale=0.02",
     "--config.agent.hidden_sizes=16,16",
     "--config.num_seeds=2",
     "--config.total_steps=2000",
@@ -74,6 +75,7 @@ def test_what_a_run_leaves_behind(whole):
     assert (table["alignment"][table["accepted"] == 1] >= 0.97).all()
     record = json.loads((whole / "config.json").read_text())
     assert record["config"]["env"]["id"] == "InvertedPendulum-v5"
+    assert record["config"]["env"]["kwargs"] == {"reset_noise_scale": 0.02}
     assert record["config"]["agent"]["hidden_sizes"] == [16, 16]
     assert {"jax", "mujoco", "gymnasium"} <= record["versions"].keys()
     assert record["command"].startswith("python -m experiments.run --config=preqn_swimmer")
@@ -174,6 +176,8 @@ def test_rollout_evaluates_and_films_or_says_why_not(whole):
         ("run", ["--config.agent.eta=1.5"], "config.agent.eta=1.5 is out of range; allowed: (0, 1]"),
         ("run", ["--config.total_steps=many"], "config.total_steps=many is not a whole number"),
         ("run", ["--config.env.id=Aunt-v5"], "did you mean Ant-v5"),
+        ("run", ["--config.env.kwarg.frame_skip=3"], "did you mean --config.env.kwargs?"),
+        ("run", ["--config.env.kwargs.frame_skp=3"], "unexpected keyword argument 'frame_skp'"),
         ("run", ["--config.replay_capacity=1000000000000"], "GiB of memory are available"),
         ("run", ["--wordkir=x"], "did you mean --workdir?"),
         ("run", ["preqn_ant"], "unexpected argument 'preqn_ant'"),

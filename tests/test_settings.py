@@ -29,6 +29,7 @@ def test_the_defaults_are_valid():
         ("agent.activation", "relu", "relu"),
         ("total_steps", "100_000", 100_000),
         ("total_steps", "1e5", 100_000),
+        ("env.kwargs", '{"size": 5, "range": [0.2, 1]}', {"size": 5, "range": (0.2, 1)}),
     ],
 )
 def test_parse(path, text, value):
@@ -36,7 +37,15 @@ def test_parse(path, text, value):
 
 
 @pytest.mark.parametrize(
-    ("path", "text"), [("agent.eta", "high"), ("total_steps", "1.5"), ("seed", "x"), ("agent.hidden_sizes", "64,wide")]
+    ("path", "text"),
+    [
+        ("agent.eta", "high"),
+        ("total_steps", "1.5"),
+        ("seed", "x"),
+        ("agent.hidden_sizes", "64,wide"),
+        ("env.kwargs", "5"),
+        ("env.kwargs", "size=5"),
+    ],
 )
 def test_text_of_the_wrong_type_is_refused_by_name(path, text):
     with pytest.raises(SettingError, match=rf"config\.{path}={text}"):
@@ -83,3 +92,43 @@ def test_replace_changes_one_field_and_nothing_else():
     assert settings.replace(changed, "agent.eta", 0.97) == config()
     with pytest.raises(dataclasses.FrozenInstanceError):
         changed.seed = 1
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("5", 5), ("0.5", 0.5), ("true", True), ("False", False), ("None", None), ("plain text", "plain text"),
+     ('"5"', "5"), ("[0.2, 1]", (0.2, 1)), ('{"a": [1]}', {"a": (1,)})],
+)  # fmt: skip
+def test_options_have_values_of_their_own_types(text, value):
+    field = settings.find(config(), "env.kwargs.some_name")
+    parsed = settings.parse(field, text)
+    assert (parsed, type(parsed)) == (value, type(value) if not isinstance(value, dict) else settings.Options)
+    changed = settings.replace(config(), "env.kwargs.some_name", parsed)
+    assert changed.env.kwargs == {"some_name": value}
+    assert hash(changed) == hash(dataclasses.replace(changed))
+    assert settings.find(changed, "env.kwargs.some_name").value == value
+    check_config(changed)
+
+
+def test_options_that_json_cannot_spell_are_refused():
+    field = settings.find(config(), "env.kwargs.range")
+    with pytest.raises(SettingError, match=r"config\.env\.kwargs\.range=\(0\.2,1\) is not a JSON value"):
+        settings.parse(field, "(0.2,1)")
+    with pytest.raises(SettingError, match=r"config\.env\.kwargs\.reward cannot be kept with the run"):
+        check_config(settings.replace(config(), "env.kwargs.reward", len))
+
+
+@pytest.mark.parametrize("path", ["env.kwargs.", "env.kwarg.size", "seed.size", ""])
+def test_a_path_to_no_field_is_refused(path):
+    with pytest.raises(SettingError, match="did you mean"):
+        settings.find(config(), path)
+
+
+@pytest.mark.parametrize(
+    ("backend", "name"),
+    [("mjx", "kwargs"), ("playground", "kwargs"), ("brax", "reset_options"), ("mjx", "reset_options")],
+)
+def test_options_that_a_backend_does_not_use_are_refused(backend, name):
+    changed = settings.replace(settings.replace(config(), "env.backend", backend), f"env.{name}.size", 5)
+    with pytest.raises(SettingError, match=rf'config\.env\.{name}={{"size": 5}}.*backend={backend}'):
+        check_config(changed)

@@ -128,3 +128,13 @@ def test_a_plan_survives_its_file_and_other_values_are_refused(tmp_path):
 
 def test_an_axis_has_the_type_of_its_field():
     assert sweep_plan.parse_axes(HOST, ["agent.max_backtracks=5,1e1"]) == [Axis("agent.max_backtracks", (5, 10))]
+
+
+def test_a_grid_may_vary_an_argument_of_the_environment(tmp_path):
+    texts = ["env.kwargs.healthy_z_range=[0.1,1];[0.2,1]", "env.kwargs.frame_skip=2,4"]
+    plan = units(HOST, *texts, seeds="1")
+    assert [unit.config.env.kwargs for unit in plan] == [
+        {"healthy_z_range": (low, 1), "frame_skip": skip} for low in (0.1, 0.2) for skip in (2, 4)
+    ]
+    sweep_plan.write(plan, tmp_path)
+    assert sweep_plan.read(tmp_path) == plan

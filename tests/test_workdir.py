@@ -26,6 +26,14 @@ def test_a_run_may_get_longer_and_nothing_else(tmp_path):
         claim(tmp_path / "run", dataclasses.replace(CONFIG, seed=1))
 
 
+def test_a_run_s_environment_keeps_its_arguments(tmp_path):
+    with_argument = configs.override(CONFIG, "env.kwargs.healthy_z_range=[0.1, 1]")
+    claim(tmp_path / "run", with_argument).close()
+    claim(tmp_path / "run", with_argument).close()
+    with pytest.raises(SettingError, match=r'config\.env\.kwargs={"healthy_z_range": \[0\.1, 1\]}, not {}'):
+        claim(tmp_path / "run", CONFIG)
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(SettingError, match="holds no run"):

@@ -10,7 +10,7 @@ from typing import Any
 from preqn_jax.agents import AGENTS
 from preqn_jax.config import Config, EnvConfig
 from preqn_jax.envs import DISCRETE_ENVS, ENVS
-from preqn_jax.settings import SettingError, leaves, parse, replace, unknown
+from preqn_jax.settings import Leaf, Options, SettingError, find, leaves, parse, replace, unknown
 
 DEFAULT = "preqn_ant"
 # preqn_tuned_<environment>: PreQN with what docs/results/ shows to be better than the paper's values there.
@@ -55,10 +55,7 @@ def override(config: Config, assignment: str) -> Config:
       SettingError: for an unknown field, with the nearest that exists, or a value that it cannot have.
     """
     path, _, text = assignment.partition("=")
-    known = {leaf.path: leaf for leaf in leaves(config)}
-    if path not in known:
-        raise SettingError(unknown("field", path, known))
-    return replace(config, path, parse(known[path], text))
+    return replace(config, path, parse(find(config, path), text))
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
@@ -85,10 +82,17 @@ def from_dict(values: dict[str, Any]) -> Config:
         algorithm = values["algorithm"]
         config = Config(agent=AGENTS[algorithm].config(), algorithm=algorithm)
         for leaf in list(leaves(config)):
-            value: Any = values
-            for name in leaf.path.split("."):
-                value = value[name]
-            config = replace(config, leaf.path, tuple(value) if isinstance(value, list) else value)
+            config = replace(config, leaf.path, recorded(values, leaf))
     except KeyError as error:
         raise SettingError(f"the run's configuration has no {error}: another version of preqn_jax wrote it") from None
     return config
+
+
+def recorded(values: Any, leaf: Leaf) -> Any:
+    """The value of a field in what :func:`read_config` read; raises KeyError if there is none."""
+    for name in leaf.path.split("."):
+        # Records from before there were such options have none: as if they were empty.
+        values = values.get(name, {}) if isinstance(leaf.value, Options) else values[name]
+    if isinstance(leaf.value, Options):
+        return Options(values)
+    return tuple(values) if isinstance(values, list) else values

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from preqn_jax.config import EnvConfig
 from preqn_jax.envs import make_mjx
 from preqn_jax.ops.conditionals import update_if
-from preqn_jax.settings import SettingError, unknown
+from preqn_jax.settings import SettingError, first_line, spell, unknown
 from preqn_jax.types import Array
 
 BRAX_TIME_LIMIT = 1000  # of Brax's own training; its environments have none
@@ -133,7 +133,11 @@ def _mjx(config: EnvConfig) -> tuple[Any, int]:
 def _brax(config: EnvConfig) -> tuple[Any, int]:
     envs = _import("brax.envs", "brax", "pip install brax")
     _check_known(config.id, envs._envs)
-    return envs.get_environment(config.id), BRAX_TIME_LIMIT
+    try:
+        return envs.get_environment(config.id, **config.kwargs), BRAX_TIME_LIMIT
+    except Exception as error:  # whatever a constructor raises, the user gets its one line
+        raise SettingError(f"config.env.id={config.id} cannot be made with config.env.kwargs={spell(config.kwargs)}: "
+                           f"{first_line(error)}") from error  # fmt: skip
 
 
 def _playground(config: EnvConfig) -> tuple[Any, int]:

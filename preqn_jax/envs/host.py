@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import warnings
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,8 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from preqn_jax.settings import SettingError, unknown
+from preqn_jax.config import EnvConfig
+from preqn_jax.settings import SettingError, first_line, unknown
 
 Float = np.ndarray
 
@@ -52,21 +54,25 @@ class HostEnv:
         env_id: str,
         seed: Sequence[int],
         render_mode: str | None = None,
-        options: Mapping[str, Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        reset_options: Mapping[str, Any] | None = None,
     ):
         """Makes the environment; call :meth:`reset` before :meth:`step`.
 
         Args:
           env_id: a Gymnasium id.
           seed: of all episodes.
-          render_mode: "rgb_array" for :meth:`render`.
-          options: what the environment's own constructor is given beside.
+          render_mode: "rgb_array" for :meth:`render`; without it the constructor need not know such an argument.
+          kwargs: further arguments of the environment's constructor.
+          reset_options: the ``options`` of every reset.
 
         Raises:
           SettingError: if the id is unknown, its package is missing, or its spaces are not fit for a Q-learner.
         """
-        self._env = _make(env_id, render_mode, options or {})
+        render = {"render_mode": render_mode} if render_mode else {}
+        self._env = _make(env_id, {**(kwargs or {}), **render})
         self._seed = seed
+        self._reset_options = dict(reset_options or {})
         self._number = -1
         self._actions: list[Float] = []
         self._space, observations = self._env.action_space, self._env.observation_space
@@ -79,7 +85,8 @@ class HostEnv:
         self._number = self._number + 1 if number is None else number
         self._actions = []
         seed = np.random.SeedSequence([*self._seed, self._number]).generate_state(1)[0]
-        observation, _ = self._env.reset(seed=int(seed))
+        options = copy.deepcopy(self._reset_options)  # an environment may change what it is given
+        observation, _ = self._env.reset(seed=int(seed), options=options or None)
         return _flat(observation)
 
     def step(self, action: Float) -> Step:
@@ -127,25 +134,26 @@ class HostEnv:
         self._env.close()
 
 
-def check_env_id(env_id: str) -> None:
-    """Raises SettingError, with the nearest known id, unless Gymnasium can make ``env_id`` a :class:`HostEnv`."""
-    HostEnv(env_id, seed=[0]).close()
+def make(config: EnvConfig, seed: Sequence[int], render_mode: str | None = None) -> HostEnv:
+    """The environment that a configuration names; the rest as :class:`HostEnv` has it."""
+    return HostEnv(config.id, seed, render_mode, config.kwargs, config.reset_options)
 
 
-def _make(env_id: str, render_mode: str | None, options: Mapping[str, Any]) -> gymnasium.Env:
+def _make(env_id: str, kwargs: Mapping[str, Any]) -> gymnasium.Env:
     if env_id not in gymnasium.registry and ":" not in env_id:
         _register_plugin(env_id)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # v4 tasks are deliberately selectable
         try:
-            env = gymnasium.make(env_id, render_mode=render_mode, disable_env_checker=True, **options)
+            env = gymnasium.make(env_id, **{"disable_env_checker": True, **kwargs})
         except Exception as error:  # whatever a third-party constructor raises, the user gets its one line
-            raise SettingError(f"config.env.id={env_id} cannot be made: {_first_line(error)}") from error
+            remedy = "; arguments are given by --config.env.kwargs.<name>=<value>" if type(error) is TypeError else ""
+            raise SettingError(f"config.env.id={env_id} cannot be made: {first_line(error)}{remedy}") from error
     actions = env.action_space
     bounded = isinstance(actions, Box) and np.all(np.isfinite([actions.low, actions.high]))
     if not bounded and not isinstance(actions, Discrete):
         raise SettingError(
-            f"config.env.id={env_id} needs a bounded Box or Discrete action space, but has {_first_line(actions)}"
+            f"config.env.id={env_id} needs a bounded Box or Discrete action space, but has {first_line(actions)}"
         )
     if not isinstance(env.observation_space, Box):
         env = gymnasium.wrappers.FlattenObservation(env)
@@ -209,7 +217,3 @@ def _own_ids(env_id: str) -> list[str]:
 
 def _flat(observation: Float) -> Float:
     return np.asarray(observation, np.float32).reshape(-1)
-
-
-def _first_line(thing: object) -> str:
-    return (str(thing).splitlines() or [type(thing).__name__])[0]

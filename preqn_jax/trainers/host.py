@@ -15,6 +15,7 @@ from preqn_jax.agents.base import Agent, AgentState
 from preqn_jax.agents.measured import diagnosis_of, with_alignment
 from preqn_jax.checkpoint import Arrays, CheckpointError
 from preqn_jax.config import Config, check_actions
+from preqn_jax.envs import host as host_env
 from preqn_jax.envs.host import Episode, HostEnv
 from preqn_jax.replay import HostReplay
 from preqn_jax.rollout import Evaluation, evaluate
@@ -36,7 +37,7 @@ class HostTrainer(Trainer):
           SettingError: on a configuration that cannot be.
         """
         super().__init__(config, range(config.seed, config.seed + config.num_seeds))
-        self.envs = [HostEnv(config.env.id, [seed, _TRAINING]) for seed in self.seeds]
+        self.envs = [host_env.make(config.env, [seed, _TRAINING]) for seed in self.seeds]
         env = self.envs[0]
         check_actions(config, env.discrete)
         self.replay = HostReplay(config.num_seeds, config.replay_capacity, env.observation_size, env.action_size)
@@ -143,7 +144,7 @@ class HostTrainer(Trainer):
         config = self.config
         if not self._eval_envs:
             self._eval_envs = [
-                [HostEnv(config.env.id, [seed, _EVALUATION]) for _ in range(config.evaluate_episodes)]
+                [host_env.make(config.env, [seed, _EVALUATION]) for _ in range(config.evaluate_episodes)]
                 for seed in self.seeds
             ]
         first_episode = self.step // config.evaluate_every * config.evaluate_episodes
