@@ -14,7 +14,7 @@ from experiments import overestimation_report, suite, suite_program
 from experiments.suite_program import Extent
 from preqn_jax.agents import AGENTS
 
-PRESETS = {
+PRESETS = {  # "paper" has the tasks and seeds of the paper, which does not state how long its runs are
     "paper": Extent(("halfcheetah", "hopper", "walker2d", "swimmer", "ant"), tuple(range(7)), 1_000_000),
     "evening": Extent(("halfcheetah", "swimmer", "hopper"), (0, 1, 2), 100_000),
     "smoke": Extent(("swimmer",), (0, 1), 10_000),

@@ -43,7 +43,7 @@ def preqn(
     """``optax.chain`` of :func:`precondition_by_ntk` and :func:`scale_by_alignment_linesearch`.
 
     Arguments are those of :func:`preqn_jax.preqn_update`, and so are the parameters that come out, bit for bit under
-    jit where parameters and values are of one type; :func:`preqn_info` gives the same diagnostics. PreQN is Algorithm 1
+    jit where parameters and values are of one type; :func:`preqn_info` gives the same diagnostics. PreQN is Eqs. 22-24
     of Achiam et al. (2019).
 
     Example:
@@ -75,8 +75,8 @@ def precondition_by_ntk(
     * ``all_params``: under ``optax.masked`` or ``optax.partition``, the parameters with the frozen ones. K is then
       the kernel of the others alone.
 
-    The direction is that of Algorithm 1 in Achiam et al. (2019), in the parameters' type. A failed solve, from a NaN in
-    delta for one, gives zeros and says so in the state (``info.status``).
+    The direction is that of Eqs. 22 and 23 in Achiam et al. (2019), in the parameters' type. A failed solve, from a NaN
+    in delta for one, gives zeros and says so in the state (``info.status``).
 
     Args:
       q_fn: (params, inputs) -> Q-values ``[B]``, example by example.
@@ -125,7 +125,7 @@ def scale_by_alignment_linesearch(
 
         cos(Q(params + step_size decay^k updates) - Q(params), delta) >= alignment,   k = 0 .. max_backtracks
 
-    (Algorithm 1 of Achiam et al. 2019). Where no k does, updates become -0.0 and no parameter changes. ``update`` takes
+    (Achiam et al. 2019, Eq. 24). Where no k does, updates become -0.0 and no parameter changes. ``update`` takes
     the keywords of :func:`precondition_by_ntk`; Q(params) is evaluated again here, which XLA does once for both under
     jit.
 

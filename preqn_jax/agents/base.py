@@ -24,7 +24,8 @@ class Agent(NamedTuple):
       td_error: (state, transitions [B, ...], key) -> [B], target minus Q of that critic, as ``update`` with the same
         arguments takes it.
       operator: (kernel [B, B], the update's scalars) -> (K, rho [B], alpha), with which the update is about
-        Q' = Q + alpha K D_rho delta; Adam counts as plain gradient descent.
+        Q' = Q + alpha K D_rho delta; Adam counts as plain gradient descent. The analysis of Achiam et al. (2019)
+        omits target networks: for an agent that has them, delta is the error to its own targets, not T* Q - Q.
       gamma: the discount factor per step.
     """
 

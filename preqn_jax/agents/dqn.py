@@ -1,7 +1,8 @@
 """Agents of discrete actions: DQN (Mnih et al. 2015) with and without target network, and PreQN in its place.
 
-An action is one of A, one-hot ``[..., A]``. Without an actor, Algorithm 1 of Achiam et al. (2019) has the target
-y = r + gamma max_a Q(s', a), and K is that of the outputs of the actions taken.
+An action is one of A, one-hot ``[..., A]``. PreQN without an actor is Eqs. 22-24 of Achiam et al. (2019) with the
+Q-learning target of their Eq. 3, y = r + gamma max_a Q(s', a); K is that of the outputs of the actions taken. Their
+Algorithm 1 is the variant with an actor.
 """
 
 from __future__ import annotations

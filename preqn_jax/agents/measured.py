@@ -17,8 +17,9 @@ def with_alignment(agent: Agent) -> Agent:
     """The agent, its updates reporting ``update_alignment`` besides.
 
     That is cos(Q' - Q, y - Q) on the minibatch, Q being the critic before the update, Q' after it and y the targets
-    that it was updated towards (Achiam et al. 2019, Figure 3). It costs the targets once more and two passes
-    through the critic: at B = 256, [256, 256] on a CPU 16% of PreQN's update, 26% of TD3's, 19% of SAC's.
+    that it was updated towards (Achiam et al. 2019, section 5.2, Figures 3 and 10-14). It costs the targets once more
+    and two passes through the critic: at B = 256, [256, 256] on a CPU 16% of PreQN's update, 26% of TD3's, 19% of
+    SAC's.
     """
 
     def update(state: AgentState, batch: Transition, key: Array) -> tuple[AgentState, dict[str, Array]]:

@@ -27,7 +27,11 @@ CriticStep = Callable[[Params, Inputs, Array], tuple[Params, dict[str, Array]]]
 
 @dataclasses.dataclass(frozen=True)
 class CriticStepConfig:
-    """Hyperparameters of the critic's step; the defaults are the paper's Appendix B but for the solver."""
+    """Hyperparameters of the critic's step.
+
+    Step size and eta are those of the paper's Appendix B, sin is that of its section 5.2. The solver, the decay and the
+    number of backtracks are ours: the paper solves by least squares, and states neither of the others.
+    """
 
     activation: str = setting("sin", "activation of critic, and actor if any", choices=ACTIVATIONS)
     critic_step_size: float = setting(0.1, "first step size of the linesearch, the paper's alpha", interval="(0, inf)")
@@ -44,7 +48,7 @@ class CriticStepConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PreQNConfig(CriticStepConfig, common.NoiseConfig, common.ActorCriticConfig):
-    """Hyperparameters; the defaults are the paper's Appendix B but for the solver."""
+    """Hyperparameters; the defaults are the paper's Appendix B where it states them."""
 
 
 class PreQNState(NamedTuple):
@@ -91,7 +95,7 @@ def make(config: PreQNConfig, observation_size: int, action_size: int) -> Agent:
     def update(state: PreQNState, batch: Transition, key: Array) -> tuple[PreQNState, dict[str, Array]]:
         del key  # nothing in PreQN's update is random
         critic_params, critic_info = critic_step(state.critic, (batch.observation, batch.action), target(state, batch))
-        # Algorithm 1: the actor climbs the critic that this very step has improved.
+        # Algorithm 1, line 14: the actor climbs the critic that this very step has improved.
         state, actor_info = update_actor(state._replace(critic=critic_params), batch.observation)
         return state, {**critic_info, **actor_info}
 

@@ -20,7 +20,7 @@ from preqn_jax.types import Array, Params, Transition
 
 @dataclasses.dataclass(frozen=True)
 class TD3Config(common.NoiseConfig, common.BaselineConfig, common.ActorCriticConfig):
-    """Hyperparameters; what is TD3's own is as in the paper."""
+    """Hyperparameters; what is TD3's own is as in Fujimoto et al. (2018)."""
 
     target_noise: float = setting(
         0.2, "standard deviation of the Gaussian added to target actions in [-1, 1]", interval="[0, inf)"

@@ -1,4 +1,4 @@
-"""What the kernel says about an update: section 5.1 of Achiam et al. (2019), and the failure modes of section 3."""
+"""What the kernel says about an update: section 5.1 of Achiam et al. (2019), and failure modes of section 3.2."""
 
 from __future__ import annotations
 
@@ -77,16 +77,18 @@ def effective_rank(gram: Array) -> Array:
 
 
 class FailureModes(NamedTuple):
-    """The four ways in which an update of Q goes wrong (Achiam et al. 2019, section 3), each as one number [].
+    """The four ways in which an update of Q goes wrong (Achiam et al. 2019, section 3.2), each as one number [].
+
+    The paper gives numbers for two of them, Eqs. 16 and 17; the measures and limits of the first and the last are ours.
 
     Attributes:
-      linearization: ||actual - predicted|| / ||predicted|| change of Q; from 1 on the first order, and with it
-        the whole analysis by K, says nothing about the step.
-      overshooting: largest alpha K_ii rho_i; from 1 on an entry steps past its own target (Eq. 16).
+      linearization: ||actual - predicted|| / ||predicted|| change of Q (Failure Mode 1, Theorem 1); from 1 on the
+        first order, and with it the whole analysis by K, says nothing about the step.
+      overshooting: largest alpha K_ii rho_i; from 1 on an entry steps past its own target (Failure Mode 2, Eq. 16).
       over_generalization: largest (1 + gamma) sum_{j != i} |K_ij| rho_j / ((1 - gamma) K_ii rho_i); from 1 on others'
-        errors may outweigh an entry's own (Eq. 17).
+        errors may outweigh an entry's own (Failure Mode 3, Eq. 17, which still admits 1 itself).
       extrapolation: mean of :func:`unsupported_share` over the next pairs; from 1/2 on targets rest more on what
-        the data leave open than on what they fix.
+        the data leave open than on what they fix (Failure Mode 4, whose root is Lemma 2: pairs without data).
     """
 
     linearization: Array

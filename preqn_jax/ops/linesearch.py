@@ -1,4 +1,4 @@
-"""Backtracking on the alignment of a step (Achiam et al. 2019, Algorithm 1)."""
+"""Backtracking on the alignment of a step (Achiam et al. 2019, Eq. 24; line 13 of Algorithm 1)."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def search(
 ) -> tuple[Params, SearchInfo]:
     """Largest step_size decay^k, k = 0 .. max_backtracks, with cos(Q' - Q, delta) >= alignment.
 
-    Q' = value_fn(params + step_size decay^k direction), as in Algorithm 1 of Achiam et al. (2019). A direction that is
+    Q' = value_fn(params + step_size decay^k direction), as in Eq. 24 of Achiam et al. (2019). A direction that is
     zero or not finite, or a td_error that is not finite, is tried once: no shortening mends it.
 
     Args:

@@ -1,7 +1,7 @@
 """The neural tangent kernel of a Q-function on a minibatch.
 
-With g_i = grad_theta Q(x_i), the kernel is K_ij = <g_i, g_j> and the pull-back of weights z is sum_i z_i g_i
-(Achiam et al. 2019, section 3, Eqs. 10-11). Two ways to get them share one interface, :class:`Linearizer`:
+With g_i = grad_theta Q(x_i), the kernel is K_ij = <g_i, g_j> (Achiam et al. 2019, Eq. 9) and the pull-back of weights
+z is sum_i z_i g_i, PreQN's direction in their Eq. 23. Two ways to get them share one interface, :class:`Linearizer`:
 
 * :func:`per_example` holds every g_i; it works for any differentiable Q-function and is the reference;
 * :func:`dense` never forms a [B, d] array; it works for Flax modules built of Dense layers and is some

@@ -1,4 +1,4 @@
-"""PreQN's critic update as one pure function (Achiam et al. 2019, section 4, Algorithm 1)."""
+"""PreQN's critic update as one pure function (Achiam et al. 2019, section 4, Eqs. 22-24)."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def preqn_update(
 
         K Z = delta,   theta' = theta + step_size sum_i Z_i grad Q(x_i),
 
-    the step shortened by ``decay`` until cos(Q' - Q, delta) >= ``alignment``, else not taken: Algorithm 1 of Achiam et
-    al. (2019).
+    the step shortened by ``decay`` until cos(Q' - Q, delta) >= ``alignment``, else not taken: Eqs. 22-24 of Achiam et
+    al. (2019), lines 11 to 13 of their Algorithm 1.
 
     Example:
       >>> q_fn = lambda params, x: x @ params

@@ -1,4 +1,4 @@
-"""Solvers of K Z = delta, the system behind PreQN's update (Achiam et al. 2019, Algorithm 1).
+"""Solvers of K Z = delta, the system behind PreQN's update (Achiam et al. 2019, Eq. 22).
 
 Each public function but the table makes a solver: ``solve(gram [B, B], td_error [B]) -> (z [B], SolveInfo)``.
 A minibatch drawn with replacement repeats rows, so K is singular as a rule; how a solver regularizes decides
@@ -44,7 +44,7 @@ _Method = Callable[[Array, Array], tuple[Array, Array]]  # (gram, td_error) -> (
 
 
 def lstsq(rcond: float = 1e-7) -> Solver:
-    """Minimum-norm least squares by ``jnp.linalg.lstsq``, the paper's choice.
+    """Minimum-norm least squares by ``jnp.linalg.lstsq``: the paper's Eq. 22, with a cut-off that it does not state.
 
     Args:
       rcond: singular values below rcond times the largest count as zero. JAX's float32 default, 3e-5 at B = 256,

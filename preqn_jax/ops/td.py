@@ -10,7 +10,7 @@ from preqn_jax.types import Array
 
 
 def td_target(reward: Array, discount: Array, next_value: Array, gamma: float | Array) -> Array:
-    """y = r + gamma discount Q(s', mu(s')), a constant to differentiation (Achiam et al. 2019, Algorithm 1).
+    """y = r + gamma discount Q(s', mu(s')), a constant to differentiation (Achiam et al. 2019, Algorithm 1, line 10).
 
     Args:
       reward: ``[B]``.

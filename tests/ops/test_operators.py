@@ -1,4 +1,6 @@
-"""The statements of Achiam et al. (2019), sections 3 and 4, on drawn MDPs in float64; docs/theory.md lists them."""
+"""The numbered statements of Achiam et al. (2019), on drawn MDPs in float64; docs/theory.md lists them."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from preqn_jax.ops import mdps, ntk, operators, solvers
+from preqn_jax.ops import mdps, ntk, operators, solvers, td
 from preqn_jax.ops.mdps import FiniteMDP
 from preqn_jax.ops.preqn import Status, preqn_update
 from tests import oracles
@@ -115,6 +117,37 @@ def test_other_shapes_raise(name, arguments):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Section 2.2: value iteration, Q-learning
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@settings(many, max_examples=20)
+@given(seeds, gammas)
+def test_value_iteration_contracts_by_gamma(seed, gamma):
+    rng = np.random.default_rng(seed)
+    mdp, (q, other) = draw_mdp(rng, gamma), draw_qs(rng)
+    assert sup(call("optimality", q, mdp) - call("optimality", other, mdp)) <= gamma * sup(q - other) + SLACK
+    best = optimal_q(mdp)
+    start = sup(q - best)
+    for _ in range(20):
+        q = call("optimality", q, mdp)
+    assert sup(q - best) <= gamma**20 * start + SLACK * (1 + sup(best))
+
+
+def test_eq_4_is_q_learning_for_a_table(x64):
+    rng = np.random.default_rng(0)
+    table, (state, action, following) = jnp.asarray(rng.normal(size=(S, A))), (2, 1, 0)
+    one_hot = jnp.eye(N)[state * A + action][None]
+    reward, best = jnp.asarray([0.7]), table[following].max()[None]
+    linearization = linearize_linear(table.ravel(), one_hot)
+    delta = td.td_error(linearization.values, reward, jnp.ones(1), best, 0.9)
+    stepped = table.ravel() + 0.3 * linearization.pullback(delta)
+    expected = np.array(table)  # Eq. 3
+    expected[state, action] += 0.3 * (0.7 + 0.9 * max(expected[following]) - expected[state, action])
+    np.testing.assert_allclose(stepped.reshape(S, A), expected, rtol=1e-12)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Lemma 1: U1
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -168,6 +201,9 @@ def test_lemma_2_without_data_somewhere_nothing_contracts():
     rho[2, 1] = 0.0
     best = optimal_q(mdp)
     assert call("u2_modulus", rho, 1 / rho.max(), 0.9) == 1
+    apart = np.where(rho == 0, 3.0, 0.0)  # the pair of its proof: apart at the missing pair alone, and so they stay
+    moved = call("u2", q + apart, mdp, rho, 0.5 / rho.max()) - call("u2", q, mdp, rho, 0.5 / rho.max())
+    assert sup(moved) == pytest.approx(3.0, rel=1e-14)
     start = q
     for _ in range(200):
         before = sup(q - best)
@@ -244,6 +280,31 @@ def test_theorem_2_bound_is_attained(seed, gamma, relative_step, coupling):
     assert ratio == pytest.approx(max(1.0, beta(kernel, rho, step_size, gamma)), rel=1e-12)
 
 
+def test_theorem_2_as_printed_contradicts_lemma_2():
+    """Eqs. 16 and 17 hold as printed, with <=, for K = I and rho = (1, 0), where U3 is U2 with a missing pair."""
+    kernel, rho = np.eye(2), np.array([1.0, 0.0])
+    conditions = call("contraction_conditions", kernel, rho, 0.5, 0.9)
+    assert (conditions.overshoot < 1).all()
+    assert (conditions.spill <= conditions.pull).all()
+    assert not conditions.hold()
+    assert call("contraction_bound", kernel, rho, 0.5, 0.9) == 1
+    mdp = FiniteMDP(np.ones((2, 1, 2)) / 2, np.zeros((2, 1)), 0.9)
+    q, zero = np.array([[0.0], [1.0]]), np.zeros((2, 1))
+    moved = call("u3", q, mdp, kernel, rho[:, None], 0.5) - call("u3", zero, mdp, kernel, rho[:, None], 0.5)
+    assert sup(moved) == sup(q)
+    np.testing.assert_array_equal(moved, call("u2", q, mdp, rho[:, None], 0.5))
+
+
+@settings(many, max_examples=30)
+@given(seeds, st.integers(1, N - 1), st.floats(0.0, 0.99))
+def test_theorem_2_conditions_force_a_table(seed, features, gamma):
+    """They make K D_rho strictly diagonally dominant, and K invertible: a linear Q with fewer features fails them."""
+    rng = np.random.default_rng(seed)
+    phi, rho = rng.normal(size=(N, features)), rng.dirichlet(np.ones(N))
+    conditions = call("contraction_conditions", phi @ phi.T, rho, 1e-3, gamma)
+    assert (conditions.spill >= (1 + gamma) / (1 - gamma) * conditions.pull).any()
+
+
 def test_theorem_2_with_equality_is_a_non_expansion_only():
     gamma, rho = 0.9, np.array([0.5, 0.5])
     kernel = np.array([[1.0, 0.1 / 1.9], [0.1 / 1.9, 1.0]])  # spill = pull
@@ -279,6 +340,26 @@ def test_tsitsiklis_van_roy_grows_beyond_five_sixths(gamma, grows):
     assert (sup(q) > sup(features)) == grows
 
 
+@pytest.mark.parametrize(
+    ("features", "rho", "factor"),
+    [
+        ([[1.0], [2.0]], (0.5, 0.5), 1 + 0.1 * (6 * 0.99 - 5) / 2),  # all three of the triad: it grows
+        ([[1.0], [2.0]], (0.0, 1.0), 1 - 4 * 0.1 * 0.01),  # on-policy, Melo's way out: both states lead to the second
+        (np.eye(2), (0.5, 0.5), 1 - 0.05 * 0.01),  # a table, Theorem 2's way out
+    ],
+    ids=["triad", "on_policy", "table"],
+)
+def test_melo_parallel_each_way_out_removes_one_part_of_the_triad(features, rho, factor):
+    with double():
+        mdp, _, _ = jax.tree.map(np.asarray, mdps.tsitsiklis_van_roy(0.99))
+    features, rho = np.asarray(features), np.asarray(rho)[:, None]
+    q = np.ones((2, 1)) if len(features[0]) > 1 else features
+    for _ in range(500):
+        q = call("u3", q, mdp, features @ features.T, rho, 0.1)
+    moved = call("u3", q, mdp, features @ features.T, rho, 0.1)
+    np.testing.assert_allclose(moved, factor * q, rtol=1e-6)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Theorem 3: a kernel that changes from step to step
 # ---------------------------------------------------------------------------------------------------------------------
@@ -301,14 +382,16 @@ def test_theorem_3_contractions_of_one_fixed_point_in_a_row(seed, gamma):
         assert sup(q - best) <= bound + SLACK * (1 + sup(best))
 
 
-def test_theorem_3_needs_moduli_that_stay_below_one():
+def test_theorem_3_as_printed_fails_where_moduli_approach_one():
+    """The paper has convergence whenever all beta_k < 1, since their product went to 0. It need not."""
     mdp = FiniteMDP(np.ones((1, 1, 1)), np.zeros((1, 1)), 0.5)
     q = np.ones((1, 1))
     for k in range(1, 60):
         step_size = 2.0**-k
         assert call("u1_modulus", step_size, 0.5) < 1 or k > 50  # each a contraction, but for rounding
         q = call("u1", q, mdp, step_size)
-    assert q > 0.5  # prod (1 - 2^-k / 2) = 0.58, and Q* = 0
+    assert q == pytest.approx(np.prod(1 - 0.5 ** np.arange(2.0, 61)))
+    assert q > 0.577  # and Q* = 0
 
 
 def test_theorem_3_fails_where_kernels_expand():
@@ -319,7 +402,7 @@ def test_theorem_3_fails_where_kernels_expand():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# First order (Lemma 3): what a step of the parameters does to Q
+# Theorem 1, Lemma 3 and Eq. 21: what a step of the parameters does to Q
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -329,7 +412,7 @@ def linear(params, x):
 
 @many
 @given(seeds, gammas, st.floats(0.01, 1.0))
-def test_gradient_step_of_a_linear_q_is_u3_exactly(seed, gamma, step_size):
+def test_lemma_3_gradient_step_of_a_linear_q_is_u3_exactly(seed, gamma, step_size):
     rng = np.random.default_rng(seed)
     features, weights = rng.normal(size=(N, 5)), rng.normal(size=5)
     mdp, rho = draw_mdp(rng, gamma), draw_rho(rng)
@@ -338,6 +421,18 @@ def test_gradient_step_of_a_linear_q_is_u3_exactly(seed, gamma, step_size):
     stepped = weights + step_size * sum(rho.flat[i] * delta[i] * features[i] for i in range(N))
     expected = call("u3", q, mdp, features @ features.T, rho, step_size)
     np.testing.assert_allclose((features @ stepped).reshape(S, A), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 0.99])
+def test_lemma_3_with_a_singular_kernel_has_other_fixed_points(gamma):
+    """The paper's U3 has a positive definite K, Lemma 3's is semi-definite: Q* = 0 is not the only Q that stays."""
+    with double():
+        mdp, features, _ = jax.tree.map(np.asarray, mdps.tsitsiklis_van_roy(gamma))
+    kernel, rho = features @ features.T, np.full((2, 1), 0.5)
+    assert np.linalg.matrix_rank(kernel) == 1
+    q = np.array([[3 * gamma - 2], [1.0]])
+    assert sup(bellman(q, mdp) - q) > 0.009
+    np.testing.assert_allclose(call("u3", q, mdp, kernel, rho, 0.3), q, rtol=0, atol=1e-15)
 
 
 @jax.jit
@@ -349,7 +444,7 @@ def preqn_step(weights, features, td_error, step_size):
 
 @many
 @given(seeds, gammas, st.floats(0.01, 1.0))
-def test_preqn_step_of_a_linear_q_is_u1_exactly(seed, gamma, step_size):
+def test_eq_21_preqn_step_of_a_linear_q_is_u1_exactly(seed, gamma, step_size):
     rng = np.random.default_rng(seed)
     features, weights = well_conditioned(rng, N, N + 3), rng.normal(size=N + 3)
     mdp = draw_mdp(rng, gamma)
@@ -374,19 +469,58 @@ def network_problem(seed=0):
     return params, x, others, jnp.asarray(rng.normal(size=6))
 
 
+linearize_linear = ntk.per_example(linear)
 linearize_network, evaluate_network = jax.jit(ntk.per_example(network)), jax.jit(network)
+
+
+def gradients_of_the_network(params, x):
+    return oracles.gradients(lambda p, x: np.tanh(x @ p["in"]) @ p["out"], params, x)
+
+
+@settings(many, max_examples=20)
+@given(seeds, gammas)
+def test_theorem_1_an_expected_step_moves_every_pair_up_to_second_order(seed, gamma):
+    """All pairs of an MDP, one of them without data; T*, D_rho and K as in Eq. 10."""
+    rng = np.random.default_rng(seed)
+    mdp, rho = draw_mdp(rng, gamma), draw_rho(rng)
+    rho[1, 0] = 0.0
+    with double():
+        params, x = network_problem(seed)[0], jnp.asarray(rng.normal(size=(N, 3)))
+        q = np.asarray(evaluate_network(params, x)).reshape(S, A)
+        jacobian = gradients_of_the_network(params, x)
+        weighted = rho.ravel() * (bellman(q, mdp) - q).ravel()
+        direction = linearize_network(params, x).pullback(jnp.asarray(weighted))  # Eq. 5
+        steps = 1e-2 / np.linalg.norm(weighted @ jacobian) * np.array([1.0, 0.5, 0.25])
+        moved = [jax.tree.map(lambda p, d, a=a: p + a * d, params, direction) for a in steps]
+        values = [np.asarray(evaluate_network(parameters, x)).reshape(S, A) for parameters in moved]
+    kernel = jacobian @ jacobian.T
+    errors = [sup(v - call("u3", q, mdp, kernel, rho, a)) for v, a in zip(values, steps, strict=True)]
+    assert errors[0] / errors[1] == pytest.approx(4, rel=0.1)
+    assert errors[1] / errors[2] == pytest.approx(4, rel=0.05)
+
+
+def test_theorem_1_fails_at_a_kink():
+    """Q = (theta, relu(theta)) at 0, where the kernel knows nothing of the second pair: the error is of first order."""
+
+    def q_fn(theta, x):
+        return jnp.where(x > 0, jax.nn.relu(theta), theta)
+
+    theta, x = jnp.zeros(()), jnp.arange(2.0)
+    linearization = ntk.per_example(q_fn)(theta, x)
+    np.testing.assert_array_equal(linearization.gram, [[1, 0], [0, 0]])
+    direction = linearization.pullback(jnp.asarray([1.0, 0.0]))
+    errors = [float((q_fn(theta + a * direction, x) - a * linearization.gram[0])[1]) for a in (0.1, 0.05)]
+    assert errors[0] / errors[1] == pytest.approx(2)
 
 
 @pytest.mark.parametrize("method", ["gradient", "preqn"])
 @settings(many, max_examples=20)
 @given(seeds)
-def test_lemma_4_a_network_moves_as_its_kernel_says_up_to_second_order(method, seed):
+def test_theorem_1_holds_for_either_direction_and_outside_of_the_batch(method, seed):
     """On the batch, and by K(x', X) on inputs that are not in it."""
     with double():
         params, x, others, delta = network_problem(seed)
-        jacobian, jacobian_others = (
-            oracles.gradients(lambda p, x: np.tanh(x @ p["in"]) @ p["out"], params, inputs) for inputs in (x, others)
-        )
+        jacobian, jacobian_others = gradients_of_the_network(params, x), gradients_of_the_network(params, others)
         gram = jacobian @ jacobian.T
         z = np.asarray(delta) / 6 if method == "gradient" else np.linalg.solve(gram, delta)
         z = z / np.linalg.norm(z @ jacobian)  # a step of unit length, however large the solution
@@ -402,7 +536,7 @@ def test_lemma_4_a_network_moves_as_its_kernel_says_up_to_second_order(method, s
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# PreQN and the natural gradient
+# Lemma 4: PreQN and the natural gradient
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -412,9 +546,52 @@ def well_conditioned(rng, rows, columns):
     return (u * rng.uniform(1, 3, len(vt))) @ vt
 
 
+solve_exactly = jax.jit(solvers.lstsq(1e-12))
+
+
+@functools.cache
+def solve_damped(damping):
+    return jax.jit(solvers.ridge(damping))
+
+
+def of_rank(rng, rows, columns, rank):
+    """``[rows, columns]`` with ``rank`` singular values between 1 and 3, the others 0."""
+    return well_conditioned(rng, rows, rank) @ well_conditioned(rng, rank, columns)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "rank"), [(8, 6, 3), (8, 6, 6), (6, 6, 6), (4, 9, 4), (4, 9, 2), (5, 3, 1)]
+)
+@settings(many, max_examples=20)
+@given(seeds)
+def test_lemma_4_pseudo_inverses_agree_at_any_rank(rows, columns, rank, seed):
+    """(Phi Phi^T)^+ Phi = Phi (Phi^T Phi)^+, Phi = gradients^T: the library's two directions, for equal weights."""
+    rng = np.random.default_rng(seed)
+    gradients, delta = of_rank(rng, rows, columns, rank), rng.normal(size=rows)
+    assert np.linalg.matrix_rank(gradients) == rank
+    natural = call("natural_gradient_direction", gradients, np.full(rows, 1 / rows), delta)
+    with double():
+        z, _ = solve_exactly(jnp.asarray(gradients @ gradients.T), jnp.asarray(delta))
+    np.testing.assert_allclose(gradients.T @ np.asarray(z), natural, rtol=1e-9, atol=1e-9 * sup(natural))
+
+
+@settings(many, max_examples=20)
+@given(seeds, st.sampled_from([(8, 6, 3), (4, 9, 4)]), st.sampled_from([1e-4, 1e-2, 1.0]))
+def test_lemma_4_holds_with_ridge(seed, shape, damping):
+    """(Phi Phi^T + c I)^-1 Phi = Phi (Phi^T Phi + c I)^-1: the shipped solver is damped natural-gradient Q-learning."""
+    rng = np.random.default_rng(seed)
+    gradients, delta = of_rank(rng, *shape), rng.normal(size=shape[0])
+    gram = gradients @ gradients.T
+    damped = gradients.T @ gradients + damping * np.trace(gram) / len(gram) * np.eye(shape[1])
+    with double():
+        z, info = solve_damped(damping)(jnp.asarray(gram), jnp.asarray(delta))
+    assert info.damping == damping
+    np.testing.assert_allclose(gradients.T @ np.asarray(z), np.linalg.solve(damped, gradients.T @ delta), rtol=1e-8)
+
+
 @many
 @given(seeds)
-def test_preqn_takes_the_natural_gradient_step_where_features_are_independent(seed):
+def test_lemma_4_for_other_weights_where_features_are_independent(seed):
     rng = np.random.default_rng(seed)
     features, weights, delta = well_conditioned(rng, N, N + 3), rng.normal(size=N + 3), rng.normal(size=N)
     rho = rng.dirichlet(np.full(N, 2.0)) + 1e-3
@@ -427,7 +604,7 @@ def test_preqn_takes_the_natural_gradient_step_where_features_are_independent(se
     np.testing.assert_allclose(natural, np.linalg.pinv(features) @ delta, rtol=1e-8, atol=1e-8)
 
 
-def test_preqn_takes_the_natural_gradient_step_on_a_network(x64):
+def test_lemma_4_on_a_network(x64):
     params, x, _, delta = network_problem()
     jacobian = oracles.gradients(lambda p, x: np.tanh(x @ p["in"]) @ p["out"], params, x)
     moved, info = jax.jit(
@@ -439,7 +616,8 @@ def test_preqn_takes_the_natural_gradient_step_on_a_network(x64):
     np.testing.assert_allclose(step, natural, rtol=1e-8, atol=1e-8 * sup(natural))
 
 
-def test_preqn_and_the_natural_gradient_part_where_features_are_dependent():
+def test_lemma_4_is_of_equal_weights():
+    """Where features are dependent *and* weights unequal, PreQN and the natural gradient part."""
     features, delta = np.array([[1.0], [2.0]]), np.array([1.0, 0.0])
     rho = np.array([0.9, 0.1])
     natural = call("natural_gradient_direction", features, rho, delta)
