@@ -25,7 +25,7 @@ NUMBERED = {
         2: r"T\\?\*|Bellman|iteration",
         3: "Q-learning|tabular|max_a|table",
         4: "Q-learning|tabular|table",
-        5: "expected|step",
+        5: "expected|step|Theorem 1",
         **dict.fromkeys((6, 7, 8), "order|Taylor|Theorem 1"),
         9: "kernel|NTK|K_ij|Theorem 1",
         10: "Theorem 1|D_rho",
@@ -53,9 +53,9 @@ NUMBERED = {
         4: "natural|pseudo|any rank|ridge|Φ|Phi|weight",
     },
     "Theorem": {
-        1: "Eq. 10|order|kernel|K_ij|linear|kink|moves|Lemma 3",
-        2: "U3|U₃|contract|modulus|Eqs?. 1[67]|generali|allow|table|equality|condition|printed|K_ii",
-        3: "Lipschitz|product|step to step|converge|moduli|changes|β_k|beta_k|contraction|printed",
+        1: "Eq. 10|Eqs. 5|order|kernel|K_ij|linear|kink|moves|Lemma 3",
+        2: "U3|U₃|contract|modulus|Eqs?. 1[67]|generali|allow|table|equality|condition|printed|K_ii|beta",
+        3: "Eq. 18|Lipschitz|product|step to step|converge|moduli|changes|beta_k|contraction|printed",
     },
     "Intuition": dict.fromkeys(range(1, 5), ""),
     "Failure Mode": dict.fromkeys(range(1, 5), ""),
@@ -91,8 +91,9 @@ def citations(text):
             continue
         kind, listed = match[1].capitalize().replace("mode", "Mode"), numbers(match[2])
         around = "".join(sentence) + text[match.start() :][:90]
+        alone = len(listed) == 1 or kind == "Eq"  # "Lemmas 1 to 3" is a heading, and about none of them
         for number in listed:
-            yield kind, number, around if len(listed) < len(NUMBERED[kind]) else ""  # a list of all is about none
+            yield kind, number, around if alone else ""
 
 
 def numbers(listed):
