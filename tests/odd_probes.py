@@ -37,6 +37,55 @@ class NeedsOptions(Odd):
         return super().reset(seed=seed)
 
 
+class Sees(Odd):
+    """Observes what it is given, in a space that it is given."""
+
+    def __init__(self, space, value):
+        self.observation_space, self.value = space, value
+
+    def observe(self):
+        return self.value
+
+
+class Acts(Odd):
+    def __init__(self, space):
+        self.action_space = space
+
+
+class Gives(Odd):
+    """Returns from step what it is given, with a valid observation in place of "o"; so does reset."""
+
+    def __init__(self, step=("o", 1.0, False, False, {}), reset=("o", {})):
+        super().__init__()
+        self.given = {"step": step, "reset": reset}
+
+    def _give(self, method):
+        given = self.given[method]
+        fill = lambda part: self.observe() if isinstance(part, str) and part == "o" else part  # noqa: E731
+        return tuple(map(fill, given)) if isinstance(given, tuple) else fill(given)
+
+    def reset(self, *, seed=None, options=None):
+        return self._give("reset")
+
+    def step(self, action):
+        return self._give("step")
+
+
+class ResetWithoutSeed(Odd):
+    def reset(self):
+        return self.observe(), {}
+
+
+class Raises(Odd):
+    def step(self, action):
+        raise RuntimeError("the robot is\non fire")
+
+
+class NoSpaces(Odd):
+    observation_space = None
+
+
 for kind in list(globals().values()):
     if isinstance(kind, type) and issubclass(kind, Odd):
         gymnasium.register(f"{kind.__name__}-v0", entry_point=kind)
+gymnasium.register("GivesLimited-v0", entry_point=Gives, max_episode_steps=30)

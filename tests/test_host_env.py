@@ -139,3 +139,112 @@ def test_an_environment_that_cannot_be_is_refused_in_one_line(env_id, says):
         HostEnv(env_id, [0])
     assert env_id in str(error.value)
     assert "\n" not in str(error.value)
+
+
+BOX, CHOICE = gymnasium.spaces.Box(-1, 1, (3,)), gymnasium.spaces.Discrete(3)
+PAIR = gymnasium.spaces.Dict({"a": BOX, "b": gymnasium.spaces.Tuple([CHOICE, BOX])})
+THREE = np.zeros(3, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "kwargs", "says"),
+    [
+        ("NoSpaces-v0", {}, "has no observation_space of gymnasium.spaces, but None"),
+        ("Sees-v0", {"space": gymnasium.spaces.Sequence(BOX), "value": ()}, "no fixed length: Sequence"),
+        ("Sees-v0", {"space": gymnasium.spaces.Graph(BOX, None), "value": ()}, "no fixed length: Graph"),
+        ("Sees-v0", {"space": gymnasium.spaces.Dict({"a": gymnasium.spaces.Sequence(BOX)}), "value": ()}, "no fixed"),
+        ("Sees-v0", {"space": gymnasium.spaces.Box(-1, 1, (0,)), "value": ()}, r"empty observation space.*\(0,\)"),
+        ("Sees-v0", {"space": gymnasium.spaces.Dict({}), "value": {}}, "empty observation space"),
+        ("Acts-v0", {"space": gymnasium.spaces.Box(-1, 1, (0,))}, r"empty action space.*\(0,\)"),
+        ("Acts-v0", {"space": gymnasium.spaces.Box(0, np.inf, (1,))}, "needs a bounded Box"),
+    ],
+)
+def test_spaces_that_no_agent_can_use_are_refused_when_the_environment_is_made(env_id, kwargs, says):
+    with pytest.raises(SettingError, match=rf"^config\.env\.id={env_id}.*{says}") as error:
+        HostEnv(env_id, [0], kwargs=kwargs)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("space", "value", "says"),
+    [
+        (BOX, np.zeros(4), r"an observation of shape \(4,\).*; its space is Box of shape \(3,\)"),
+        (BOX, np.zeros((3, 1)), r"shape \(3, 1\)"),
+        (BOX, None, "an observation None; its space is Box"),
+        (BOX, [0.0, [1.0], 2.0], "its space is Box"),
+        (BOX, {"a": THREE}, "of type dict with the keys 'a'; its space is Box"),
+        (BOX, np.array(["a", "b", "c"]), "type <U1"),
+        (CHOICE, 3, r"an observation 3; its space is Discrete\(3\)"),
+        (CHOICE, -1, "an observation -1"),
+        (CHOICE, 1.5, "an observation 1.5"),
+        (gymnasium.spaces.MultiDiscrete([2, 3]), np.array([2, 0]), r"\[2, 0\]; its space is MultiDiscrete"),
+        (PAIR, {"a": THREE}, "with the keys 'a'; its space is"),
+        (PAIR, THREE, r"an observation of shape \(3,\)"),
+        # As many entries as there should be, but elsewhere.
+        (PAIR, {"a": np.zeros(4), "b": (0, np.zeros(2))}, r"with 'a': of shape \(4,\)"),
+        (PAIR, {"a": THREE, "b": (0,)}, r"with 'b': \(0,\); its space is Tuple"),
+        (PAIR, {"a": THREE, "b": (5, THREE)}, r"with 0: 5; its space is Discrete\(3\)"),
+    ],
+)
+def test_an_observation_that_is_not_of_its_space_is_named_with_both(space, value, says):
+    env = HostEnv("Sees-v0", [0], kwargs={"space": space, "value": value})
+    with pytest.raises(SettingError, match=rf"^config\.env\.id=Sees-v0: reset\(\) returned .*{says}") as error:
+        env.reset()
+    assert "\n" not in str(error.value)
+
+
+def test_observations_in_parts_become_one_vector():
+    env = HostEnv("Sees-v0", [0], kwargs={"space": PAIR, "value": {"a": THREE + 1, "b": (2, [4.0, 5.0, 6.0])}})
+    assert env.observation_size == 9
+    assert env.reset().tolist() == [1, 1, 1, 0, 0, 1, 4, 5, 6]
+
+
+FIVE = "has 5: observation, reward, terminated, truncated, info"
+
+
+@pytest.mark.parametrize(
+    ("step", "says"),
+    [
+        (("o", 1.0, False, {}), f"4 values; .*{FIVE}"),
+        ("o", f"one value of type ndarray; .*{FIVE}"),
+        (None, "one value of type NoneType"),
+        (("o", np.ones(1), False, False, {}), r"reward=of shape \(1,\) and type float64: \[1.0\]; .* has a number"),
+        (("o", None, False, False, {}), "reward=None; .* has a number"),
+        (("o", "1.0", False, False, {}), "reward='1.0'; .* has a number"),
+        (("o", 1.0, None, False, {}), "terminated=None; .* has a bool"),
+        (("o", 1.0, False, {}, {}), "truncated=of type dict .*; .* has a bool"),
+        (("o", 1.0, np.array([True]), False, {}), r"terminated=of shape \(1,\)"),
+        ((np.zeros(2), 1.0, False, False, {}), r"an observation of shape \(2,\)"),
+    ],
+)
+@pytest.mark.parametrize("env_id", ["Gives-v0", "GivesLimited-v0"])  # without and with a wrapper that unpacks
+def test_a_step_that_returns_something_else_is_named_with_what_it_returned(env_id, step, says):
+    env = HostEnv(env_id, [0], kwargs={"step": step})
+    env.reset()
+    with pytest.raises(SettingError, match=rf"^config\.env\.id={env_id}: step\(\) returned .*{says}") as error:
+        env.step(np.zeros(1))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("reset", ["o", ("o", {}, {}), None])
+def test_a_reset_that_returns_something_else_is_named_with_what_it_returned(reset):
+    with pytest.raises(SettingError, match=r"reset\(\) returned .*; .* has 2: observation, info"):
+        HostEnv("Gives-v0", [0], kwargs={"reset": reset}).reset()
+
+
+@pytest.mark.parametrize("number", [np.float64(2), np.array(2), np.int32(2), True + True])
+def test_numbers_and_flags_of_any_kind_are_taken(number):
+    env = HostEnv("Gives-v0", [0], kwargs={"step": ("o", number, np.bool_(True), np.array(False), None)})
+    env.reset()
+    assert env.step(np.zeros(1))[1:] == (2.0, True, False)
+
+
+def test_what_an_environment_raises_is_told_in_one_line_with_its_place():
+    env = HostEnv("Raises-v0", [0])
+    env.reset()
+    with pytest.raises(SettingError, match=r"step\(\) raised RuntimeError in odd_probes\.py:\d+: the robot is \("):
+        env.step(np.zeros(1))
+    with pytest.raises(SettingError, match=r"'seed'.*Gymnasium's reset\(\*, seed=None, options=None\)"):
+        HostEnv("ResetWithoutSeed-v0", [0]).reset()
+    with pytest.raises(SettingError, match=r"AttributeError in odd_probes\.py.*--config\.env\.reset_options\.<name>"):
+        HostEnv("NeedsOptions-v0", [0]).reset()

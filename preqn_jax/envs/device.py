@@ -96,12 +96,16 @@ def from_brax(env: Any, time_limit: int) -> DeviceEnv:
     """Of anything with ``reset`` and ``step`` as ``brax.envs.Env`` has them, not wrapped, ``done`` where it terminates.
 
     Raises:
-      SettingError: if what it observes is no vector.
+      SettingError: if what it observes is no vector, or its reward no number.
     """
 
     def observe(inner: Any) -> Array:
-        # MuJoCo Playground calls "state" what the policy may see, where there is more than that.
-        observation = inner.obs["state"] if isinstance(inner.obs, Mapping) else inner.obs
+        observation = inner.obs
+        if isinstance(observation, Mapping):
+            if "state" not in observation:
+                raise SettingError(f"observations with the entries {', '.join(observation)}, but an agent here takes a "
+                                   "vector, or the entry state")  # fmt: skip
+            observation = observation["state"]  # MuJoCo Playground's name for what the policy may see
         return observation.astype(jnp.float32)
 
     def reset(keys: Array) -> EnvState:
@@ -118,10 +122,13 @@ def from_brax(env: Any, time_limit: int) -> DeviceEnv:
         truncated = ((steps >= time_limit) | ~sound) & ~terminated
         return EnvState(inner, observation, steps), Outcome(observation, reward, terminated, truncated, ~sound)
 
-    shape = jax.eval_shape(reset, jax.random.split(jax.random.key(0), 1)).observation.shape
-    if len(shape) != 2:
+    start = jax.eval_shape(reset, jax.random.split(jax.random.key(0), 1))
+    if len(shape := start.observation.shape) != 2 or shape[1] == 0:
         raise SettingError(f"observations of shape {shape[1:]}, but an agent here takes vectors")
-    return DeviceEnv(reset, step, shape[1], env.action_size, time_limit)
+    for name in ("reward", "done"):
+        if len(shape := getattr(start.inner, name).shape) != 1:
+            raise SettingError(f"a {name} of shape {shape[1:]}, but Brax's interface has a number")
+    return DeviceEnv(reset, step, start.observation.shape[1], env.action_size, time_limit)
 
 
 def _mjx(config: EnvConfig) -> tuple[Any, int]:

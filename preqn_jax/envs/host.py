@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from preqn_jax.config import EnvConfig
+from preqn_jax.envs import interface
 from preqn_jax.settings import SettingError, first_line, unknown
 
 Float = np.ndarray
@@ -70,31 +71,40 @@ class HostEnv:
           SettingError: if the id is unknown, its package is missing, or its spaces are not fit for a Q-learner.
         """
         render = {"render_mode": render_mode} if render_mode else {}
-        self._env = _make(env_id, {**(kwargs or {}), **render})
+        self._id, self._env = env_id, _make(env_id, {**(kwargs or {}), **render})
         self._seed = seed
         self._reset_options = dict(reset_options or {})
         self._number = -1
         self._actions: list[Float] = []
-        self._space, observations = self._env.action_space, self._env.observation_space
-        assert isinstance(observations, Box)
-        self.observation_size = observations.low.size
+        self._space, self._observations = self._env.action_space, self._env.observation_space
+        self.observation_size = gymnasium.spaces.flatdim(self._observations)
         self.action_size = _size(self._space)
 
     def reset(self, number: int | None = None) -> Float:
-        """Starts episode ``number``, the next one if left out; returns its first observation ``[O]``."""
+        """Starts episode ``number``, the next one if left out; returns its first observation ``[O]``.
+
+        Raises:
+          SettingError: if the environment fails, or breaks Gymnasium's interface.
+        """
         self._number = self._number + 1 if number is None else number
         self._actions = []
         seed = np.random.SeedSequence([*self._seed, self._number]).generate_state(1)[0]
         options = copy.deepcopy(self._reset_options)  # an environment may change what it is given
-        observation, _ = self._env.reset(seed=int(seed), options=options or None)
-        return _flat(observation)
+        observation, _ = interface.call(self._id, self._env, "reset", seed=int(seed), options=options or None)
+        return interface.flat(self._observations, observation)
 
     def step(self, action: Float) -> Step:
-        """Takes an action ``[A]`` in [-1, 1], or one-hot."""
+        """Takes an action ``[A]`` in [-1, 1], or one-hot.
+
+        Raises:
+          SettingError: if the environment fails, or breaks Gymnasium's interface.
+        """
         action = np.array(action, np.float32)
         self._actions.append(action)
-        observation, reward, terminated, truncated, _ = self._env.step(_to_space(action, self._space))
-        return Step(_flat(observation), float(reward), bool(terminated), bool(truncated))
+        result = interface.call(self._id, self._env, "step", _to_space(action, self._space))
+        observation, reward, terminated, truncated, _ = result
+        flat = interface.flat(self._observations, observation)
+        return Step(flat, float(reward), bool(terminated), bool(truncated))
 
     @property
     def discrete(self) -> bool:
@@ -147,16 +157,11 @@ def _make(env_id: str, kwargs: Mapping[str, Any]) -> gymnasium.Env:
         try:
             env = gymnasium.make(env_id, **{"disable_env_checker": True, **kwargs})
         except Exception as error:  # whatever a third-party constructor raises, the user gets its one line
-            remedy = "; arguments are given by --config.env.kwargs.<name>=<value>" if type(error) is TypeError else ""
-            raise SettingError(f"config.env.id={env_id} cannot be made: {first_line(error)}{remedy}") from error
-    actions = env.action_space
-    bounded = isinstance(actions, Box) and np.all(np.isfinite([actions.low, actions.high]))
-    if not bounded and not isinstance(actions, Discrete):
-        raise SettingError(
-            f"config.env.id={env_id} needs a bounded Box or Discrete action space, but has {first_line(actions)}"
-        )
-    if not isinstance(env.observation_space, Box):
-        env = gymnasium.wrappers.FlattenObservation(env)
+            line = first_line(error)
+            if isinstance(error, TypeError) and "argument" in line:
+                line += "; arguments are given by --config.env.kwargs.<name>=<value>"
+            raise SettingError(f"config.env.id={env_id} cannot be made: {line}") from error
+    interface.check_spaces(env_id, env)
     return _ForgetsLastAction(env) if env_id.startswith("MinAtar/") else env
 
 
@@ -213,7 +218,3 @@ def _own_ids(env_id: str) -> list[str]:
     if "-v" not in env_id:
         return list(gymnasium.registry)
     return [name for name, spec in gymnasium.registry.items() if "mujoco" in str(spec.entry_point)]
-
-
-def _flat(observation: Float) -> Float:
-    return np.asarray(observation, np.float32).reshape(-1)

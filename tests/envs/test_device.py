@@ -3,6 +3,7 @@
 import sys
 import types
 
+import brax.envs
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,3 +53,39 @@ def test_a_playground_environment_runs_on_mjx_in_jax_for_its_own_time(loaded):
 def test_an_unknown_playground_environment_is_refused_with_the_nearest(loaded):
     with pytest.raises(SettingError, match="CartpoleBalanse is unknown; did you mean CartpoleBalance"):
         device.make(EnvConfig("CartpoleBalanse", "playground"))
+
+
+class Misshapen(Probe):
+    """Of whose states one entry has another shape than Brax's interface says."""
+
+    def __init__(self, **change):
+        super().__init__()
+        self._change = change
+
+    def reset(self, rng):
+        return super().reset(rng)._replace(**self._change)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"obs": jnp.zeros((2, 2))}, r"observations of shape \(2, 2\)"),
+        ({"obs": jnp.zeros(0)}, r"observations of shape \(0,\)"),
+        ({"obs": {"pixels": jnp.zeros(2)}}, "observations with the entries pixels"),
+        ({"reward": jnp.zeros(1)}, r"a reward of shape \(1,\)"),
+        ({"done": jnp.zeros(1)}, r"a done of shape \(1,\)"),
+    ],
+)
+def test_an_environment_that_breaks_the_interface_is_refused_when_it_is_made(change, says, monkeypatch):
+    monkeypatch.setitem(brax.envs._envs, "misshapen", lambda: Misshapen(**change))
+    with pytest.raises(SettingError, match=rf"^config\.env\.id=misshapen: {says}"):
+        device.make(EnvConfig("misshapen", "brax"))
+
+
+def test_braxs_environments_are_given_their_constructors_arguments(monkeypatch):
+    monkeypatch.setitem(brax.envs._envs, "probe", Probe)
+    env = device.make(EnvConfig("probe", "brax", kwargs={"length": 4}))
+    state = env.reset(jax.random.split(jax.random.key(0), 1))
+    assert float(env.step(state, np.zeros((1, 1), np.float32))[0].observation[0, 0]) == 0.75
+    with pytest.raises(SettingError, match=r"config\.env\.id=probe cannot be made with .*{\"lenght\": 4}.*lenght"):
+        device.make(EnvConfig("probe", "brax", kwargs={"lenght": 4}))

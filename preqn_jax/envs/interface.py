@@ -1,0 +1,148 @@
+"""Whether an environment keeps to Gymnasium's interface; where it does not, one line on what it returned instead."""
+
+from __future__ import annotations
+
+import pathlib
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.spaces import Box, Dict, Discrete, Tuple
+
+from preqn_jax.settings import SettingError, first_line
+
+_RETURNED = {  # by each method
+    "reset": ("observation", "info"),
+    "step": ("observation", "reward", "terminated", "truncated", "info"),
+}
+_SIGNATURES = {"reset": "reset(*, seed=None, options=None)", "step": "step(action)"}
+
+
+def check_spaces(env_id: str, env: gymnasium.Env) -> None:
+    """Makes sure that an agent can act in ``env``, and see what is in it as a vector.
+
+    Raises:
+      SettingError: naming the space that is missing, empty, or of a kind that no agent here takes.
+    """
+    for name in ("action_space", "observation_space"):
+        space = getattr(env, name, None)
+        if not isinstance(space, spaces.Space):
+            raise SettingError(f"config.env.id={env_id} has no {name} of gymnasium.spaces, but {_spell(space)}")
+    actions, observations = env.action_space, env.observation_space
+    bounded = isinstance(actions, Box) and np.all(np.isfinite([actions.low, actions.high]))
+    if not bounded and not isinstance(actions, Discrete):
+        raise SettingError(
+            f"config.env.id={env_id} needs a bounded Box or Discrete action space, but has {_spell(actions)}"
+        )
+    try:
+        sizes = {"action": spaces.flatdim(actions), "observation": spaces.flatdim(observations)}
+    except (NotImplementedError, ValueError):
+        raise SettingError(
+            f"config.env.id={env_id} has observations of no fixed length: {_spell(observations)}; "
+            "allowed: Box, Discrete, MultiBinary, MultiDiscrete, and Dict and Tuple of them"
+        ) from None
+    for name, size in sizes.items():
+        if size == 0:
+            space = getattr(env, f"{name}_space")
+            raise SettingError(f"config.env.id={env_id} has an empty {name} space: {_spell(space)}")
+
+
+def call(env_id: str, env: gymnasium.Env, method: str, *args: Any, **kwargs: Any) -> Sequence[Any]:
+    """What ``env``'s ``reset`` or ``step`` returns, each part of it of the form that the interface says.
+
+    Bounds, and which kind of number it is, are left to the environment.
+
+    Raises:
+      SettingError: naming the environment, the method, and what it raised or returned against what it should return.
+    """
+    try:
+        result = getattr(env, method)(*args, **kwargs)
+    except Exception as error:  # whatever a third-party environment raises, the user gets its one line
+        below = _fault_below_the_wrappers(env, method, *args, **kwargs)
+        raise SettingError(f"config.env.id={env_id}: {below or _raised(method, error)}") from error
+    if fault := _wrong_number(method, result) or _wrong_part(method, result, env.observation_space):
+        raise SettingError(f"config.env.id={env_id}: {method}() returned {fault}")
+    return result
+
+
+def flat(space: spaces.Space, observation: Any) -> np.ndarray:
+    """An observation of ``space`` as a vector ``[O]`` float32."""
+    if not isinstance(space, Box):
+        observation = spaces.flatten(space, observation)
+    return np.asarray(observation, np.float32).reshape(-1)
+
+
+def _fault_below_the_wrappers(env: gymnasium.Env, method: str, *args: Any, **kwargs: Any) -> str | None:
+    """What the innermost environment returns wrongly: Gymnasium's wrappers fail when they take it apart."""
+    try:
+        result = getattr(env.unwrapped, method)(*args, **kwargs)
+    except Exception:
+        return None
+    fault = _wrong_number(method, result)
+    return fault and f"{method}() returned {fault}"
+
+
+def _raised(method: str, error: Exception) -> str:
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{pathlib.Path(where.filename).name}:{where.lineno}"
+    options = "; its options are given by --config.env.reset_options.<name>=<value>" if method == "reset" else ""
+    return (f"{method}() raised {type(error).__name__} in {place}: {first_line(error)} "
+            f"(called as Gymnasium's {_SIGNATURES[method]}{options})")  # fmt: skip
+
+
+def _wrong_number(method: str, result: Any) -> str | None:
+    expected = _RETURNED[method]
+    if isinstance(result, tuple | list) and len(result) == len(expected):
+        return None
+    got = f"{len(result)} values" if isinstance(result, tuple | list) else f"one value of type {type(result).__name__}"
+    return f"{got}; Gymnasium's interface has {len(expected)}: {', '.join(expected)}"
+
+
+def _wrong_part(method: str, result: Sequence[Any], space: spaces.Space) -> str | None:
+    if fault := _misfit(space, result[0], "an observation"):
+        return fault
+    if method == "step":
+        for name, value, kinds in zip(_RETURNED[method][1:4], result[1:4], ("biuf", "biu", "biu"), strict=True):
+            if not _is_array(value, (), kinds):
+                return f"{name}={_spell(value)}; Gymnasium's interface has a {'number' if 'f' in kinds else 'bool'}"
+    return None
+
+
+def _misfit(space: spaces.Space, value: Any, name: str) -> str | None:
+    """What is wrong with the form of a value against its space."""
+    if isinstance(space, Dict):
+        parts: dict[Any, spaces.Space] = dict(space.spaces)
+        fits = isinstance(value, Mapping) and value.keys() == parts.keys()
+    elif isinstance(space, Tuple):
+        parts = dict(enumerate(space.spaces))
+        fits = isinstance(value, tuple | list) and len(value) == len(parts)
+    else:
+        parts, fits = {}, _is_array(value, space.shape, "biuf") if isinstance(space, Box) else space.contains(value)
+    if not fits:
+        return f"{name} {_spell(value)}; its space is {_spell(space)}"
+    faults = (_misfit(part, value[key], f"{name} with {key!r}:") for key, part in parts.items())
+    return next(filter(None, faults), None)
+
+
+def _is_array(value: Any, shape: tuple[int, ...], kinds: str) -> bool:
+    try:
+        array = np.asarray(value)
+    except Exception:  # entries of different lengths, or an object that does not want to be one
+        return False
+    return array.shape == shape and array.dtype.kind in kinds
+
+
+def _spell(thing: Any) -> str:
+    """A space or value in a few words."""
+    if isinstance(thing, Box):
+        return f"Box of shape {thing.shape} and type {thing.dtype}"
+    if isinstance(thing, np.ndarray):
+        value = f": {thing.tolist()}" if thing.size <= 8 else ""
+        return f"of shape {thing.shape} and type {thing.dtype}{value}"
+    if isinstance(thing, Mapping):
+        return f"of type {type(thing).__name__} with the keys {', '.join(map(repr, thing))}"
+    text = " ".join(repr(thing).split())
+    return text if len(text) <= 120 else f"{text[:120]}..."
