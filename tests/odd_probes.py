@@ -89,3 +89,8 @@ for kind in list(globals().values()):
     if isinstance(kind, type) and issubclass(kind, Odd):
         gymnasium.register(f"{kind.__name__}-v0", entry_point=kind)
 gymnasium.register("GivesLimited-v0", entry_point=Gives, max_episode_steps=30)
+# Versions of one name: the newest needs a package that nobody has, the one before has a space that no agent takes.
+gymnasium.register("Versioned-v9", entry_point="no_such_package:Env")
+gymnasium.register("Versioned-v8", entry_point=Acts, kwargs={"space": gymnasium.spaces.MultiBinary(2)})
+gymnasium.register("Versioned-v2", entry_point=Odd)
+gymnasium.register("Versioned-v10", entry_point=Odd)

@@ -125,9 +125,16 @@ def test_an_argument_that_is_missing_or_unknown_is_named_with_the_flag_that_give
 @pytest.mark.parametrize(
     ("env_id", "says"),
     [
-        ("Aunt-v5", "did you mean Ant-v5"),
-        ("HalfCheetah-v9", "HalfCheetah"),
-        ("nonsense", "unknown"),
+        ("Aunt-v5", r"did you mean Ant-v5\? \(or Ant-v4\)"),
+        ("Walker2d-v9", r"did you mean Walker2d-v5\? \(or Walker2d-v4\); .*<module>:<Id>"),
+        ("Pendulum-v0", r"did you mean Pendulum-v1\? \(or .*InvertedPendulum-v5"),  # the name before what is similar
+        ("Ant-v2", r"cannot be made.*did you mean Ant-v5\? \(or Ant-v4\)$"),
+        ("hopper", r"did you mean Hopper-v5\?"),
+        ("Versioned-v1", r"did you mean Versioned-v10\? \(or Versioned-v2\)"),  # v9 and v8 cannot be made
+        ("Versioned-v9", r"cannot be made.*did you mean Versioned-v10\? \(or Versioned-v2\)$"),
+        ("tests.odd_probes:Versioned-v1", r"did you mean tests\.odd_probes:Versioned-v10\? \(or tests"),
+        ("tests.odd_probes:Verzioned-v2", r"did you mean tests\.odd_probes:Versioned-v10\?"),
+        ("nonsense", "is unknown; an environment of your own is <module>:<Id>"),
         ("ProbeUnfit-v0", "bounded Box or Discrete action space"),
         ("no_such_module:Env-v0", "no_such_module"),
         ("NoSuchPackage/Game-v0", "brings NoSuchPackage/"),

@@ -14,7 +14,8 @@ from gymnasium.spaces import Box, Discrete
 
 from preqn_jax.config import EnvConfig
 from preqn_jax.envs import interface
-from preqn_jax.settings import SettingError, first_line, unknown
+from preqn_jax.envs.suggestions import suggest
+from preqn_jax.settings import SettingError, first_line
 
 Float = np.ndarray
 
@@ -151,21 +152,24 @@ def make(config: EnvConfig, seed: Sequence[int], render_mode: str | None = None)
 
 def _make(env_id: str, kwargs: Mapping[str, Any]) -> gymnasium.Env:
     if env_id not in gymnasium.registry and ":" not in env_id:
-        _register_plugin(env_id)
+        _register_plugin(env_id, kwargs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # v4 tasks are deliberately selectable
         try:
             env = gymnasium.make(env_id, **{"disable_env_checker": True, **kwargs})
+        except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as error:  # "<module>:<Id>"
+            raise SettingError(f"config.env.id={env_id} is unknown{suggest(env_id, kwargs)}") from error
         except Exception as error:  # whatever a third-party constructor raises, the user gets its one line
             line = first_line(error)
             if isinstance(error, TypeError) and "argument" in line:
                 line += "; arguments are given by --config.env.kwargs.<name>=<value>"
-            raise SettingError(f"config.env.id={env_id} cannot be made: {line}") from error
+            others = suggest(env_id, kwargs, versions_alone=True)
+            raise SettingError(f"config.env.id={env_id} cannot be made: {line}{others}") from error
     interface.check_spaces(env_id, env)
     return _ForgetsLastAction(env) if env_id.startswith("MinAtar/") else env
 
 
-def _register_plugin(env_id: str) -> None:
+def _register_plugin(env_id: str, kwargs: Mapping[str, Any]) -> None:
     """Has the package that brings "Namespace/..." register its environments, which Gymnasium 1 leaves to its users.
 
     Raises:
@@ -174,13 +178,17 @@ def _register_plugin(env_id: str) -> None:
     namespace, slash, _ = env_id.rpartition("/")
     if not (known := _ids_below(namespace + slash)):
         for plugin in importlib.metadata.entry_points(group="gymnasium.envs", name=namespace):
-            plugin.load()()
+            try:
+                plugin.load()()
+            except Exception as error:  # a third party's
+                raise SettingError(f"config.env.id={env_id}: {plugin.value} cannot register {namespace}/...: "
+                                   f"{first_line(error)}") from error  # fmt: skip
         known = _ids_below(namespace + slash)
     if not known:
         remedy = "pip install MinAtar" if namespace == "MinAtar" else "none is installed"
         raise SettingError(f"config.env.id={env_id} needs a package that brings {namespace}/...: {remedy}")
     if env_id not in known:
-        raise SettingError(unknown("config.env.id", env_id, known if slash else _own_ids(env_id)))
+        raise SettingError(f"config.env.id={env_id} is unknown{suggest(env_id, kwargs)}")
 
 
 def _ids_below(prefix: str) -> list[str]:
@@ -211,10 +219,3 @@ def _to_space(action: Float, space: gymnasium.Space) -> Any:
     assert isinstance(space, Box)
     scaled = space.low + 0.5 * (action.reshape(space.shape) + 1.0) * (space.high - space.low)
     return np.clip(scaled, space.low, space.high).astype(space.dtype)
-
-
-def _own_ids(env_id: str) -> list[str]:
-    """What a name without a package's may have meant: with a version, a MuJoCo task."""
-    if "-v" not in env_id:
-        return list(gymnasium.registry)
-    return [name for name, spec in gymnasium.registry.items() if "mujoco" in str(spec.entry_point)]
