@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
-import sys
-import warnings
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
 
-from experiments import configs
+from experiments import configs, film
 from experiments import flags as command_line
 from preqn_jax.agents import AGENTS
 from preqn_jax.checkpoint import CheckpointError, Checkpoints
@@ -30,14 +25,14 @@ _VIDEO = flags.DEFINE_string("video", None, "where the film of one episode goes;
 
 _STREAM = 2  # episodes that neither training nor its evaluations have seen
 
-Policy = Callable[[np.ndarray], np.ndarray]
-
 
 def main() -> int:
     """Prints the returns and writes the video; returns the exit code."""
     if not _WORKDIR.value:
         raise SettingError("--workdir is missing; name the work folder of a run")
-    workdir = pathlib.Path(_WORKDIR.value)
+    workdir, video = pathlib.Path(_WORKDIR.value), pathlib.Path(_VIDEO.value or "")
+    if not video.parent.is_dir():
+        raise SettingError(f"--video={video}: there is no folder {video.parent}; choose another, or make it")
     config = configs.from_dict(configs.read_config(workdir))
     if config.env.backend not in ("gymnasium", "mjx"):
         raise SettingError(f"--workdir={workdir} was trained with backend={config.env.backend}; only Gymnasium's tasks "
@@ -54,11 +49,11 @@ def main() -> int:
             f"seed {seed}: return {returns[s].mean():.1f} +- {returns[s].std():.1f} over {_EPISODES.value} episode(s) "
             f"of {lengths[s].mean():.0f} steps on average"
         )
-    _film(policy, config, pathlib.Path(_VIDEO.value or workdir / "rollout.mp4"))
+    film.write(policy, config, [config.seed, _STREAM], pathlib.Path(_VIDEO.value or workdir / "rollout.mp4"))
     return 0
 
 
-def _load_policy(workdir: pathlib.Path, config: Config, env: HostEnv) -> Policy:
+def _load_policy(workdir: pathlib.Path, config: Config, env: HostEnv) -> film.Policy:
     """Observations ``[S, E, O]`` -> actions ``[S, E, A]`` of the newest checkpoint."""
     if not (workdir / "checkpoints").is_dir():
         raise SettingError(f"--workdir={workdir} has no checkpoint yet")
@@ -74,45 +69,6 @@ def _load_policy(workdir: pathlib.Path, config: Config, env: HostEnv) -> Policy:
     print(f"{config.env.id}, checkpoint of step {step}")
     act = jax.jit(jax.vmap(agent.act))
     return lambda observation: np.asarray(act(state, observation))
-
-
-def _film(policy: Policy, config: Config, path: pathlib.Path) -> None:
-    """One episode of the first seed as a video, or a line that says why there is none."""
-    try:
-        import imageio
-        import imageio_ffmpeg  # noqa: F401  (imageio finds it by itself, but fails late where it is missing)
-    except ImportError:
-        print("no video: imageio[ffmpeg] is not installed (it comes with requirements.txt)", file=sys.stderr)
-        return
-    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
-        os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo's own default wants a display
-    env = host_env.make(config.env, [config.seed, _STREAM], render_mode="rgb_array")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of OpenGL libraries that are tried in vain, of the encoder's process
-        try:
-            frames = _frames(policy, env, config.num_seeds)
-        except Exception as error:  # each renderer and OpenGL backend fails in its own way
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            print(
-                f"no video: rendering failed ({reason}); MuJoCo needs EGL or OSMesa (Debian: libegl1 or libosmesa6) "
-                "and MUJOCO_GL=egl or MUJOCO_GL=osmesa",
-                file=sys.stderr,
-            )
-            return
-        imageio.mimwrite(path, frames, fps=env.frames_per_second, macro_block_size=None)
-        env.close()
-    print(f"video of {len(frames)} frames: {path}")
-
-
-def _frames(policy: Policy, env: HostEnv, num_seeds: int) -> list[Any]:
-    """Pictures of one episode under the first seed's policy."""
-    observation, frames, over = env.reset(0), [env.render()], False
-    while not over:
-        # Only the first row counts; the policy wants one a seed.
-        step = env.step(policy(np.broadcast_to(observation, (num_seeds, 1, observation.size)))[0, 0])
-        observation, over = step.observation, step.terminated or step.truncated
-        frames.append(env.render())
-    return frames
 
 
 if __name__ == "__main__":

@@ -28,9 +28,8 @@ def main(config: Config) -> int:
 
     def program() -> int:
         if training.train(trainer, workdir, lambda step: RunReporter(workdir, config, step), stop):
-            before = f"{workdir} has its {config.total_steps} steps; raise --config.total_steps to go on"
-            now = f"finished {config.total_steps} steps; results in {workdir}"
-            print(now if trainer.step else before, file=sys.stderr)
+            if trainer.step:  # else it had them before
+                print(f"finished {config.total_steps} steps; results in {workdir}", file=sys.stderr)
             return 0
         written = "checkpoint written; the same command goes on from there"
         print(f"stopped at step {trainer.step}, {written}", file=sys.stderr)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from experiments import provenance
-from experiments.workdir import claim
+from experiments.workdir import claim, write_record
 from preqn_jax.checkpoint import CheckpointError, Checkpoints
 from preqn_jax.train import Reporter, run
 from preqn_jax.trainers.base import NonFiniteError, Trainer
@@ -39,7 +39,7 @@ def train(
       checkpoints: of the run; those in its work folder if left out.
 
     Returns:
-      Whether the end was reached; if not, a checkpoint of where it stopped is written.
+      Whether the end was reached, now or before; if not, a checkpoint of where it stopped is written.
 
     Raises:
       SettingError: if the work folder is not this run's, or another process is at it.
@@ -50,12 +50,15 @@ def train(
     checkpoints = checkpoints or Checkpoints(workdir / "checkpoints")
     try:
         latest = checkpoints.latest_step()
-        if latest is not None and latest >= trainer.config.total_steps:
+        if latest is not None and latest >= (asked := trainer.config.total_steps):
+            print(f"{workdir} has {latest} steps, and {asked} were asked for; raise --config.total_steps above "
+                  f"{latest} to go on", file=sys.stderr)  # fmt: skip
             return True
         arrays = checkpoints.restore(latest) if latest is not None else None
         seconds = trainer.compile()
         if arrays is not None:
             trainer.restore(arrays)
+            write_record(workdir, trainer.config)  # it may have become longer
         reporter = make_reporter(trainer.step)
         size = f"replay {trainer.replay_bytes / 2**20:.0f} MiB"
         reporter.message(f"{provenance.device()}, {size}, work folder {workdir}")

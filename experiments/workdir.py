@@ -24,6 +24,8 @@ except ImportError:  # Windows: nothing keeps two runs apart there
 def claim(workdir: pathlib.Path, config: Config) -> IO[str]:
     """Makes the work folder this run's, or makes sure that it is; the folder is taken until the result is closed.
 
+    What an earlier part of the run wrote stays as it is: :func:`write_record` is for when it goes on.
+
     Raises:
       SettingError: if it holds anything but an earlier part of this very run, or another process is at it.
     """
@@ -34,8 +36,15 @@ def claim(workdir: pathlib.Path, config: Config) -> IO[str]:
         raise SettingError(f"--workdir={workdir} exists and holds no run; choose another")
     workdir.mkdir(parents=True, exist_ok=True)
     lock = _lock(workdir)
-    replace_file(record, json.dumps({"config": settings.to_dict(config), **provenance.collect()}, indent=2) + "\n")
+    if not record.exists():
+        write_record(workdir, config)
     return lock
+
+
+def write_record(workdir: pathlib.Path, config: Config) -> None:
+    """Writes the configuration, and what it runs with, into the work folder of a run."""
+    content = {"config": settings.to_dict(config), **provenance.collect()}
+    replace_file(workdir / CONFIG_FILE, json.dumps(content, indent=2) + "\n")
 
 
 def results_folder(out: str, record: str = "", options: Mapping[str, Any] | None = None) -> pathlib.Path:

@@ -1,5 +1,7 @@
 """Environments that are unusual, or that break Gymnasium's interface; registered with Gymnasium on import."""
 
+from typing import ClassVar
+
 import gymnasium
 import numpy as np
 
@@ -79,6 +81,37 @@ class ResetWithoutSeed(Odd):
 class Raises(Odd):
     def step(self, action):
         raise RuntimeError("the robot is\non fire")
+
+
+class Draws(Odd):
+    """Pictures of its own making: the step counts in the red of a grey field; three steps an episode."""
+
+    metadata: ClassVar = {"render_modes": ["rgb_array"], "render_fps": 10}
+
+    def __init__(self, picture=None, render_mode=None):
+        super().__init__()
+        self.picture, self.render_mode, self.time = picture, render_mode, 0
+
+    def reset(self, *, seed=None, options=None):
+        self.time = 0
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self.time += 1
+        observation, reward, _, _, info = super().step(action)
+        return observation, reward, self.time == 3, False, info
+
+    def render(self):
+        if self.picture is not None:
+            return self.picture
+        picture = np.full((32, 48, 3), 128, np.uint8)
+        picture[..., 0] = 60 * self.time
+        return picture
+
+
+class CannotDraw(Draws):
+    def render(self):
+        raise OSError("no paint\nat all")
 
 
 class NoSpaces(Odd):

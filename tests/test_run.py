@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -88,7 +89,14 @@ def test_a_finished_run_is_left_alone(whole):
     before = (whole / "metrics.csv").read_bytes()
     code, _, errors = execute("run", *QUICK, "--workdir=run", cwd=whole.parent)
     assert (code, (whole / "metrics.csv").read_bytes()) == (0, before)
-    assert "raise --config.total_steps" in errors
+    assert "run has 2000 steps, and 2000 were asked for; raise --config.total_steps above 2000" in errors
+
+
+def test_asked_for_fewer_steps_a_run_says_how_many_it_has_and_keeps_its_record(whole):
+    before = (whole / "config.json").read_bytes()
+    code, _, errors = execute("run", *QUICK, "--config.total_steps=1000", "--workdir=run", cwd=whole.parent)
+    assert (code, (whole / "config.json").read_bytes()) == (0, before)
+    assert "run has 2000 steps, and 1000 were asked for; raise --config.total_steps above 2000" in errors
 
 
 def test_killed_at_any_moment_the_run_goes_on_to_the_same_table(whole, tmp_path):
@@ -160,12 +168,22 @@ def test_a_foreign_checkpoint_is_refused(interrupted):
     assert "Traceback" not in errors
 
 
-def test_rollout_evaluates_and_films_or_says_why_not(whole):
+def test_rollout_evaluates_and_films_where_mujoco_can_draw(whole):
     code, output, errors = execute("rollout", "--workdir=run", "--episodes=2", cwd=whole.parent)
     assert code == 0, errors
     assert "checkpoint of step 2000" in output
     assert output.count("seed ") == 2
-    assert (whole / "rollout.mp4").exists() or "no video: rendering failed" in errors
+    if mujoco_can_draw():
+        assert re.search(r"video of \d+ frames: run/rollout.mp4", output), errors
+        assert (whole / "rollout.mp4").stat().st_size > 1000
+    else:
+        assert "no video: rendering failed" in errors
+
+
+def mujoco_can_draw():
+    program = "import mujoco; context = mujoco.GLContext(64, 64); context.make_current(); context.free()"
+    drawn = subprocess.run([sys.executable, "-c", program], env={**os.environ, "MUJOCO_GL": "egl"}, capture_output=True)
+    return drawn.returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -184,6 +202,7 @@ def test_rollout_evaluates_and_films_or_says_why_not(whole):
         ("run", ["--workdir=occupied"], "exists and holds no run"),
         ("rollout", [], "--workdir is missing"),
         ("rollout", ["--workdir=nowhere"], "holds no run"),
+        ("rollout", ["--workdir=nowhere", "--video=nowhere/film.mp4"], "there is no folder nowhere"),
     ],
 )
 def test_a_mistake_ends_with_one_line_and_exit_code_2(tmp_path, module, arguments, says):

@@ -132,13 +132,32 @@ class HostEnv:
         return observation
 
     def render(self) -> np.ndarray:
-        """The current picture ``[height, width, 3]`` uint8; needs render_mode="rgb_array"."""
-        return np.asarray(self._env.render())
+        """The current picture ``[height, width, 3]`` uint8; needs render_mode="rgb_array".
+
+        Raises:
+          SettingError: if the environment draws anything else.
+        """
+        picture = np.asarray(self._env.render())
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+            got = f"shape {picture.shape} and type {picture.dtype}"
+            raise SettingError(f"config.env.id={self._id}: render() returned an array of {got}; Gymnasium's "
+                               "rgb_array has shape [height, width, 3] and type uint8")  # fmt: skip
+        return picture
+
+    @property
+    def render_modes(self) -> tuple[str, ...]:
+        """Those that the environment knows, by its metadata."""
+        return tuple(self._env.metadata.get("render_modes") or ())
+
+    @property
+    def unwrapped(self) -> gymnasium.Env:
+        """Gymnasium's own."""
+        return self._env.unwrapped
 
     @property
     def frames_per_second(self) -> int:
         """At which pictures follow each other in real time."""
-        return self._env.metadata.get("render_fps", 30)
+        return self._env.metadata.get("render_fps") or 30
 
     def close(self) -> None:
         """Frees the simulator."""
