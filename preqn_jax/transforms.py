@@ -13,6 +13,7 @@ from preqn_jax.ops.checks import check_arguments, td_error_of
 from preqn_jax.ops.linesearch import SearchInfo
 from preqn_jax.ops.precision import full_precision
 from preqn_jax.ops.preqn import DirectionInfo, PreQNInfo, check_options, join, preqn_direction
+from preqn_jax.ops.sharding import vary, varying_axes, whole
 from preqn_jax.types import Array, Inputs, Params
 
 T = TypeVar("T")
@@ -89,7 +90,8 @@ def precondition_by_ntk(
 
     def init(params: Params) -> PreconditionByNTKState:
         zero = _zero(params)
-        return PreconditionByNTKState(DirectionInfo(jnp.zeros((), jnp.int32), zero, zero, zero, zero))
+        info = DirectionInfo(jnp.zeros((), jnp.int32), zero, zero, zero, zero)
+        return PreconditionByNTKState(vary(info, varying_axes(params)))
 
     def update(
         updates: Params,
@@ -102,13 +104,14 @@ def precondition_by_ntk(
         **extra_args: Any,
     ) -> tuple[Params, PreconditionByNTKState]:
         del updates, extra_args
+        params, all_params, inputs = whole((params, all_params, inputs))
         q_of_params = _of_given(q_fn, params, all_params)
         check_arguments(q_of_params, params, inputs)
         if linearize is not None and q_of_params is not q_fn:
             raise ValueError("linearize must be left out for masked parameters: it would count the frozen ones too")
         linearization = (linearize or ntk.per_example(q_of_params))(params, inputs)
         direction, info = preqn_direction(linearization, td_error, solve)
-        return _cast_like(direction, params), PreconditionByNTKState(_cast_like(info, state.info))
+        return _cast_like(direction, params), PreconditionByNTKState(_info_like(info, state.info))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -143,7 +146,8 @@ def scale_by_alignment_linesearch(
 
     def init(params: Params) -> ScaleByAlignmentLinesearchState:
         zero = _zero(params)
-        return ScaleByAlignmentLinesearchState(SearchInfo(jnp.asarray(False), zero, zero, jnp.zeros((), jnp.int32)))
+        info = SearchInfo(jnp.asarray(False), zero, zero, jnp.zeros((), jnp.int32))
+        return ScaleByAlignmentLinesearchState(vary(info, varying_axes(params)))
 
     def update(
         updates: Params,
@@ -156,12 +160,13 @@ def scale_by_alignment_linesearch(
         **extra_args: Any,
     ) -> tuple[Params, ScaleByAlignmentLinesearchState]:
         del extra_args
+        inputs, all_params = whole((inputs, all_params))
         q_of_params = _of_given(q_fn, params, all_params)
-        check_arguments(q_of_params, params, inputs)
+        check_arguments(q_of_params, whole(params), inputs)
         with full_precision():
-            values = q_of_params(params, inputs)
+            values = q_of_params(whole(params), inputs)
         step, info = linesearch.search(
-            lambda params: q_of_params(params, inputs),
+            lambda params: q_of_params(whole(params), inputs),
             params,
             updates,
             values,
@@ -171,7 +176,7 @@ def scale_by_alignment_linesearch(
             decay=decay,
             max_backtracks=max_backtracks,
         )
-        return step, ScaleByAlignmentLinesearchState(_cast_like(info, state.info))
+        return step, ScaleByAlignmentLinesearchState(_info_like(info, state.info))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -234,6 +239,11 @@ def _zero(params: Params) -> Array:
     """In the type of Q-values, as far as parameters tell it."""
     double = any(jnp.result_type(leaf) == jnp.float64 for leaf in jax.tree.leaves(params))
     return jnp.zeros((), jnp.float64 if double else jnp.float32)
+
+
+def _info_like(info: T, previous: T) -> T:
+    """In the types of the one before, so that a scan can carry it; also where they vary between devices."""
+    return vary(_cast_like(info, previous), varying_axes(info, previous))
 
 
 def _cast_like(tree: T, like: T) -> T:

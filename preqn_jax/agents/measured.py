@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from preqn_jax.agents.base import Agent, AgentState
 from preqn_jax.ops import diagnostics, ntk
 from preqn_jax.ops.alignment import cosine, relative_norm
+from preqn_jax.ops.sharding import vary, varying_axes
 from preqn_jax.types import Array, Transition
 
 
@@ -52,7 +53,8 @@ def diagnosis_of(agent: Agent) -> Callable[[AgentState, Transition, Array], dict
 
         new_state, info = agent.update(state, batch, key)
         step = jax.tree.map(jnp.subtract, agent.critic(new_state), params)
-        predicted = jax.jvp(lambda params: agent.q_fn(params, inputs), (params,), (step,))[1]
+        at = vary(params, varying_axes(step))
+        predicted = jax.jvp(lambda params: agent.q_fn(params, inputs), (at,), (step,))[1]
         change = agent.q_fn(agent.critic(new_state), inputs) - values
         kernel, rho, step_size = agent.operator(gram, info)
         modes = diagnostics.failure_modes(

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from preqn_jax.ops.sharding import collectives, resized, whole
 from preqn_jax.types import Array, Inputs, Params
 
 
@@ -32,7 +33,7 @@ def td_error_of(td_error: Array, values: Array) -> Array:
       ValueError: if it is not floating-point, or not one error per value.
     """
     try:
-        td_error = jnp.asarray(td_error)
+        td_error = whole(jnp.asarray(td_error))
     except (TypeError, ValueError):
         raise ValueError(f"td_error must be an array [B] = {values.shape}, got {type(td_error).__name__}") from None
     if td_error.shape != values.shape or not jnp.issubdtype(td_error.dtype, jnp.floating):
@@ -43,8 +44,11 @@ def td_error_of(td_error: Array, values: Array) -> Array:
     return jax.lax.stop_gradient(td_error.astype(values.dtype))
 
 
-def check_arguments(q_fn: Callable[[Params, Inputs], Array], params: Params, inputs: Inputs) -> int:
-    """Returns B; refuses what would otherwise broadcast into a wrong kernel without a word. Only shapes are computed.
+def check_arguments(q_fn: Callable[[Params, Inputs], Array], params: Params, inputs: Inputs) -> jax.ShapeDtypeStruct:
+    """Refuses what would otherwise broadcast into a wrong kernel without a word. Only shapes are computed.
+
+    Returns:
+      Shape ``[B]`` and type of the values.
 
     Raises:
       ValueError: on parameters or inputs of the wrong kind, or Q-values not shaped [B].
@@ -53,29 +57,35 @@ def check_arguments(q_fn: Callable[[Params, Inputs], Array], params: Params, inp
     size = batch_size(inputs)
     if size == 0:
         raise ValueError("inputs must hold at least one example, got B = 0")
-    values = jax.eval_shape(q_fn, params, inputs)
+    jaxpr, values = jax.make_jaxpr(q_fn, return_shape=True)(params, inputs)
+    for name in collectives(jaxpr.jaxpr):
+        raise ValueError(
+            f"q_fn must not communicate along a mapped axis, got {name}, which would mix several devices' gradients in "
+            "one kernel: call it before, on the parameters or inputs that q_fn takes"
+        )
     found = getattr(values, "shape", type(values).__name__)
     if found != (size,):
         raise ValueError(f"q_fn must return one value per example, shape [B] = {(size,)}, got {found}")
     if values.dtype not in (jnp.float32, jnp.float64):  # in less no kernel can be solved
         raise ValueError(f"q_fn must return float32 or float64 (cast its values to float32), got {values.dtype}")
-    return size
+    return values
 
 
-def check_one_example(q_fn: Callable[[Params, Inputs], Array], params: Params, inputs: Inputs) -> None:
+def check_one_example(q_fn: Callable[[Params, Inputs], Array], params: Params, inputs: Inputs) -> jax.ShapeDtypeStruct:
     """Refuses a Q-function that loses the batch axis where there is one example, by a ``squeeze`` mostly.
+
+    Returns:
+      Shape [1] and type of that value.
 
     Raises:
       ValueError: if Q of the first example alone is not shaped [1].
     """
-    found = jax.eval_shape(q_fn, params, one_example(inputs)).shape
-    if found != (1,):
-        raise ValueError(f"q_fn must return one value per example, shape [B] = (1,) for a single one, got {found}")
-
-
-def one_example(inputs: Inputs) -> Inputs:
-    """What describes a minibatch of one example."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), inputs)
+    value = jax.eval_shape(q_fn, params, resized(inputs, 1))
+    if value.shape != (1,):
+        raise ValueError(
+            f"q_fn must return one value per example, shape [B] = (1,) for a single one, got {value.shape}"
+        )
+    return value
 
 
 def batch_size(inputs: Inputs, name: str = "inputs") -> int:

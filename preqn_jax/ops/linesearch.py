@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from preqn_jax.ops.alignment import all_finite, cosine
 from preqn_jax.ops.precision import full_precision
+from preqn_jax.ops.sharding import vary, varying_axes, whole
 from preqn_jax.types import Array, Params
 
 
@@ -102,6 +103,7 @@ def search(
       added to -0.0 leaves that as it is. A zero td_error is an accepted no-op; a non-finite one, or a non-finite
       direction, is never accepted.
     """
+    values, td_error = whole((values, td_error))
     chex.assert_rank(td_error, 1)
     chex.assert_equal_shape([values, td_error])
     no_error = jnp.all(td_error == 0)
@@ -113,7 +115,7 @@ def search(
     def measure(step: Params) -> Array:
         candidate = jax.tree.map(jnp.add, params, step)
         with full_precision():
-            change = value_fn(candidate) - values
+            change = whole(value_fn(candidate)) - values
         # A parameter may be off without showing in these values, and show in the next.
         finite = jnp.all(jnp.stack([all_finite(leaf) for leaf in jax.tree.leaves(candidate)]))
         return jnp.where(no_error, 1.0, jnp.where(finite, cosine(change, td_error), jnp.nan))
@@ -131,7 +133,8 @@ def search(
         return trial(state.step_size * decay, state.backtracks + 1)
 
     first = trial(jnp.asarray(step_size, values.dtype), jnp.zeros((), jnp.int32))
-    last = jax.lax.while_loop(unaligned, shorten, first)
+    axes = varying_axes(first, alignment, decay, max_backtracks)  # of whatever decides how long the loop runs
+    last = jax.lax.while_loop(unaligned, shorten, vary(first, axes))
 
     accepted = last.alignment >= alignment
     takes_step = accepted & ~no_error

@@ -22,11 +22,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from preqn_jax.ops.checks import batch_size, check_arguments, check_one_example, one_example
+from preqn_jax.ops.checks import batch_size, check_arguments, check_one_example
 from preqn_jax.ops.precision import full_precision
 from preqn_jax.ops.q_functions import QFunction as QFunction  # part of this module's interface, as the next two
 from preqn_jax.ops.q_functions import module_q_fn as module_q_fn
 from preqn_jax.ops.q_functions import nnx_q_fn as nnx_q_fn
+from preqn_jax.ops.sharding import resized, vary, varying_axes, whole
 from preqn_jax.types import Array, Inputs, Params
 
 
@@ -75,7 +76,7 @@ class Linearizer:
           ValueError: at trace time, on parameters or inputs of the wrong kind, or Q-values not shaped [B].
         """
         with full_precision():
-            values, tangents = self.tangents(params, inputs)
+            values, tangents = whole(self.tangents(whole(params), whole(inputs)))
             gram = self.gram(tangents)
         return Linearization(values, gram, jax.tree_util.Partial(self._pullback, tangents))
 
@@ -108,7 +109,8 @@ def per_example(q_fn: QFunction) -> Linearizer:
 
 def _per_example_gradients(q_fn: QFunction, params: Params, inputs: Inputs) -> tuple[Array, Params]:
     """Values ``[B]`` and gradients in the values' type, each leaf ``[B, *leaf.shape]``."""
-    check_one_example(q_fn, params, inputs)
+    # What did not vary between devices as the values do would have its gradient summed over them.
+    params = vary(params, varying_axes(check_one_example(q_fn, params, inputs)))
 
     def q_of_one(params: Params, example: Inputs) -> Array:
         return q_fn(params, jax.tree.map(lambda leaf: leaf[None], example))[0]
@@ -178,9 +180,12 @@ def dense(module: nn.Module) -> Linearizer:
 
     def tangents(params: Params, inputs: Inputs) -> tuple[Array, _DenseTangents]:
         _check_variables(params)
-        size = check_arguments(q_fn, params, inputs)
+        value = check_arguments(q_fn, params, inputs)
+        size = value.shape[0]
         calls = _dense_calls(q_fn, params, inputs, size)
-        values, layer_inputs, output_gradients = _forward_and_backward(q_fn, params, inputs, calls)
+        # Varying between devices as the values do: its gradient would be summed over them otherwise.
+        zeros = vary([jnp.zeros(call.output.shape, call.output.dtype) for call in calls], varying_axes(value))
+        values, layer_inputs, output_gradients = _forward_and_backward(q_fn, params, inputs, zeros)
 
         factors: dict[bool, dict[tuple[str, ...], tuple[Array, Array]]] = {True: {}, False: {}}
         for call, a, d in zip(calls, layer_inputs, output_gradients, strict=True):
@@ -220,7 +225,7 @@ def _dense_calls(q_fn: QFunction, params: Params, inputs: Inputs, size: int) -> 
 
 
 def _trace_dense_calls(q_fn: QFunction, params: Params, inputs: Inputs, size: int) -> list[_DenseCall]:
-    inputs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), inputs)
+    inputs = resized(inputs, size)
     calls: list[_DenseCall] = []
 
     def trace(params: Params, inputs: Inputs) -> tuple[list[Array], Array]:
@@ -271,9 +276,9 @@ def _check_sole_use(params: Params, jaxpr: Any, calls: list[_DenseCall]) -> None
 
 
 def _forward_and_backward(
-    q_fn: QFunction, params: Params, inputs: Inputs, calls: list[_DenseCall]
+    q_fn: QFunction, params: Params, inputs: Inputs, zeros: list[Array]
 ) -> tuple[Array, list[Array], list[Array]]:
-    """Values, and per Dense call the layer's input A and the gradient D of the values at its output."""
+    """Values, and per Dense call the layer's input A and the gradient D of the values at its output, where zeros go."""
 
     def perturbed(perturbations: list[Array]) -> tuple[Array, list[Array]]:
         layer_inputs: list[Array] = []
@@ -286,7 +291,6 @@ def _forward_and_backward(
         values = _intercept_dense(q_fn, params, inputs, on_call)
         return values, layer_inputs
 
-    zeros = [jnp.zeros(call.output.shape, call.output.dtype) for call in calls]
     values, backward, layer_inputs = jax.vjp(perturbed, zeros, has_aux=True)
     (output_gradients,) = backward(jnp.ones_like(values))
     return values, layer_inputs, output_gradients
@@ -380,10 +384,11 @@ def kernel(
     if block_size < 1:
         raise ValueError(f"block_size must be at least 1, got {block_size}")
     others = inputs if others is None else others
+    params, inputs, others = whole((params, inputs, others))
     shape = (batch_size(inputs), batch_size(others, "others"))
     # Checked as a whole: of a block, an error would name sizes that nobody gave.
-    whole = inputs if 0 not in shape else one_example(inputs)
-    values, _ = jax.eval_shape(linearizer.tangents, params, whole)
+    examples = inputs if 0 not in shape else resized(inputs, 1)
+    values, _ = jax.eval_shape(linearizer.tangents, params, examples)
     if 0 in shape:
         return jnp.zeros(shape, values.dtype)
     (n, rows), (m, columns) = _blocks(inputs, block_size), _blocks(others, block_size)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from preqn_jax.ops import linesearch, ntk, solvers
 from preqn_jax.ops.alignment import all_finite
 from preqn_jax.ops.checks import check_arguments, known, td_error_of
+from preqn_jax.ops.sharding import whole
 from preqn_jax.types import Array, Inputs, Params
 
 
@@ -159,10 +160,11 @@ def step_linearized(
       ValueError: as :func:`preqn_update`.
     """
     check_options(step_size=step_size, alignment=alignment, decay=decay, max_backtracks=max_backtracks)
-    check_arguments(q_fn, params, inputs)
+    inputs = whole(inputs)
+    check_arguments(q_fn, whole(params), inputs)
     direction, found = preqn_direction(linearization, td_error, solve)
     new_params, search = linesearch.backtrack(
-        lambda params: q_fn(params, inputs),
+        lambda params: q_fn(whole(params), inputs),
         params,
         direction,
         linearization.values,

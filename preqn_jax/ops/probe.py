@@ -13,6 +13,7 @@ from preqn_jax.ops.alignment import cosine
 from preqn_jax.ops.checks import check_arguments, td_error_of
 from preqn_jax.ops.precision import full_precision
 from preqn_jax.ops.preqn import check_options
+from preqn_jax.ops.sharding import whole
 from preqn_jax.types import Array, Inputs, Params
 
 
@@ -88,6 +89,7 @@ def ntk_probe(
     linearize = ntk.per_example(q_fn) if linearize is None else linearize
 
     def probe(params: Params, inputs: Inputs, td_error: Array) -> NTKProbe:
+        params, inputs = whole((params, inputs))
         check_arguments(q_fn, params, inputs)
         values, gram, pullback = linearize(params, inputs)
         td_error = td_error_of(td_error, values)
@@ -95,7 +97,7 @@ def ntk_probe(
         new_params = jax.tree.map(lambda p, d: p + (step_size * d).astype(p.dtype), params, pullback(rho * td_error))
         with full_precision():
             # Where no parameter moves Q does not, whatever the rounding of its two evaluations says.
-            change = jnp.where(jnp.all(td_error == 0), 0.0, q_fn(new_params, inputs) - values)
+            change = jnp.where(jnp.all(td_error == 0), 0.0, whole(q_fn(new_params, inputs)) - values)
             predicted_alignment = cosine(gram @ td_error, td_error)
         modes = diagnostics.failure_modes(
             gram, rho, td_error, change, unsupported=jnp.zeros(1), step_size=step_size, gamma=gamma

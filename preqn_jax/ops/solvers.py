@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from preqn_jax.ops.alignment import all_finite, cosine, relative_norm
 from preqn_jax.ops.checks import known
 from preqn_jax.ops.precision import full_precision
+from preqn_jax.ops.sharding import vary, varying_axes, whole
 from preqn_jax.types import Array
 
 
@@ -90,8 +91,9 @@ def ridge(damping: float = 1e-4) -> Solver:
         def failed(state: tuple[Array, Array]) -> Array:
             return ~all_finite(state[0]) & (state[1] < 10.0 * gram.shape[0])
 
-        first = jnp.asarray(damping, gram.dtype)
-        return jax.lax.while_loop(failed, grow, (attempt(first), first))
+        smallest = jnp.asarray(damping, gram.dtype)
+        first = (attempt(smallest), smallest)
+        return jax.lax.while_loop(failed, grow, vary(first, varying_axes(first)))
 
     return _guarded(method)
 
@@ -150,7 +152,8 @@ def aligned(target: float = 0.985) -> Solver:
             return jnp.where(reaches, middle, low), jnp.where(reaches, high, middle)
 
         bounds = jnp.log(jnp.asarray([1e-9, 1.0], gram.dtype))
-        low, _ = jax.lax.fori_loop(0, 30, bisect, (bounds[0], bounds[1]))
+        bracket = vary((bounds[0], bounds[1]), varying_axes(gram, td_error, target))
+        low, _ = jax.lax.fori_loop(0, 30, bisect, bracket)
         return vectors @ solution(low), jnp.exp(low)
 
     return _guarded(method)
@@ -163,6 +166,7 @@ def _guarded(method: _Method) -> Solver:
     """What all solvers share: shapes, full precision, K = 0, non-finite input, and the SolveInfo."""
 
     def solve(gram: Array, td_error: Array) -> tuple[Array, SolveInfo]:
+        gram, td_error = whole((gram, td_error))
         chex.assert_rank(td_error, 1)
         chex.assert_shape(gram, (td_error.shape[0], td_error.shape[0]))
         with full_precision():
