@@ -5,15 +5,17 @@ measures how strongly an update at a state-action pair moves the value there (th
 it spills over to others (the mean row ratio). The pairs come from the rails-random policy in HalfCheetah, Walker2d and
 Ant, one data set a task; Ant's observations hold the contact forces, in v4 too.
 
-``--out`` gets ntk_analysis.csv with a row a trial, a figure for each task and initializer, and ntk_analysis.json with
-what it was made with. On standard output each of the paper's findings holds or does not;
-``experiments/ntk_findings.py`` defines exactly when.
+``--out`` gets ntk_analysis.csv with a row a trial, the paper's Figures 1 and 4 to 9 for each initializer, and
+ntk_analysis.json with what it was made with. On standard output each of the paper's findings holds or does not;
+``experiments/ntk_findings.py`` defines exactly when. ``--table`` judges and draws an earlier ntk_analysis.csv anew,
+without measuring.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import pathlib
 import sys
@@ -21,20 +23,17 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import psutil
 import tqdm
 from absl import flags
 
 from experiments import flags as command_line
-from experiments import plots, provenance, suite
+from experiments import ntk_figures, provenance, suite
 from experiments.loggers import replace_file
-from experiments.ntk_findings import decide, over_trials
+from experiments.ntk_findings import decide
 from experiments.ntk_measurements import (
     ACTIVATIONS,
     ARCHITECTURES,
-    BY_DEPTH,
-    BY_WIDTH,
     TASKS,
     VERSIONS,
     Measurement,
@@ -50,9 +49,8 @@ _VERSIONS = flags.DEFINE_list("versions", ["v5"], f"of Gymnasium's tasks: any of
 _INITS = flags.DEFINE_list("inits", ["glorot_uniform"], f"kernel initializers: any of {', '.join(KERNEL_INITS)}")
 _TRIALS = flags.DEFINE_integer("trials", 3, "networks of each kind, with seeds 0, 1, ...", lower_bound=1)
 _PAIRS = flags.DEFINE_integer("pairs", 1000, "state-action pairs N of a task", lower_bound=2)
+_TABLE = flags.DEFINE_string("table", None, "ntk_analysis.csv of an earlier run, to read in place of measuring")
 _OUT = flags.DEFINE_string("out", "runs/ntk_analysis", "folder that the results go to")
-
-_QUANTITIES = {"diagonal": "mean diagonal of K", "row_ratio": "mean row ratio"}
 
 
 class Options(NamedTuple):
@@ -62,35 +60,66 @@ class Options(NamedTuple):
     inits: tuple[str, ...]
     trials: int
     pairs: int
-    out: pathlib.Path
-
-    def settings(self) -> dict[str, Any]:
-        """What the results depend on."""
-        return {name: value for name, value in self._asdict().items() if name != "out"}
 
 
 def main() -> int:
-    """Measures, decides, saves; returns the exit code."""
-    options = _read_options()
+    """Measures or reads, decides, saves; returns the exit code."""
+    table, options = _read_table(), _read_options()
+    settings: dict[str, Any] = options._asdict() if table is None else {"table": _TABLE.value}
+    out = results_folder(_OUT.value, "ntk_analysis.json", settings)
     processor = time.process_time()
-    rows = sorted(_with_progress(options))
+    rows = sorted(_with_progress(options)) if table is None else table
     findings = {}
     for (version, init), subset in _by_version_and_init(rows).items():
         print(f"{version}, {init}:")
         findings[f"{version}, {init}"] = [str(finding) for finding in decide(subset)]
         print("\n".join(findings[f"{version}, {init}"]))
 
-    _save_table(rows, options.out / "ntk_analysis.csv")
-    drawn = [_bar_chart(rows, task, init, options.out) for task in options.tasks for init in options.inits]
+    if table is None:
+        _save_table(rows, out / "ntk_analysis.csv")
+    drawn = ntk_figures.draw(rows, out)
     record = {
         **provenance.collect(),
-        "settings": options.settings(),
+        "settings": settings,
         "processor_seconds": time.process_time() - processor,
         "findings": findings,
     }
-    replace_file(options.out / "ntk_analysis.json", json.dumps(record, indent=2) + "\n")
-    print(f"saved to {options.out}" + ("" if all(drawn) else ", without figures: matplotlib is not installed"))
+    replace_file(out / "ntk_analysis.json", json.dumps(record, indent=2) + "\n")
+    print(f"saved to {out}" + ("" if drawn else ", without figures: matplotlib is not installed"))
     return 0
+
+
+def _read_table() -> list[Measurement] | None:
+    """The measurements of ``--table``, None without it.
+
+    Raises:
+      SettingError: if it is no such table, or does not hold every network of every task in it, or other flags ask for
+        what only a measurement can give.
+    """
+    if _TABLE.value is None:
+        return None
+    for flag in (_TASKS, _VERSIONS, _INITS, _TRIALS, _PAIRS):
+        if flag.present:
+            raise SettingError(f"--{flag.name} says what to measure; --table={_TABLE.value} holds what was measured")
+    try:
+        with pathlib.Path(_TABLE.value).open(newline="") as lines:
+            rows = sorted(_parse(row) for row in csv.DictReader(lines))
+    except OSError as error:
+        raise SettingError(f"--table={_TABLE.value} cannot be read: {error.strerror}") from None
+    except (KeyError, TypeError, ValueError):  # text that is none included
+        raise SettingError(f"--table={_TABLE.value} is not an ntk_analysis.csv, or is damaged") from None
+    cells = {(row.task, row.init, row.activation, row.architecture) for row in rows}
+    groups = {(row.task, row.init) for row in rows}
+    missing = {(*group, *kind) for group in groups for kind in itertools.product(ACTIVATIONS, ARCHITECTURES)} - cells
+    if not rows or missing:
+        what = ", ".join(map(str, min(missing))) if missing else "everything"
+        raise SettingError(f"--table={_TABLE.value} is incomplete: {what} is missing")
+    return rows
+
+
+def _parse(row: dict[str, str]) -> Measurement:
+    kinds = {"width": int, "depth": int, "trial": int, "diagonal": float, "row_ratio": float}
+    return Measurement(**{name: kinds.get(name, str)(row[name]) for name in Measurement._fields})
 
 
 def _read_options() -> Options:
@@ -108,9 +137,7 @@ def _read_options() -> Options:
             "memory are available; choose fewer"
         )
     tasks = tuple(f"{TASKS[name]}-{version}" for version in _VERSIONS.value for name in _TASKS.value)
-    options = Options(tasks, tuple(_INITS.value), _TRIALS.value, _PAIRS.value, pathlib.Path(_OUT.value))
-    results_folder(_OUT.value, "ntk_analysis.json", options.settings())
-    return options
+    return Options(tasks, tuple(_INITS.value), _TRIALS.value, _PAIRS.value)
 
 
 def _with_progress(options: Options) -> Iterator[Measurement]:
@@ -143,34 +170,6 @@ def _save_table(rows: Sequence[Measurement], path: pathlib.Path) -> None:
     for row in rows:
         writer.writerow([f"{value:.8g}" if isinstance(value, float) else value for value in row])
     replace_file(path, buffer.getvalue())
-
-
-def _bar_chart(rows: Sequence[Measurement], task: str, init: str, folder: pathlib.Path) -> bool:
-    """The paper's arrangement: a group of bars an architecture, a bar an activation, diagonal above row ratio.
-
-    Bars are means over trials, whiskers their standard deviation. False where matplotlib is not installed.
-    """
-    figure = plots.new_figure(9, 6)
-    if figure is None:
-        return False
-    rows = [row for row in rows if (row.task, row.init) == (task, init)]
-    grid = figure.subplots(len(_QUANTITIES), 2, sharey="row")
-    for (quantity, label), line in zip(_QUANTITIES.items(), grid, strict=True):
-        spreads = over_trials(rows, quantity)
-        for axes, architectures in zip(line, (BY_WIDTH, BY_DEPTH), strict=True):
-            for i, activation in enumerate(ACTIVATIONS):
-                means, stds = np.transpose([spreads[task, activation, a] for a in architectures])
-                positions = np.arange(len(architectures)) + (i - 1) * 0.27
-                axes.bar(positions, means, 0.25, yerr=stds, capsize=2, label=activation)
-            axes.set_xticks(range(len(architectures)), [f"{a.depth} x {a.width}" for a in architectures])
-            axes.spines[["top", "right"]].set_visible(False)
-        line[0].set_ylabel(label)
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=3, frameon=False)
-    for axes, title in zip(grid[-1], ("width", "depth"), strict=True):
-        axes.set_xlabel(f"hidden layers x units: by {title}")
-    figure.suptitle(f"{task}, {init}", x=0.01, ha="left")
-    plots.save(figure, folder / f"ntk_{task}_{init}.png")
-    return True
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ import json
 import jax
 import numpy as np
 import pytest
+from scipy import stats
 
-from experiments import ntk_measurements
-from experiments.ntk_findings import decide, over_trials
+from experiments import ntk_figures, ntk_measurements
+from experiments.ntk_findings import decide, kendall, over_trials
 from experiments.ntk_measurements import ACTIVATIONS, ARCHITECTURES, Architecture, Measurement, collect, measure
 from preqn_jax.networks import Critic
 from preqn_jax.ops import ntk
@@ -36,20 +37,40 @@ def diagonal_as_published(task, activation, width, depth, trial):
 
 
 def ratio_as_published(task, activation, width, depth, trial):
-    return {"relu": 0.2, "tanh": 0.1, "sin": 0.05}[activation] * depth
+    """Grows with depth; over width it grows with tanh, falls with relu, and does neither with sin."""
+    by_width = {"tanh": width / 64, "relu": 64 / width, "sin": 1.0}[activation] ** 0.1
+    return {"relu": 0.2, "tanh": 0.1, "sin": 0.05}[activation] * depth * by_width
 
 
 def verdicts(diagonal=diagonal_as_published, row_ratio=ratio_as_published):
-    return [finding.holds for finding in decide(table(diagonal, row_ratio))]
+    return {finding.number: finding.holds for finding in decide(table(diagonal, row_ratio))}
 
 
 def test_all_findings_hold_where_kernels_are_as_published():
     findings = decide(table(diagonal_as_published, ratio_as_published))
-    assert [str(finding).split(":")[:2] for finding in findings] == [[f"finding {n}", " holds"] for n in (1, 2, 3, 4)]
-    assert "along 9 and falls with depth along 9 of 9 curves" in findings[0].figures
-    assert "along 9 of 9 curves" in findings[1].figures
-    assert "in 21 and the largest mean row ratio in 21 of 21" in findings[2].figures
-    assert "in 21, its mean row ratio the smallest in 21, and both in 21 of 21" in findings[3].figures
+    numbers = ("1", "2a", "2b", "3", "4")
+    assert [str(finding).split(":")[:2] for finding in findings] == [[f"finding {n}", " holds"] for n in numbers]
+    for finding, says in zip(
+        findings,
+        (
+            "along 9 (mean tau 1.00) and to fall with depth along 9 (mean tau -1.00) of 9 curves",
+            "along 9 of 9 curves (mean tau 1.00",
+            "along 3 and to fall along 3 of 9 curves (mean tau 0.00",
+            "in 21 and the largest mean row ratio in 21 of 21",
+            "in 21, its mean row ratio the smallest in 21, and both in 21 of 21",
+        ),
+        strict=True,
+    ):
+        assert says in finding.figures
+
+
+@pytest.mark.parametrize("curve", [(1, 2, 3, 4), (1, 3, 2, 4), (2, 1, 4, 3), (1, 1, 2, 2), (4, 2, 2, 1), (5, 5, 5, 5)])
+def test_tau_is_scipys_where_nothing_is_tied(curve):
+    tau = kendall(curve)
+    expected = stats.kendalltau(range(4), curve).statistic
+    tied = len(set(curve)) < 4
+    assert np.sign(tau) == np.sign(np.nan_to_num(expected))
+    assert tied or tau == pytest.approx(expected)
 
 
 def bent(function, curves, architecture, factor):
@@ -65,18 +86,50 @@ def bent(function, curves, architecture, factor):
 
 @pytest.mark.parametrize(("curves", "holds"), [(2, True), (3, False)])  # 7 of 9 are above three quarters, 6 below
 def test_a_trend_needs_three_quarters_of_the_curves(curves, holds):
-    over_width = bent(diagonal_as_published, curves, (128, 2), 0.4)
-    over_depth = bent(diagonal_as_published, curves, (64, 3), 1.6)
-    ratio = bent(ratio_as_published, curves, (64, 4), 0.7)
-    assert verdicts(diagonal=over_width)[0] is holds
-    assert verdicts(diagonal=over_depth)[0] is holds
-    assert verdicts(row_ratio=ratio)[1] is holds
-    assert verdicts(row_ratio=ratio)[0]  # a row ratio says nothing about diagonals
+    def turned(function):
+        """Along the first curves the other way round, over both width and depth."""
+        places = [(task, activation) for task in TASKS for activation in ACTIVATIONS][:curves]
+
+        def other(task, activation, width, depth, trial):
+            value = function(task, activation, width, depth, trial)
+            return 1 / value if (task, activation) in places else value
+
+        return other
+
+    assert verdicts(diagonal=turned(diagonal_as_published))["1"] is holds
+    found = verdicts(row_ratio=turned(ratio_as_published))
+    assert found["2a"] is holds
+    assert found["1"]  # a row ratio says nothing about diagonals
+
+
+def test_a_dent_is_no_end_of_a_trend_but_of_the_strict_count():
+    over_width = bent(diagonal_as_published, 9, (128, 2), 0.4)
+    over_depth = bent(diagonal_as_published, 9, (64, 3), 1.6)
+    ratio = bent(ratio_as_published, 9, (64, 4), 0.7)
+    for diagonal, strict in (
+        (over_width, "grows along 0 and falls along 9"),
+        (over_depth, "along 9 and falls along 0"),
+    ):
+        finding = decide(table(diagonal, ratio_as_published))[0]
+        assert finding.holds
+        assert strict in finding.figures
+    finding = decide(table(diagonal_as_published, ratio))[1]
+    assert finding.holds
+    assert "at every step it grows along 0" in finding.figures
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("tasks", "holds"), [(2, True), (3, False)])  # 6 of 9 curves, and all
+def test_a_row_ratio_that_clearly_correlates_with_width_is_not_as_published(sign, tasks, holds):
+    def row_ratio(task, activation, width, depth, trial):
+        return width ** (0.1 * sign) * depth if task in TASKS[:tasks] else depth
+
+    assert verdicts(row_ratio=row_ratio)["2b"] is holds
 
 
 def test_a_level_curve_is_no_trend():
-    assert not verdicts(diagonal=lambda task, activation, width, depth, trial: width)[0]
-    assert not verdicts(row_ratio=lambda task, activation, width, depth, trial: width)[1]
+    assert not verdicts(diagonal=lambda task, activation, width, depth, trial: width)["1"]
+    assert not verdicts(row_ratio=lambda task, activation, width, depth, trial: width)["2a"]
 
 
 @pytest.mark.parametrize("quantity", ["diagonal", "row_ratio"])
@@ -89,7 +142,7 @@ def test_relu_has_to_be_largest_in_both_more_often_than_not(quantity, tasks, hol
             return published[quantity](task, "relu", width, depth, trial) * 1.1
         return published[quantity](task, activation, width, depth, trial)
 
-    assert verdicts(**{quantity: sometimes})[2] is holds
+    assert verdicts(**{quantity: sometimes})["3"] is holds
 
 
 @pytest.mark.parametrize(("level", "holds"), [(2.0, True), (1.9, False)])  # of relu's 4
@@ -97,7 +150,7 @@ def test_sin_needs_a_diagonal_of_half_the_largest(level, holds):
     def diagonal(task, activation, width, depth, trial):
         return {"relu": 4.0, "sin": level, "tanh": 1.0}[activation] * width / depth
 
-    assert verdicts(diagonal=diagonal)[3] is holds
+    assert verdicts(diagonal=diagonal)["4"] is holds
 
 
 def test_sin_needs_high_diagonals_and_low_ratios_in_the_same_groups():
@@ -109,19 +162,21 @@ def test_sin_needs_high_diagonals_and_low_ratios_in_the_same_groups():
         high = activation == "sin" and task == TASKS[1]
         return ratio_as_published(task, activation, width, depth, trial) * (3.0 if high else 1.0)
 
-    assert verdicts(diagonal=diagonal)[3]
-    assert verdicts(row_ratio=row_ratio)[3]
-    assert not verdicts(diagonal=diagonal, row_ratio=row_ratio)[3]
+    assert verdicts(diagonal=diagonal)["4"]
+    assert verdicts(row_ratio=row_ratio)["4"]
+    assert not verdicts(diagonal=diagonal, row_ratio=row_ratio)["4"]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_figures_that_are_not_finite_show_nothing(value):
-    assert verdicts(diagonal=lambda *where: value, row_ratio=lambda *where: value) == [False] * 4
+    assert verdicts(diagonal=lambda *where: value, row_ratio=lambda *where: value) == dict.fromkeys(
+        ("1", "2a", "2b", "3", "4"), False
+    )
 
     def broken(task, activation, width, depth, trial):
         return value if activation == "relu" else 1.0
 
-    assert not verdicts(diagonal=broken, row_ratio=broken)[2]
+    assert not verdicts(diagonal=broken, row_ratio=broken)["3"]
 
 
 def test_what_decides_are_means_over_trials():
@@ -211,9 +266,12 @@ def test_the_command_end_to_end(tmp_path):
     assert code == 0, errors
     assert "[1/1] HalfCheetah-v5: 42 networks" in errors
     folder = tmp_path / "results"
-    figure = "ntk_HalfCheetah-v5_glorot_uniform.png"
-    assert {path.name for path in folder.iterdir()} == {"ntk_analysis.csv", "ntk_analysis.json", figure}
-    assert (folder / figure).read_bytes().startswith(b"\x89PNG")
+    figures = {
+        "figure5_HalfCheetah-v5_width_glorot_uniform.png",
+        "figure8_HalfCheetah-v5_depth_glorot_uniform.png",
+    }
+    assert {path.name for path in folder.iterdir()} == {"ntk_analysis.csv", "ntk_analysis.json", *figures}
+    assert all((folder / figure).read_bytes().startswith(b"\x89PNG") for figure in figures)
 
     with (folder / "ntk_analysis.csv").open() as lines:
         rows = list(csv.DictReader(lines))
@@ -232,6 +290,47 @@ def test_the_command_end_to_end(tmp_path):
     kinds = {"width": int, "depth": int, "trial": int, "diagonal": float, "row_ratio": float}
     parsed = [Measurement(**{name: kinds.get(name, str)(text) for name, text in row.items()}) for row in rows]
     assert printed == [str(finding) for finding in decide(parsed)]
+
+    again = execute("ntk_analysis", "--table=results/ntk_analysis.csv", "--out=again", cwd=tmp_path)
+    assert again[0] == 0, again[2]
+    assert [line for line in again[1].splitlines() if line.startswith("finding")] == printed
+    assert {path.name for path in (tmp_path / "again").iterdir()} == {"ntk_analysis.json", *figures}
+    refuse_tables(folder / "ntk_analysis.csv", tmp_path)
+
+
+def refuse_tables(whole, folder):
+    lines = whole.read_text().splitlines(keepends=True)
+    (folder / "cut.csv").write_text("".join(lines[:-2]))  # two trials of one network
+    (folder / "other.csv").write_text("step,return\n1,2\n")
+    (folder / "empty.csv").write_text("")
+    mistakes = {
+        ("--table=cut.csv",): "--table=cut.csv is incomplete: HalfCheetah-v5, glorot_uniform, tanh, ",
+        ("--table=other.csv",): "--table=other.csv is not an ntk_analysis.csv",
+        ("--table=empty.csv",): "--table=empty.csv is incomplete",
+        ("--table=none.csv",): "--table=none.csv cannot be read: No such file",
+        ("--table=cut.csv", "--trials=2"): "--trials says what to measure",
+    }
+    for arguments, says in mistakes.items():
+        code, output, errors = execute("ntk_analysis", *arguments, "--out=new", cwd=folder)
+        assert (code, output) == (2, ""), arguments
+        assert says in errors
+        assert len(errors.strip().splitlines()) == 1, errors
+    assert not (folder / "new").exists()
+
+
+def test_every_figure_of_the_paper_is_drawn_from_its_task(tmp_path):
+    rows = table(diagonal_as_published, ratio_as_published, trials=2)
+    assert ntk_figures.draw(rows, tmp_path)
+    names = sorted(path.name.removesuffix("_glorot_uniform.png") for path in tmp_path.iterdir())
+    assert names == [
+        "figure1_Walker2d-v5_width",
+        "figure4_Ant-v5_width",
+        "figure5_HalfCheetah-v5_width",
+        "figure6_Walker2d-v5_width",
+        "figure7_Ant-v5_depth",
+        "figure8_HalfCheetah-v5_depth",
+        "figure9_Walker2d-v5_depth",
+    ]
 
 
 def test_a_mistake_ends_with_one_line_and_exit_code_2(tmp_path):
