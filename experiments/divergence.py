@@ -3,12 +3,18 @@
 Q-learning without and with a target network, and PreQN with its linesearch and without, on Baird's counterexample, on
 Tsitsiklis and Van Roy's, and on DDPG from fixed data of Pendulum-v1. The summary goes to standard output;
 divergence.csv, divergence.png and divergence.json (what it ran with) go to the folder ``--out``.
+
+``--tasks=cascade`` are eight pairs on which over-generalization and missing data do harm only together. Pendulum is
+run once for every combination of the lists ``--activation``, ``--hidden_sizes``, ``--preqn_step_size`` and
+``--transitions``; divergence_seeds.png then shows every seed, and the summary how the outcome goes with the networks'
+row ratio at the start.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import pathlib
 import sys
@@ -23,20 +29,30 @@ from absl import flags
 
 from experiments import flags as command_line
 from experiments import plots, provenance
-from experiments.divergence_tasks import METHODS, Method, Record, Task, learn, linear_task, pendulum_task
+from experiments.divergence_tasks import METHODS, Method, Record, Task, cascade_task, learn, linear_task, pendulum_task
 from experiments.loggers import replace_file
+from experiments.statistics import rank_correlation
+from experiments.suite import check_names
 from experiments.workdir import results_folder
 from preqn_jax.ops import mdps
 from preqn_jax.ops.activations import ACTIVATIONS
 from preqn_jax.ops.diagnostics import FailureModes
-from preqn_jax.settings import SettingError, unknown
+from preqn_jax.settings import SettingError
 
 _OUT = flags.DEFINE_string("out", "runs/divergence", "folder for the table, the picture and what they were made with")
 _SEEDS = flags.DEFINE_integer("num_seeds", 3, "seeds 0, 1, ... of Pendulum; the counterexamples have no chance in them")
-_UPDATES = flags.DEFINE_integer("updates", None, "updates of every task, if not its own number; rounded up to 100s")
-_ACTIVATION = flags.DEFINE_string("activation", "relu", f"of Pendulum's networks; allowed: {', '.join(ACTIVATIONS)}")
+_UPDATES = flags.DEFINE_integer(
+    "updates", None, "updates of every task, if not its own number; rounded up to whole records"
+)
+_TASKS = flags.DEFINE_list("tasks", "baird,tsitsiklis_van_roy,pendulum", "allowed besides: cascade")
+_METHODS = flags.DEFINE_list("methods", ",".join(METHODS), "ways to update the critic")
+_ACTIVATION = flags.DEFINE_list("activation", "relu", f"of Pendulum's networks; allowed: {', '.join(ACTIVATIONS)}")
+_HIDDEN_SIZES = flags.DEFINE_string("hidden_sizes", "32,32", "of Pendulum's networks, with ; between several")
+_PREQN_STEP_SIZE = flags.DEFINE_list("preqn_step_size", "0.1", "first of PreQN's linesearch on Pendulum")
+_TRANSITIONS = flags.DEFINE_list("transitions", "2000", "how many of Pendulum there are to learn from")
+_RECORDS = flags.DEFINE_integer("records", 100, "measurements over a run, which cost more than most updates")
 
-_RECORDS = 100  # over a run
+_ALLOWED = ("baird", "tsitsiklis_van_roy", "pendulum", "cascade")
 
 
 class Curve(NamedTuple):
@@ -52,23 +68,22 @@ class Curve(NamedTuple):
 def main() -> int:
     """Runs everything, saves and prints; returns the exit code."""
     out = _check()
-    tasks = {
-        "baird": linear_task(mdps.baird()),
-        "tsitsiklis_van_roy": linear_task(mdps.tsitsiklis_van_roy()),
-        "pendulum": pendulum_task(_ACTIVATION.value),
-    }
+    tasks = _tasks()
     start = time.perf_counter()
     curves = []
-    for name, method in _with_progress([(task, method) for task in tasks for method in METHODS]):
-        seeds = _SEEDS.value if name == "pendulum" else 1
-        curves.append(run(name, tasks[name], method, seeds, _UPDATES.value or tasks[name].updates))
+    for name, method in _with_progress([(task, method) for task in tasks for method in _METHODS.value]):
+        seeds = _SEEDS.value if name.startswith("pendulum") else 1
+        updates = _UPDATES.value or tasks[name].updates
+        curves.append(run(name, tasks[name], method, seeds, updates, _RECORDS.value))
     seconds = time.perf_counter() - start
 
     replace_file(out / "divergence.csv", to_csv(curves))
     record = {**provenance.collect(), "settings": _settings(), "seconds": seconds}
     replace_file(out / "divergence.json", json.dumps(record, indent=2) + "\n")
-    drawn = plots.divergence(out / "divergence.csv", out / "divergence.png")
-    print("\n".join(summary(curves)))
+    several = sum(name.startswith("pendulum") for name in tasks) > 1
+    draw, picture = (plots.divergence_seeds, "_seeds") if several else (plots.divergence, "")
+    drawn = draw(out / "divergence.csv", out / f"divergence{picture}.png")
+    print("\n".join([*summary(curves), *trends(curves)]))
     print(
         f"{seconds:.0f} s on {provenance.device()}; saved in {out}" + ("" if drawn else " (no picture: no matplotlib)")
     )
@@ -79,15 +94,72 @@ def _check() -> pathlib.Path:
     """The folder to write to; raises SettingError on what cannot be."""
     if _SEEDS.value < 1:
         raise SettingError(f"--num_seeds={_SEEDS.value} must be at least 1")
+    if _RECORDS.value < 1:
+        raise SettingError(f"--records={_RECORDS.value} must be at least 1")
     if _UPDATES.value is not None and _UPDATES.value < 1:
         raise SettingError(f"--updates={_UPDATES.value} must be at least 1")
-    if _ACTIVATION.value not in ACTIVATIONS:
-        raise SettingError(unknown("--activation", _ACTIVATION.value, ACTIVATIONS))
+    check_names("--tasks", _TASKS.value, list(_ALLOWED))
+    check_names("--methods", _METHODS.value, list(METHODS))
+    check_names("--activation", _ACTIVATION.value, list(ACTIVATIONS))
+    _networks(), _steps(), _amounts()
     return results_folder(_OUT.value, "divergence.json", _settings())
 
 
 def _settings() -> dict[str, Any]:
-    return {"num_seeds": _SEEDS.value, "updates": _UPDATES.value, "activation": _ACTIVATION.value}
+    holders = (_TASKS, _METHODS, _SEEDS, _UPDATES, _RECORDS, _ACTIVATION, _HIDDEN_SIZES, _PREQN_STEP_SIZE, _TRANSITIONS)
+    return {holder.name: holder.value for holder in holders}
+
+
+def _networks() -> list[tuple[int, ...]]:
+    return [tuple(_numbers("--hidden_sizes", sizes.split(","), int)) for sizes in _HIDDEN_SIZES.value.split(";")]
+
+
+def _steps() -> list[float]:
+    return _numbers("--preqn_step_size", _PREQN_STEP_SIZE.value, float)
+
+
+def _amounts() -> list[int]:
+    return _numbers("--transitions", _TRANSITIONS.value, int)
+
+
+def _numbers(flag: str, given: list[str], kind: Callable[[str], Any]) -> list[Any]:
+    try:
+        numbers = [kind(text) for text in given]
+    except ValueError:
+        numbers = [0]
+    if not all(0 < number < np.inf for number in numbers):
+        raise SettingError(f"{flag}={','.join(given)} must be {'whole ' if kind is int else ''}numbers above 0")
+    return numbers
+
+
+def _tasks() -> dict[str, Task]:
+    """Those that the flags ask for, by name."""
+    tasks: dict[str, Task] = {}
+    for name in _TASKS.value:
+        if name == "pendulum":
+            chosen = variants(_ACTIVATION.value, _networks(), _steps(), _amounts())
+            tasks |= {label: pendulum_task(*values) for label, values in chosen.items()}
+        elif name == "cascade":
+            for shared, missing in itertools.product((0.0, 0.9), (False, True)):
+                label = f"cascade {'shared' if shared else 'table'} {'missing' if missing else 'full'}"
+                tasks[label] = cascade_task(shared, missing)
+        else:
+            tasks[name] = linear_task(getattr(mdps, name)())
+    return tasks
+
+
+def variants(*lists: list[Any]) -> dict[str, tuple[Any, ...]]:
+    """Arguments of ``pendulum_task``, every combination of the lists given for each, named by what differs."""
+    spelling = ("{}", "{}", "step {}", "{} transitions")
+    found = {}
+    for values in itertools.product(*lists):
+        words = [
+            text.format("x".join(map(str, value)) if isinstance(value, tuple) else value)
+            for text, value, choices in zip(spelling, values, lists, strict=True)
+            if len(choices) > 1
+        ]
+        found[" ".join(["pendulum", *words])] = values
+    return found
 
 
 def _with_progress(runs: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
@@ -100,17 +172,17 @@ def _with_progress(runs: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
         yield task, method
 
 
-def run(name: str, task: Task, method: str, seeds: int, updates: int) -> Curve:
+def run(name: str, task: Task, method: str, seeds: int, updates: int, records: int = 100) -> Curve:
     """Learns one task by one method, all seeds at once."""
-    updates = -(-updates // _RECORDS) * _RECORDS
+    updates = -(-updates // records) * records
     keys = jax.vmap(jax.random.key)(np.arange(seeds))
-    record = jax.jit(jax.vmap(_learner(task, METHODS[method], updates)))(keys)
-    steps = np.arange(_RECORDS + 1) * (updates // _RECORDS)
+    record = jax.jit(jax.vmap(_learner(task, METHODS[method], updates, records)))(keys)
+    steps = np.arange(records + 1) * (updates // records)
     return Curve(name, method, task.bound, steps, jax.tree.map(np.asarray, record))
 
 
-def _learner(task: Task, method: Method, updates: int) -> Callable[[jax.Array], Record]:
-    return lambda key: learn(task, method, updates, _RECORDS, key)
+def _learner(task: Task, method: Method, updates: int, records: int) -> Callable[[jax.Array], Record]:
+    return lambda key: learn(task, method, updates, records, key)
 
 
 def to_csv(curves: list[Curve]) -> str:
@@ -129,19 +201,64 @@ def to_csv(curves: list[Curve]) -> str:
 
 def summary(curves: list[Curve]) -> list[str]:
     """Lines of a table, one a curve."""
-    lines = [f"{'task':20}{'method':16}{'verdict by seed':34}{'|Q| at the end':30}{'accepted':10}failure modes"]
+    width = max(20, *(len(curve.task) + 2 for curve in curves))
+    lines = [
+        f"{'task':{width}}{'method':16}{'verdict by seed':40}{'|Q| at the end':30}"
+        f"{'accepted':10}{'beta < 1':10}failure modes"
+    ]
     for curve in curves:
         record = curve.record
-        ends = ", ".join(f"{value:.3g}" for value in record.q_abs[:, -1])
         verdicts = [verdict(values, curve.bound) for values in record.q_abs]
-        said = verdicts[0] if len(set(verdicts)) == 1 else ", ".join(verdicts)
         modes = ", ".join(name.replace("_", "-") for name in frequent_modes(record, curve.bound)) or "none"
-        lines.append(f"{curve.task:20}{curve.method:16}{said:34}{ends:30}{record.accepted.mean():<10.2f}{modes}")
-    bounds = ", ".join(f"{curve.task} {curve.bound:.4g}" for curve in curves[:: len(METHODS)])
+        lines.append(
+            f"{curve.task:{width}}{curve.method:16}{_by_seed(verdicts):40}{_ends(curve):30}"
+            f"{record.accepted.mean():<10.2f}{np.mean(record.contraction_bound < 1):<10.2f}{modes}"
+        )
+    bounds = ", ".join(f"{task} {bound:.4g}" for task, bound in {curve.task: curve.bound for curve in curves}.items())
     lines.append(f"largest |Q| that rewards, or without rewards the start, can explain: {bounds}")
     lines.append("diverges: |Q| not finite, or beyond ten times that; too large: beyond it; at the end of the run")
+    lines.append("beta < 1: share of the records in which the bound of Theorem 2 says that the step contracts")
     lines.append("failure modes: those present in at least half of the records before a seed diverged")
     return lines
+
+
+def _by_seed(verdicts: list[str]) -> str:
+    """One word for all, a word each, or how many of each."""
+    counts = {word: verdicts.count(word) for word in dict.fromkeys(verdicts)}
+    if len(counts) == 1:
+        return verdicts[0]
+    return ", ".join(verdicts) if len(verdicts) <= 3 else ", ".join(f"{word} {n}" for word, n in sorted(counts.items()))
+
+
+def _ends(curve: Curve) -> str:
+    values = np.asarray(curve.record.q_abs)[:, -1]
+    if len(values) <= 3:
+        return ", ".join(f"{value:.3g}" for value in values)
+    finite = np.where(np.isfinite(values), values, np.inf)
+    return f"median {np.median(finite):.3g}, largest {finite.max():.3g}"
+
+
+def trends(curves: list[Curve]) -> list[str]:
+    """How the outcome on Pendulum goes with the row ratio of fresh networks, a line a method; none for one network."""
+    lines = []
+    for method in dict.fromkeys(curve.method for curve in curves):
+        chosen = [curve for curve in curves if curve.method == method and curve.task.startswith("pendulum")]
+        ratios = np.array([curve.record.row_ratio[:, 0].mean() for curve in chosen])
+        if len(np.unique(ratios)) < 3:
+            continue
+        outcomes = {
+            "the share of seeds that diverge": [np.mean(_peaks(curve) > 10 * curve.bound) for curve in chosen],
+            "the largest |Q| (median over seeds)": [np.median(_peaks(curve)) for curve in chosen],
+            "the alignment of updates (median)": [np.nanmedian(curve.record.alignment) for curve in chosen],
+        }
+        told = ", ".join(f"{name} {rank_correlation(ratios, np.array(of)):.2f}" for name, of in outcomes.items())
+        lines.append(f"{method}, {len(chosen)} variants: rank correlation of the row ratio at the start with {told}")
+    return lines
+
+
+def _peaks(curve: Curve) -> np.ndarray:
+    """Largest |Q| of each seed, infinity where it broke."""
+    return np.where(np.isfinite(curve.record.q_abs), curve.record.q_abs, np.inf).max(axis=1)
 
 
 def verdict(q_abs: np.ndarray, bound: float) -> str:

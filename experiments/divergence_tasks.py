@@ -1,7 +1,8 @@
-"""What experiments.divergence compares: three ways to update a critic, on two counterexamples and on Pendulum."""
+"""What experiments.divergence compares: ways to update a critic, on small linear problems and on Pendulum."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,12 +14,12 @@ import optax
 from preqn_jax.envs.host import HostEnv
 from preqn_jax.networks import Actor, Critic
 from preqn_jax.ops import diagnostics, mdps, ntk, solvers, td
+from preqn_jax.ops.alignment import cosine
 from preqn_jax.ops.diagnostics import FailureModes
 from preqn_jax.ops.preqn import PreQNInfo, step_linearized
 from preqn_jax.types import Array, Inputs, Params, Transition
 
-_TRANSITIONS, _PROBE, _BATCH_SIZE = 2000, 256, 64  # of Pendulum's data: all, those measured on, those of an update
-_HIDDEN_SIZES = (32, 32)
+_PROBE, _BATCH_SIZE = 256, 64  # of Pendulum's data: those measured on, those of an update
 
 
 class Method(NamedTuple):
@@ -37,7 +38,9 @@ METHODS = {
     "q_learning": Method(),
     "target_network": Method(has_target=True),
     "preqn": Method(eta=0.97),
-    "preqn_any_step": Method(eta=1e-6),  # the linesearch takes whatever does not point away from the targets
+    # The linesearch takes whatever does not point away from the targets, which leaves damped natural-gradient
+    # Q-learning (Lemma 4 of Achiam et al. 2019, with ridge).
+    "preqn_any_step": Method(eta=1e-6),
 }
 
 
@@ -92,6 +95,8 @@ class Record(NamedTuple):
     q_mean: Array
     td_error: Array
     accepted: Array
+    alignment: Array
+    row_ratio: Array
     failure_modes: FailureModes
     contraction_bound: Array
 
@@ -165,6 +170,8 @@ def measure(task: Task, method: Method, state: State, batch: Transition) -> Reco
         q_mean=jnp.mean(values),
         td_error=jnp.sqrt(jnp.mean(delta**2)),
         accepted=accepted,
+        alignment=cosine(change, delta),
+        row_ratio=jnp.mean(diagnostics.row_ratio(linearization.gram)),
         failure_modes=modes,
         contraction_bound=diagnostics.contraction_bound(kernel, rho, step_size, task.gamma),
     )
@@ -187,10 +194,15 @@ def _unsupported(task: Task, state: State, batch: Transition) -> Array:
 
 def linear_task(problem: mdps.LinearProblem) -> Task:
     """Expected updates of a linear Q over all pairs of an MDP with one action, each as often as the others."""
-    gamma = float(problem.mdp.gamma)
     successor = jnp.argmax(problem.mdp.transition[:, 0], axis=-1)  # both counterexamples are deterministic
     rows = problem.features
     data = Transition(rows, jnp.zeros((len(rows), 0)), problem.mdp.reward[:, 0], jnp.ones(len(rows)), rows[successor])
+    bound = float(jnp.max(jnp.abs(rows @ problem.weights)))
+    return _all_of(data, problem.weights, float(problem.mdp.gamma), bound)
+
+
+def _all_of(data: Transition, weights: Array, gamma: float, bound: float) -> Task:
+    """Updates of a linear Q on all of the data at a time; observations are features."""
 
     def q_fn(weights: Params, features: Inputs) -> Array:
         return features @ weights
@@ -203,9 +215,9 @@ def linear_task(problem: mdps.LinearProblem) -> Task:
         preqn_step_size=0.1,
         target_rate=0.005,
         updates=6000,
-        bound=float(jnp.max(jnp.abs(rows @ problem.weights))),
+        bound=bound,
         probe=data,
-        init=lambda key: (problem.weights, ()),
+        init=lambda key: (weights, ()),
         draw=lambda key: data,
         inputs=lambda batch: batch.observation,
         next_inputs=lambda policy, batch: batch.next_observation,
@@ -213,10 +225,45 @@ def linear_task(problem: mdps.LinearProblem) -> Task:
     )
 
 
-def pendulum_task(activation: str) -> Task:
+def cascade_task(shared: float, missing: bool, bias: float = 1.0) -> Task:
+    """Failure Modes 3 and 4 of Achiam et al. (2019) apart and together: a linear Q on eight pairs, Q* = 0.
+
+    Four states in a cycle, two actions, of size 1 and 2, both lead on; no rewards, gamma 0.8. Q(s, a) has a feature of
+    its own for each pair, of size sqrt(1 - shared), and one that all pairs share, sqrt(shared) times the action's size:
+    shared = 0 is a table, and near 1 what raises Q at the small actions raises it almost twice as much at the large
+    ones. Targets follow the greedy action. It starts from 0 but for ``bias`` at the large actions.
+
+    Args:
+      shared: share of K's diagonal that generalizes, in [0, 1).
+      missing: whether the large actions are left out of the data, which then hold every small one.
+      bias: Q of the large actions at the start; the largest |Q| that can be explained.
+    """
+    states, sizes, gamma = 4, jnp.asarray([1.0, 2.0]), 0.8
+    own = jnp.sqrt(1 - shared) * jnp.eye(2 * states).reshape(states, 2, -1)
+    together = jnp.broadcast_to(jnp.sqrt(shared) * sizes[:, None], (states, 2, 1))
+    features = jnp.concatenate([own, together], axis=-1)  # [states, actions, 9]
+    weights = jnp.tile(jnp.asarray([0.0, bias]), states) / jnp.sqrt(1 - shared)
+    weights = jnp.append(weights, 0.0)
+    taken = features[:, : 1 if missing else 2].reshape(-1, features.shape[-1])
+    n = len(taken)
+    following = jnp.repeat(jnp.roll(features, -1, axis=0), n // states, axis=0)  # [n, actions, 9]
+    data = Transition(taken, jnp.zeros((n, 0)), jnp.zeros(n), jnp.ones(n), following)
+
+    def greedy(weights: Params, batch: Transition) -> Inputs:
+        best = jnp.argmax(batch.next_observation @ weights, axis=-1)
+        return jnp.take_along_axis(batch.next_observation, best[:, None, None], axis=1)[:, 0]
+
+    return _all_of(data, weights, gamma, bias)._replace(
+        init=lambda key: (weights, weights), next_inputs=greedy, improve=lambda params, policy, batch: params
+    )
+
+
+def pendulum_task(
+    activation: str, hidden_sizes: tuple[int, ...] = (32, 32), preqn_step_size: float = 0.1, transitions: int = 2000
+) -> Task:
     """DDPG on a fixed set of transitions of Pendulum-v1 under uniformly random actions."""
-    data = _collect("Pendulum-v1")
-    critic, actor = Critic(_HIDDEN_SIZES, activation), Actor(data.action.shape[1], _HIDDEN_SIZES, activation)
+    data = _collect("Pendulum-v1", transitions)
+    critic, actor = Critic(hidden_sizes, activation), Actor(data.action.shape[1], hidden_sizes, activation)
     q_fn, mu = ntk.module_q_fn(critic), ntk.module_q_fn(actor)
     adam = optax.adam(1e-3)
     gamma = 0.99
@@ -228,7 +275,7 @@ def pendulum_task(activation: str) -> Task:
         return critic_params, (actor_params, adam.init(actor_params))
 
     def draw(key: Array) -> Transition:
-        rows = jax.random.randint(key, (_BATCH_SIZE,), 0, _TRANSITIONS)
+        rows = jax.random.randint(key, (_BATCH_SIZE,), 0, transitions)
         return jax.tree.map(lambda leaf: leaf[rows], data)
 
     def improve(params: Params, policy: Any, batch: Transition) -> Any:
@@ -245,11 +292,11 @@ def pendulum_task(activation: str) -> Task:
         ntk.dense(critic),
         gamma=gamma,
         step_size=0.001,
-        preqn_step_size=0.1,
+        preqn_step_size=preqn_step_size,
         target_rate=0.005,
         updates=5000,
         bound=float(jnp.max(jnp.abs(data.reward))) / (1 - gamma),
-        probe=jax.tree.map(lambda leaf: leaf[:: _TRANSITIONS // _PROBE][:_PROBE], data),
+        probe=jax.tree.map(lambda leaf: leaf[:: max(1, transitions // _PROBE)][:_PROBE], data),
         init=init,
         draw=draw,
         inputs=lambda batch: (batch.observation, batch.action),
@@ -258,12 +305,13 @@ def pendulum_task(activation: str) -> Task:
     )
 
 
-def _collect(env_id: str) -> Transition:
-    """``_TRANSITIONS`` transitions under uniformly random actions; the same ones every time."""
+@functools.cache
+def _collect(env_id: str, transitions: int) -> Transition:
+    """That many transitions under uniformly random actions; the same ones every time."""
     env, generator = HostEnv(env_id, seed=[0]), np.random.default_rng(0)
     rows: list[Transition] = []
     observation = env.reset()
-    while len(rows) < _TRANSITIONS:
+    while len(rows) < transitions:
         action = generator.uniform(-1.0, 1.0, env.action_size).astype(np.float32)
         step = env.step(action)
         rows.append(Transition(observation, action, step.reward, 1.0 - step.terminated, step.observation))

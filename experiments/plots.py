@@ -6,7 +6,7 @@ import io
 import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -88,30 +88,9 @@ def rows_of_curves(rows: Mapping[str, Mapping[str, Curves]], out: pathlib.Path) 
             _draw(grid[i, j], panels[task], _labels(panels))
             grid[i, j].set(
                 title=task if i == 0 else "",
-                xlabel="environment steps" if i == len(rows) - 1 else "",
+                xlabel="environment steps, updates" if i == len(rows) - 1 else "",
                 ylabel=quantity if j == 0 else "",
             )
-    save(figure, out)
-    return True
-
-
-class Panel(NamedTuple):
-    """Curves in axes of their own, and what stands above and beside them."""
-
-    title: str
-    ylabel: str
-    lines: Curves
-
-
-def row_of_panels(panels: Sequence[Panel], out: pathlib.Path, title: str = "") -> bool:
-    """Draws panels side by side over environment steps, as :func:`curves` does; False without matplotlib."""
-    if not panels or (figure := new_figure(4.2 * len(panels), 3.6)) is None:
-        return False
-    labels = _labels({str(i): panel.lines for i, panel in enumerate(panels)})
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        _draw(axes, panel.lines, labels)
-        axes.set(title=panel.title, xlabel="environment steps", ylabel=panel.ylabel)
-    figure.suptitle(title)
     save(figure, out)
     return True
 
@@ -158,6 +137,38 @@ def divergence(path: pathlib.Path, out: pathlib.Path) -> bool:
         axes.set_xlabel("updates" if i == len(limits) - 1 else "")
         dress(axes)
     grid[0, 0].legend(frameon=False, fontsize="small")
+    save(figure, out)
+    return True
+
+
+def divergence_seeds(path: pathlib.Path, out: pathlib.Path) -> bool:
+    """Every seed's largest |Q| of variants of a task, a panel a method, the variants by their row ratio at the start.
+
+    Dots at the upper edge broke; False where matplotlib is not installed.
+    """
+    rows = np.genfromtxt(path, delimiter=",", names=True, dtype=None, encoding="utf-8")
+    methods = list(dict.fromkeys(rows["method"].tolist()))
+    fresh = rows[rows["update"] == 0]
+    ratios = {task: fresh["row_ratio"][fresh["task"] == task].mean() for task in dict.fromkeys(rows["task"].tolist())}
+    tasks = sorted(ratios, key=lambda task: ratios[task])
+    if (figure := new_figure(3.5 + 3 * len(methods), 1.5 + 0.35 * len(tasks))) is None:
+        return False
+    for axes, method in zip(figure.subplots(1, len(methods), sharey=True, squeeze=False)[0], methods, strict=True):
+        for (i, task), which in itertools.product(enumerate(tasks), ("largest", "at the end")):
+            chosen = rows[(rows["task"] == task) & (rows["method"] == method)]
+            seeds = [np.nan_to_num(chosen["q_abs"][chosen["seed"] == seed], nan=np.inf) for seed in set(chosen["seed"])]
+            values = [seed.max() if which == "largest" else seed[-1] for seed in seeds]
+            style = (
+                {"color": "C1", "marker": "|"} if which == "largest" else {"color": "C0", "marker": "o", "alpha": 0.5}
+            )
+            label = which if i == 0 else None
+            axes.scatter(np.clip(values, None, 1e7), np.full(len(values), i), label=label, **style)
+        axes.set(title=method.replace("_", " "), xlabel="|Q|", xscale="log", xlim=(10, 2e7))
+        dress(axes)
+    grid = figure.axes
+    grid[0].set_yticks(range(len(tasks)), [f"{task.removeprefix('pendulum ')} ({ratios[task]:.2f})" for task in tasks])
+    grid[0].set_ylabel("variant (row ratio)")
+    grid[-1].legend(frameon=False, fontsize="small")
     save(figure, out)
     return True
 

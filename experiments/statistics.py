@@ -66,6 +66,19 @@ def estimate(statistic: Callable[..., float], *samples: Array) -> Estimate:
     return Estimate(value, float(interval.low), float(interval.high))
 
 
+def rank_correlation(x: Sequence[float] | Array, y: Sequence[float] | Array) -> float:
+    """Spearman's, in [-1, 1]: how nearly one grows with the other.
+
+    An infinite value is larger than all others; NaN where one of the two is constant.
+    """
+    from scipy import stats
+
+    ranks = [stats.rankdata(values) for values in (x, y)]
+    if any(np.ptp(values) == 0 for values in ranks):
+        return float("nan")
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
 def mean_interval(samples: Array) -> tuple[Array, Array]:
     """Bounds of the mean over runs, ``[runs, checkpoints]`` -> two ``[checkpoints]``; NaN for a single run."""
     runs = len(samples)

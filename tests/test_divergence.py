@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments import divergence, plots
-from experiments.divergence_tasks import METHODS, linear_task, pendulum_task
+from experiments.divergence_tasks import METHODS, cascade_task, linear_task, pendulum_task
 from preqn_jax.ops import mdps
 from preqn_jax.ops.diagnostics import FailureModes
 from tests.test_run import execute
@@ -58,6 +58,39 @@ def test_counterexamples(task, method, verdict):
     assert "extrapolation" not in modes  # every pair is in the data
 
 
+def expected_cascade(shared, missing, method, updates):
+    """Q of the eight pairs, in NumPy float64: K = (1 - shared) I + shared a a^T, a the size of each pair's action."""
+    sizes = np.tile([1.0, 2.0], 4)
+    kernel = (1 - shared) * np.eye(8) + shared * np.outer(sizes, sizes)
+    data = np.arange(0, 8, 2) if missing else np.arange(8)
+    gram = kernel[np.ix_(data, data)]
+    damped = gram + 1e-4 * np.trace(gram) / len(gram) * np.eye(len(gram))
+    q = np.tile([0.0, 1.0], 4)
+    for _ in range(updates):
+        best = q.reshape(4, 2).max(axis=1)
+        delta = (0.8 * best[(data // 2 + 1) % 4]) - q[data]
+        q = q + 0.1 * kernel[:, data] @ (np.linalg.solve(damped, delta) if method == "preqn" else delta / len(data))
+    return q[data]
+
+
+@pytest.mark.parametrize("method", ["q_learning", "preqn"])
+@pytest.mark.parametrize(
+    ("shared", "missing", "verdict"),
+    [(0.0, False, "goes to 0"), (0.0, True, "bounded"), (0.9, False, "goes to 0"), (0.9, True, "diverges")],
+)
+def test_over_generalization_and_missing_data_do_harm_only_together(shared, missing, verdict, method):
+    curve = divergence.run("cascade", cascade_task(shared, missing), method, 1, 6000)
+    q_abs = curve.record.q_abs[0]
+    assert divergence.verdict(q_abs, curve.bound) == verdict
+    expected = expected_cascade(shared, missing, method, 60)
+    assert q_abs[1] == pytest.approx(np.abs(expected).max(), rel=1e-2)
+    if shared == 0.0 and missing:
+        assert q_abs[-1] == pytest.approx(0.8, abs=1e-5)  # gamma times the value that never moves
+    if method == "preqn":  # within the batch nothing goes wrong, and nothing is seen
+        assert curve.record.contraction_bound[0, 1] < 1
+        assert "over_generalization" not in divergence.frequent_modes(curve.record, curve.bound)
+
+
 def test_pendulum_data():
     task = pendulum_task("relu")
     data = task.probe
@@ -94,7 +127,7 @@ def synthetic_curve():
     modes = FailureModes(0.5 * ones, 2 * ones, 3 * ones, 0.1 * ones)
     modes.linearization[:, 3] = np.nan
     q_abs = np.where(np.arange(4) == 3, np.nan, ones)
-    record = divergence.Record(q_abs, ones, ones, ones, modes, ones)
+    record = divergence.Record(q_abs, ones, ones, ones, ones, ones, modes, ones)
     return divergence.Curve("some_task", "preqn", 10.0, np.arange(4) * 5, record)
 
 
@@ -114,9 +147,55 @@ def test_table_summary_and_picture(tmp_path):
     assert line.endswith("overshooting, over-generalization")  # what came after Q broke does not count
 
 
+def test_variants_are_named_by_what_differs():
+    found = divergence.variants(["relu", "sin"], [(32, 32), (64,)], [0.1], [2000])
+    assert list(found) == ["pendulum relu 32x32", "pendulum relu 64", "pendulum sin 32x32", "pendulum sin 64"]
+    assert found["pendulum sin 64"] == ("sin", (64,), 0.1, 2000)
+    assert list(divergence.variants(["relu"], [(32,)], [0.1, 0.03], [2000])) == [
+        "pendulum step 0.1",
+        "pendulum step 0.03",
+    ]
+    assert list(divergence.variants(["relu"], [(32,)], [0.1], [2000])) == ["pendulum"]
+
+
+def several_networks():
+    """Four networks of five seeds: the larger the row ratio, the more seeds break, and the lower the alignment."""
+    curves = []
+    for i, task in enumerate(["pendulum a", "pendulum b", "pendulum c", "pendulum d"]):
+        q_abs = np.full((5, 3), 5.0 + i)
+        q_abs[:, 0], q_abs[:i, 2] = 4.0, np.inf
+        ones = np.ones_like(q_abs)
+        modes = FailureModes(0.1 * ones, 0.1 * ones, 2 * ones, 0.1 * ones)
+        bound = np.where(np.arange(3) == 0, 0.9, 1.1) * ones
+        record = divergence.Record(q_abs, ones, ones, ones, ones / (i + 1), (i + 1) * ones, modes, bound)
+        curves.append(divergence.Curve(task, "q_learning", 10.0, np.arange(3) * 5, record))
+    return curves
+
+
+def test_many_seeds_are_counted_and_compared_with_the_row_ratio(tmp_path):
+    curves = several_networks()
+    lines = divergence.summary(curves)
+    assert "bounded 3, diverges 2" in lines[3]
+    assert "median 7, largest inf" in lines[3]
+    assert " 0.33 " in lines[3]  # the share of records with beta < 1
+    (line,) = divergence.trends(curves)
+    assert "seeds that diverge 1.00" in line
+    assert "alignment of updates (median) -1.00" in line
+    assert divergence.trends(curves[:2]) == []
+    (tmp_path / "divergence.csv").write_text(divergence.to_csv(curves))
+    assert plots.divergence_seeds(tmp_path / "divergence.csv", tmp_path / "seeds.png")
+    assert (tmp_path / "seeds.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
+        ("--records=0", "--records=0 must be at least 1"),
+        ("--tasks=cascades", "did you mean cascade?"),
+        ("--methods=preqm", "did you mean preqn?"),
+        ("--hidden_sizes=32,x", "--hidden_sizes=32,x must be whole numbers above 0"),
+        ("--preqn_step_size=0.1,0", "--preqn_step_size=0.1,0 must be numbers above 0"),
+        ("--transitions=0.5", "--transitions=0.5 must be whole numbers above 0"),
         ("--num_seeds=0", "--num_seeds=0 must be at least 1"),
         ("--updates=0", "--updates=0 must be at least 1"),
         ("--activation=rleu", "did you mean relu?"),

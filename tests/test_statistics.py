@@ -34,6 +34,12 @@ def test_the_bootstrap_interval_of_a_mean_is_about_that_of_the_normal_law():
     np.testing.assert_allclose(statistics.mean_interval(sample[:, None]), np.array([[low], [high]]), atol=0.3 * error)
 
 
+def test_rank_correlation_by_hand():
+    assert statistics.rank_correlation([1, 2, 3, 4], [10, 20, 1e9, np.inf]) == pytest.approx(1)
+    assert statistics.rank_correlation([1, 2, 3], [3, 2, 2]) == pytest.approx(-np.sqrt(3) / 2)  # a tie
+    assert np.isnan(statistics.rank_correlation([1, 2, 3], [5, 5, 5]))
+
+
 def test_one_run_has_no_interval():
     assert np.isnan(statistics.estimate(np.mean, np.ones(1))[1:]).all()
     assert np.isnan(statistics.mean_interval(np.ones((1, 5)))).all()
