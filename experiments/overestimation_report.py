@@ -1,7 +1,8 @@
 """What critics claim and what came: overestimation.csv and overestimation.png of a suite.
 
 Every evaluation says what the critic claims at the first state (``first_q``) and what the discounted return from there
-was. Their difference is the overestimation that an actor climbs; the mean absolute action shows how far it got.
+was. Their difference is the overestimation that an actor climbs; the mean absolute action shows how far it got. When
+the difference was largest says whether it is the start that is dangerous.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ _ROWS = {
     "discounted return from there": "discounted_return",
     "mean abs(action)": "action_abs",
 }
-_COLUMNS = ("algo", "task", "seeds", "steps", "return", "largest_q", "q", "discounted_return", "action_abs")
+_COLUMNS = ("algo", "task", "seeds", "steps", "return", "largest_q", "q", "discounted_return", "action_abs",
+            "largest_excess", "at_step")  # fmt: skip
 
 
 def write(jobs: Sequence[suite.Job], folder: pathlib.Path) -> str:
@@ -40,7 +42,8 @@ def write(jobs: Sequence[suite.Job], folder: pathlib.Path) -> str:
     plots.rows_of_curves({title: report.panels(cells, name) for title, name in _ROWS.items()},
                          folder / "overestimation.png")  # fmt: skip
     lines = ["| agent | task | runs | steps | return | largest Q of the first state | Q of the first state | "
-             "discounted return | mean abs(action) |", "| --- " * len(_COLUMNS) + "|"]  # fmt: skip
+             "discounted return | mean abs(action) | largest excess of Q | at step (median) |",
+             "| --- " * len(_COLUMNS) + "|"]  # fmt: skip
     return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows), ""])
 
 
@@ -51,8 +54,11 @@ def _measured(cell: report.Cell) -> report.Cell:
 
 
 def _row(cell: report.Cell) -> list[str | int]:
-    """Means over runs: of the last three evaluations, and of the largest claim."""
+    """Means over runs: of the last three evaluations, of the largest claim, and of the largest excess of one."""
     final = {name: statistics.final(cell.metric(name)).mean() for name in _ROWS.values()}
     largest = cell.metric("first_q").max(axis=1).mean()
-    numbers = (final["return_mean"], largest, final["first_q"], final["discounted_return"], final["action_abs"])
-    return [cell.variant, cell.task, len(cell.seeds), cell.steps[-1], *(f"{number:.4g}" for number in numbers)]
+    excess = cell.metric("first_q") - cell.metric("discounted_return")
+    at = int(np.median(np.asarray(cell.steps)[excess.argmax(axis=1)]))
+    numbers = (final["return_mean"], largest, final["first_q"], final["discounted_return"], final["action_abs"],
+               excess.max(axis=1).mean())  # fmt: skip
+    return [cell.variant, cell.task, len(cell.seeds), cell.steps[-1], *(f"{number:.4g}" for number in numbers), at]
