@@ -29,15 +29,15 @@ class Buffer(NamedTuple):
 
 
 def _ring(capacity: int) -> Buffer:
-    def step(state: Transition, new: Transition, key: Array, held: int) -> tuple[Transition, Transition]:
-        state = replay.add(state, new, jnp.uint32(held))
+    def step(state: replay.Ring, new: Transition, key: Array, held: int) -> tuple[replay.Ring, Transition]:
+        state = replay.add(state, replay.Ring(new, jnp.zeros(INSERTED, bool)), jnp.uint32(held))
         return state, replay.sample(state, key, jnp.uint32(held + INSERTED), (SAMPLED,))
 
     return Buffer(replay.device_replay(capacity, OBSERVATION, ACTION), step)
 
 
 def _one() -> Transition:
-    return jax.tree.map(lambda leaf: leaf[0], replay.device_replay(1, OBSERVATION, ACTION))
+    return jax.tree.map(lambda leaf: leaf[0], replay.device_replay(1, OBSERVATION, ACTION).transitions)
 
 
 def _queue(capacity: int) -> Buffer:

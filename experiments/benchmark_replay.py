@@ -69,7 +69,7 @@ def _candidate(name: str, buffer: Buffer, held: int) -> Candidate:
         state, batch = buffer.step(state, jax.tree.map(lambda leaf: leaf[:INSERTED], batch), key, held)
         return state, batch, count + 1
 
-    batch = replay.device_replay(SAMPLED, OBSERVATION, ACTION)
+    batch = replay.device_replay(SAMPLED, OBSERVATION, ACTION).transitions
     return carried(name, evaluate, (buffer.state, batch, jnp.uint32(0)))
 
 

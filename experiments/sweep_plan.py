@@ -174,8 +174,8 @@ def _of_its_program(config: Config, run: Run) -> Config:
 
 def varies_inside(config: Config, path: str) -> bool:
     """Whether one compiled program can hold different values of a field: the agent's numbers."""
-    owner, _, name = path.partition(".")
-    return owner == "agent" and type(getattr(config.agent, name)) in (int, float)
+    leaf = {leaf.path: leaf for leaf in settings.leaves(config)}[path]
+    return path.startswith("agent.") and type(leaf.value) in (int, float) and not leaf.rule.structural
 
 
 def _at(config: Config, run: Run) -> Config:

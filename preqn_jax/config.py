@@ -61,6 +61,9 @@ class Config:
     update_after: int = setting(5_000, "no gradient steps before this [environment steps]", interval="[1, inf)")
     update_every: int = setting(50, "environment steps, then as many gradient steps, by turns", interval="[1, inf)")
     batch_size: int = setting(256, "minibatch, drawn with replacement [transitions]", interval="[1, inf)")
+    n_step: int = setting(
+        1, "rewards that a target sums before it bootstraps; fewer at the end of an episode", interval="[1, inf)"
+    )
     replay_capacity: int = setting(1_000_000, "ring buffer of each seed [transitions]", interval="[1, inf)")
     evaluate_every: int = setting(10_000, "between evaluations [environment steps]", interval="[1, inf)")
     evaluate_episodes: int = setting(10, "of each evaluation [episodes]", interval="[1, inf)")

@@ -23,6 +23,11 @@ KERNEL_INITS: dict[str, initializers.Initializer] = {
 }
 
 
+# What may stand between a hidden layer's Dense and its activation: nothing, LayerNorm, or LayerNorm with a learned
+# scale and bias (Ba, Kiros and Hinton 2016, arXiv 1607.06450).
+LAYER_NORMS = ("none", "fixed", "learned")
+
+
 class MLP(nn.Module):
     """Dense layers with an activation between them and none at the end; zero biases.
 
@@ -31,19 +36,26 @@ class MLP(nn.Module):
       output_size: width of the last layer.
       activation: a name in ``ACTIVATIONS``.
       kernel_init: a name in ``KERNEL_INITS``.
+      layer_norm: one of ``LAYER_NORMS``, applied before each activation.
     """
 
     hidden_sizes: Sequence[int]
     output_size: int
     activation: str = "sin"
     kernel_init: str = "glorot_uniform"
+    layer_norm: str = "none"
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """``[..., in]`` -> ``[..., output_size]``."""
         activation, kernel_init = ACTIVATIONS[self.activation], KERNEL_INITS[self.kernel_init]
         for size in self.hidden_sizes:
-            x = activation(nn.Dense(size, kernel_init=kernel_init)(x))
+            x = nn.Dense(size, kernel_init=kernel_init)(x)
+            if self.layer_norm != "none":
+                learned = self.layer_norm == "learned"
+                # Not the fast variance, E[x^2] - E[x]^2, which cancels where the mean is large.
+                x = nn.LayerNorm(use_scale=learned, use_bias=learned, use_fast_variance=False)(x)
+            x = activation(x)
         return nn.Dense(self.output_size, kernel_init=kernel_init)(x)
 
 
@@ -53,12 +65,13 @@ class Critic(nn.Module):
     hidden_sizes: Sequence[int] = (256, 256)
     activation: str = "sin"
     kernel_init: str = "glorot_uniform"
+    layer_norm: str = "none"
 
     @nn.compact
     def __call__(self, observation: Array, action: Array) -> Array:
         """Returns Q ``[...]``."""
         x = jnp.concatenate([observation, action], axis=-1)
-        return MLP(self.hidden_sizes, 1, self.activation, self.kernel_init)(x)[..., 0]
+        return MLP(self.hidden_sizes, 1, self.activation, self.kernel_init, self.layer_norm)(x)[..., 0]
 
 
 class DiscreteCritic(nn.Module):
@@ -68,10 +81,11 @@ class DiscreteCritic(nn.Module):
     hidden_sizes: Sequence[int] = (256, 256)
     activation: str = "tanh"
     kernel_init: str = "glorot_uniform"
+    layer_norm: str = "none"
 
     def setup(self) -> None:
         """Makes the network that both methods call."""
-        self.network = MLP(self.hidden_sizes, self.action_size, self.activation, self.kernel_init)
+        self.network = MLP(self.hidden_sizes, self.action_size, self.activation, self.kernel_init, self.layer_norm)
 
     def __call__(self, observation: Array, action: Array) -> Array:
         """Q of the action taken: ``[..., O]`` and one-hot ``[..., A]`` -> ``[...]``."""
@@ -89,11 +103,14 @@ class Actor(nn.Module):
     hidden_sizes: Sequence[int] = (256, 256)
     activation: str = "sin"
     kernel_init: str = "glorot_uniform"
+    layer_norm: str = "none"
 
     @nn.compact
     def __call__(self, observation: Array) -> Array:
         """Returns the action ``[..., A]``."""
-        return jnp.tanh(MLP(self.hidden_sizes, self.action_size, self.activation, self.kernel_init)(observation))
+        return jnp.tanh(
+            MLP(self.hidden_sizes, self.action_size, self.activation, self.kernel_init, self.layer_norm)(observation)
+        )
 
 
 class GaussianActor(nn.Module):
@@ -107,11 +124,14 @@ class GaussianActor(nn.Module):
     hidden_sizes: Sequence[int] = (256, 256)
     activation: str = "relu"
     kernel_init: str = "glorot_uniform"
+    layer_norm: str = "none"
     log_std_bounds: tuple[float, float] = (-20.0, 2.0)
 
     @nn.compact
     def __call__(self, observation: Array) -> tuple[Array, Array]:
         """Returns mean and log_std, both ``[..., A]``."""
-        output = MLP(self.hidden_sizes, 2 * self.action_size, self.activation, self.kernel_init)(observation)
+        output = MLP(self.hidden_sizes, 2 * self.action_size, self.activation, self.kernel_init, self.layer_norm)(
+            observation
+        )
         mean, log_std = jnp.split(output, 2, axis=-1)
         return mean, jnp.clip(log_std, *self.log_std_bounds)

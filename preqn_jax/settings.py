@@ -22,11 +22,14 @@ class Rule:
       help: one line, with the unit in brackets.
       interval: allowed numbers in mathematical notation, "(0, 1]"; for a tuple, of each entry.
       choices: allowed values.
+      structural: whether the compiled program depends on the value, so that learners which differ in it cannot share
+        one; a number without this may be traced.
     """
 
     help: str
     interval: str | None = None
     choices: tuple[str, ...] | None = None
+    structural: bool = False
 
 
 class Options(dict[str, Any]):
@@ -44,10 +47,15 @@ class Options(dict[str, Any]):
 
 
 def setting(
-    default: Any, help: str, *, interval: str | None = None, choices: Iterable[str] | None = None
+    default: Any,
+    help: str,
+    *,
+    interval: str | None = None,
+    choices: Iterable[str] | None = None,
+    structural: bool = False,
 ) -> Any:  # Any: so that the annotation of the field, not of this function, is what a type checker sees
     """A dataclass field with a :class:`Rule`."""
-    rule = Rule(help, interval, tuple(choices) if choices is not None else None)
+    rule = Rule(help, interval, tuple(choices) if choices is not None else None, structural)
     return dataclasses.field(default=default, metadata={"rule": rule})
 
 

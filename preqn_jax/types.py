@@ -39,5 +39,5 @@ def transition_shapes(observation_size: int, action_size: int) -> Transition:
 
 
 def transition_bytes(observation_size: int, action_size: int) -> int:
-    """Memory of one transition, all of it float32."""
-    return 4 * sum(map(math.prod, transition_shapes(observation_size, action_size)))
+    """Memory of one stored transition: float32 numbers, and a byte for whether its episode ended."""
+    return 4 * sum(map(math.prod, transition_shapes(observation_size, action_size))) + 1

@@ -16,7 +16,7 @@ def test_a_minibatch_is_of_what_was_inserted(name):
     pytest.importorskip(name)
     state, step = BUFFERS[name](1200)
     step = jax.jit(functools.partial(step, held=600))
-    ones = jax.tree.map(lambda leaf: leaf + 1.0, replay.device_replay(10, 105, 8))
+    ones = jax.tree.map(lambda leaf: leaf + 1.0, replay.device_replay(10, 105, 8).transitions)
     drawn = 0
     for seed in range(40):
         state, batch = step(state, ones, jax.random.key(seed))

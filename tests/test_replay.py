@@ -1,7 +1,10 @@
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from preqn_jax.replay import HostReplay
+from preqn_jax import replay as device
+from preqn_jax.replay import HostReplay, Ring
 from preqn_jax.settings import SettingError
 from preqn_jax.types import Transition
 
@@ -14,7 +17,7 @@ def transition(i, seeds=2):
 def filled(count, capacity=5):
     replay = HostReplay(2, capacity, 3, 1)
     for i in range(count):
-        replay.add(transition(i))
+        replay.add(transition(i), [False] * 2)
     return replay
 
 
@@ -49,16 +52,84 @@ def test_a_restored_buffer_goes_on_alike(count):
     replay, again = filled(count), HostReplay(2, 5, 3, 1)
     again.restore(replay.state())
     for i in (10, 11, 12):
-        replay.add(transition(i))
-        again.add(transition(i))
+        replay.add(transition(i), [False] * 2)
+        again.add(transition(i), [False] * 2)
     np.testing.assert_array_equal(replay.sample(generators(), (99,)).reward, again.sample(generators(), (99,)).reward)
 
 
 def test_bytes_are_what_is_allocated():
     replay = filled(0, capacity=1000)
-    assert replay.nbytes == sum(leaf.nbytes for leaf in replay.data)
+    assert replay.nbytes == sum(leaf.nbytes for leaf in replay.data) + replay.last.nbytes
 
 
 def test_a_capacity_beyond_memory_is_refused_with_what_fits():
     with pytest.raises(SettingError, match=r"config\.replay_capacity=1000000000000 .* at most \d+ transitions fit"):
         HostReplay(1, 10**12, 100, 10)
+
+
+GAMMA = 0.5
+
+
+class Story:
+    """Episodes of one environment, told step by step: observation t, reward t + 1, ends at random."""
+
+    def __init__(self, steps, seed):
+        rng = np.random.default_rng(seed)
+        self.terminated, truncated = rng.random(steps) < 0.15, rng.random(steps) < 0.1
+        self.last = self.terminated | truncated
+
+    def transition(self, t):
+        return Transition(np.full(3, t), np.full(1, t), t + 1.0, 1.0 - self.terminated[t], np.full(3, t + 0.5))
+
+    def n_step(self, t, n, newest):
+        """(reward, discount, next observation) by the definition, for the transition of step t."""
+        reward, k = t + 1.0, 0
+        while k + 1 < n and not self.last[t + k] and t + k < newest:
+            k += 1
+            reward += GAMMA**k * (t + k + 1.0)
+        return reward, GAMMA**k * (1.0 - self.terminated[t + k]), t + k + 0.5
+
+
+@pytest.mark.parametrize("steps", [6, 20, 47])  # not full, just full, gone round twice
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_n_step_transitions_on_the_host_are_those_of_the_definition(steps, n):
+    stories, replay = [Story(steps, seed) for seed in range(2)], HostReplay(2, 20, 3, 1)
+    for t in range(steps):
+        transition = jax.tree.map(lambda *leaves: np.stack(leaves), *(story.transition(t) for story in stories))
+        replay.add(transition, np.array([story.last[t] for story in stories]))
+    again = HostReplay(2, 20, 3, 1)
+    again.restore(replay.state())
+    batch = again.sample(generators(), (300,), n, GAMMA)
+    for s, story in enumerate(stories):
+        check(story, n, steps - 1, jax.tree.map(lambda leaf, s=s: leaf[s], batch))
+
+
+@pytest.mark.parametrize("blocks", [1, 4, 9])
+@pytest.mark.parametrize("num_envs", [1, 3])
+@pytest.mark.parametrize("n", [1, 3])
+def test_n_step_transitions_on_the_device_follow_each_environment(blocks, num_envs, n):
+    block, capacity = 6 * num_envs, 24 * num_envs
+    steps = 6 * blocks
+    stories = [Story(steps, seed) for seed in range(num_envs)]
+    ring = device.device_replay(capacity, 3, 1)
+    for b in range(blocks):
+        rows = [(stories[e], t, 1000 * e) for t in range(6 * b, 6 * b + 6) for e in range(num_envs)]
+        told = [story.transition(t) for story, t, _ in rows]
+        told = [one._replace(action=one.action + shift) for one, (*_, shift) in zip(told, rows, strict=True)]
+        new = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves), jnp.float32), *told)
+        last = jnp.asarray([story.last[t] for story, t, _ in rows])
+        ring = device.add(ring, Ring(new, last), jnp.uint32(b * block))
+    total = jnp.uint32(blocks * block)
+    batch = jax.jit(device.sample, static_argnums=(3, 4, 6))(ring, jax.random.key(0), total, (300,), n, GAMMA, num_envs)
+    batch = jax.tree.map(np.asarray, batch)
+    for e, story in enumerate(stories):
+        own = batch.action[:, 0] // 1000 == e
+        assert own.any()
+        check(story, n, steps - 1, jax.tree.map(lambda leaf, own=own: leaf[own], batch))
+
+
+def check(story, n, newest, batch):
+    """Every row is the n-step transition of its first step."""
+    columns = batch.observation[..., 0], batch.reward, batch.discount, batch.next_observation[..., 0]
+    for t, *found in zip(*map(np.asarray, columns), strict=True):
+        np.testing.assert_allclose(found, story.n_step(int(t), n, newest), rtol=1e-6)

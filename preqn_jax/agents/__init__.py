@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from preqn_jax.agents import ddpg, dqn, preqn, sac, td3
+from preqn_jax.agents import ddpg, dqn, preqn, preqn_norm, sac, td3
 from preqn_jax.agents.base import Agent
 
 
@@ -26,6 +26,7 @@ class AgentEntry(NamedTuple):
 
 AGENTS: dict[str, AgentEntry] = {
     "preqn": AgentEntry(preqn.PreQNConfig, preqn.make),
+    "preqn_norm": AgentEntry(preqn_norm.PreQNNormConfig, preqn_norm.make),
     "td3": AgentEntry(td3.TD3Config, td3.make),
     "sac": AgentEntry(sac.SACConfig, sac.make),
     "ddpg": AgentEntry(ddpg.DDPGConfig, ddpg.make),

@@ -11,6 +11,20 @@ from preqn_jax.types import Array, Params, Transition
 AgentState = Any  # a pytree of arrays
 
 
+def _same_state(state: AgentState, observation: Array) -> AgentState:
+    del observation
+    return state
+
+
+def _same_observation(state: AgentState, observation: Array) -> Array:
+    del state
+    return observation
+
+
+def _all_rows(batch_size: int) -> int:
+    return batch_size
+
+
 class Agent(NamedTuple):
     """Pure functions for one learner; the caller jits and vmaps. Actions are in [-1, 1], discrete ones one-hot.
 
@@ -27,6 +41,11 @@ class Agent(NamedTuple):
         Q' = Q + alpha K D_rho delta; Adam counts as plain gradient descent. The analysis of Achiam et al. (2019)
         omits target networks: for an agent that has them, delta is the error to its own targets, not T* Q - Q.
       gamma: the discount factor per step.
+      observe: (state, observations [N, O] newly collected) -> state; called once an iteration, before the updates.
+        It is where running statistics of observations change; everywhere else they are constants.
+      preprocess: (state, observation [..., O]) -> observation [..., O] as ``q_fn`` takes it. All other functions take
+        observations as the environment gives them.
+      critic_rows: B -> how many rows of a minibatch, the first ones, that critic is trained on.
     """
 
     init: Callable[[Array], AgentState]
@@ -38,3 +57,6 @@ class Agent(NamedTuple):
     td_error: Callable[[AgentState, Transition, Array], Array]
     operator: Callable[[Array, dict[str, Array]], tuple[Array, Array, Array]]
     gamma: float
+    observe: Callable[[AgentState, Array], AgentState] = _same_state
+    preprocess: Callable[[AgentState, Array], Array] = _same_observation
+    critic_rows: Callable[[int], int] = _all_rows

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from preqn_jax.networks import KERNEL_INITS
+from preqn_jax.networks import KERNEL_INITS, LAYER_NORMS, Actor, Critic, GaussianActor
 from preqn_jax.ops.activations import ACTIVATIONS
 from preqn_jax.ops.ntk import QFunction
 from preqn_jax.settings import setting
@@ -27,6 +28,22 @@ class AgentConfig:
         (256, 256), "width of each hidden layer of critic, and actor if any [units]", interval="[1, inf)"
     )
     kernel_init: str = setting("glorot_uniform", "initial kernels of critic, and actor if any", choices=KERNEL_INITS)
+    critic_layer_norm: str = setting(
+        "none", "LayerNorm before each hidden activation of the critic, without or with learned scale and bias",
+        choices=LAYER_NORMS,
+    )  # fmt: skip
+    normalize_observations: bool = setting(
+        False, "whether networks see observations less their running mean, over their running scale"
+    )
+    observation_moment: float = setting(
+        2.0,
+        "p of that scale, (E |x - mean|^p / E |z|^p)^(1/p) with a standard normal z; 2: the standard deviation",
+        interval="[1, 64]",
+    )
+    observation_floor: float = setting(
+        0.01, "smallest scale that an observation is divided by [observation]", interval="(0, inf)"
+    )
+    observation_clip: float = setting(10.0, "to which normalized observations are clipped", interval="(0, inf)")
     gamma: float = setting(0.99, "discount factor [per step]", interval="[0, 1]")
 
 
@@ -35,6 +52,7 @@ class ActorCriticConfig(AgentConfig):
     """Besides, of every agent with an actor."""
 
     actor_learning_rate: float = setting(1e-3, "the actor's Adam step size", interval="(0, inf)")
+    actor_layer_norm: str = setting("none", "LayerNorm before each hidden activation of the actor", choices=LAYER_NORMS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +71,22 @@ class NoiseConfig:
     exploration_noise: float = setting(
         0.1, "standard deviation of the Gaussian added to actions in [-1, 1]", interval="[0, inf)"
     )
+
+
+def make_critic(config: Any) -> Critic:
+    """The critic Q(s, a) that a configuration of an agent describes."""
+    return Critic(config.hidden_sizes, config.activation, config.kernel_init, config.critic_layer_norm)
+
+
+def make_actor(config: Any, action_size: int) -> Actor:
+    """The deterministic actor that a configuration of an agent describes."""
+    return Actor(action_size, config.hidden_sizes, config.activation, config.kernel_init, config.actor_layer_norm)
+
+
+def make_gaussian_actor(config: Any, action_size: int) -> GaussianActor:
+    """The Gaussian actor that a configuration of an agent describes."""
+    sizes, norm = config.hidden_sizes, config.actor_layer_norm
+    return GaussianActor(action_size, sizes, config.activation, config.kernel_init, norm)
 
 
 def descend(

@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from preqn_jax.agents import common
+from preqn_jax.agents import common, observations
 from preqn_jax.agents.base import Agent
-from preqn_jax.networks import Actor, Critic
 from preqn_jax.ops import ntk, td
 from preqn_jax.settings import setting
 from preqn_jax.types import Array, Params, Transition
@@ -42,8 +41,7 @@ class DDPGState(NamedTuple):
 
 def make(config: DDPGConfig, observation_size: int, action_size: int) -> Agent:
     """DDPG for observations ``[..., observation_size]`` and actions ``[..., action_size]`` in [-1, 1]."""
-    critic = Critic(config.hidden_sizes, config.activation, config.kernel_init)
-    actor = Actor(action_size, config.hidden_sizes, config.activation, config.kernel_init)
+    critic, actor = common.make_critic(config), common.make_actor(config, action_size)
     q_fn, policy = ntk.module_q_fn(critic), ntk.module_q_fn(actor)
     critic_adam, actor_adam = optax.adam(config.critic_learning_rate), optax.adam(config.actor_learning_rate)
 
@@ -89,4 +87,5 @@ def make(config: DDPGConfig, observation_size: int, action_size: int) -> Agent:
         return DDPGState(online, critic_optimizer, actor_optimizer, slow), {**critic_info, **actor_info}
 
     operator = common.gradient_operator(config.critic_learning_rate)
-    return Agent(init, act, explore, update, q_fn, lambda state: state.online.critic, td_error, operator, config.gamma)
+    agent = Agent(init, act, explore, update, q_fn, lambda state: state.online.critic, td_error, operator, config.gamma)
+    return observations.normalized(agent, config, observation_size)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from preqn_jax.agents import common, preqn
+from preqn_jax.agents import common, observations, preqn
 from preqn_jax.agents.base import Agent
 from preqn_jax.networks import DiscreteCritic
 from preqn_jax.ops import ntk, td
@@ -110,7 +110,9 @@ class _Parts:
 
     def __init__(self, config: Any, observation_size: int, action_size: int):
         self.config, self.observation_size, self.action_size = config, observation_size, action_size
-        self.critic = DiscreteCritic(action_size, config.hidden_sizes, config.activation, config.kernel_init)
+        self.critic = DiscreteCritic(
+            action_size, config.hidden_sizes, config.activation, config.kernel_init, config.critic_layer_norm
+        )
         self.q_fn = ntk.module_q_fn(self.critic)
 
     def init(self, key: Array) -> Params:
@@ -144,5 +146,6 @@ class _Parts:
             del key
             return self.target(bootstrap(state), batch) - self.q_fn(state.critic, (batch.observation, batch.action))
 
-        return Agent(init, act, explore, update, self.q_fn, lambda state: state.critic, td_error, operator,
-                     self.config.gamma)  # fmt: skip
+        agent = Agent(init, act, explore, update, self.q_fn, lambda state: state.critic, td_error, operator,
+                      self.config.gamma)  # fmt: skip
+        return observations.normalized(agent, self.config, self.observation_size)

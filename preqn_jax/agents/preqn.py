@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from preqn_jax.agents import common
+from preqn_jax.agents import common, observations
 from preqn_jax.agents.base import Agent
-from preqn_jax.networks import Actor, Critic
 from preqn_jax.ops import diagnostics, ntk, td
 from preqn_jax.ops.activations import ACTIVATIONS
 from preqn_jax.ops.preqn import step_linearized
@@ -61,8 +60,7 @@ class PreQNState(NamedTuple):
 
 def make(config: PreQNConfig, observation_size: int, action_size: int) -> Agent:
     """PreQN for observations ``[..., observation_size]`` and actions ``[..., action_size]`` in [-1, 1]."""
-    critic = Critic(config.hidden_sizes, config.activation, config.kernel_init)
-    actor = Actor(action_size, config.hidden_sizes, config.activation, config.kernel_init)
+    critic, actor = common.make_critic(config), common.make_actor(config, action_size)
     q_fn, policy = ntk.module_q_fn(critic), ntk.module_q_fn(actor)
     critic_step = make_critic_step(config, critic)
     adam = optax.adam(config.actor_learning_rate)
@@ -100,7 +98,8 @@ def make(config: PreQNConfig, observation_size: int, action_size: int) -> Agent:
         return state, {**critic_info, **actor_info}
 
     operator = make_operator(config)
-    return Agent(init, act, explore, update, q_fn, lambda state: state.critic, td_error, operator, config.gamma)
+    agent = Agent(init, act, explore, update, q_fn, lambda state: state.critic, td_error, operator, config.gamma)
+    return observations.normalized(agent, config, observation_size)
 
 
 def make_critic_step(config: CriticStepConfig, critic: nn.Module) -> CriticStep:

@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from preqn_jax.agents import common
+from preqn_jax.agents import common, observations
 from preqn_jax.agents.base import Agent
-from preqn_jax.networks import Critic, GaussianActor
 from preqn_jax.ops import ntk, squashed_gaussian, td
 from preqn_jax.settings import setting
 from preqn_jax.types import Array, Params, Transition
@@ -36,8 +35,7 @@ class SACState(NamedTuple):
 
 def make(config: SACConfig, observation_size: int, action_size: int) -> Agent:
     """SAC for observations ``[..., observation_size]`` and actions ``[..., action_size]`` in [-1, 1]."""
-    critic = Critic(config.hidden_sizes, config.activation, config.kernel_init)
-    actor = GaussianActor(action_size, config.hidden_sizes, config.activation, config.kernel_init)
+    critic, actor = common.make_critic(config), common.make_gaussian_actor(config, action_size)
     q_fn = ntk.module_q_fn(critic)
     critic_adam, actor_adam = optax.adam(config.critic_learning_rate), optax.adam(config.actor_learning_rate)
 
@@ -100,4 +98,5 @@ def make(config: SACConfig, observation_size: int, action_size: int) -> Agent:
         return state._replace(target_critics=targets), {**critic_info, **actor_info}
 
     operator = common.gradient_operator(config.critic_learning_rate)
-    return Agent(init, act, explore, update, q_fn, lambda state: state.critics[0], td_error, operator, config.gamma)
+    agent = Agent(init, act, explore, update, q_fn, lambda state: state.critics[0], td_error, operator, config.gamma)
+    return observations.normalized(agent, config, observation_size)

@@ -54,6 +54,32 @@ def clipped_double_target(reward: Array, discount: Array, next_values: Array, ga
     return td_target(reward, discount, jnp.min(next_values, axis=0), gamma)
 
 
+def pessimistic_target(
+    reward: Array, discount: Array, next_values: Array, gamma: float | Array, pessimism: float | Array
+) -> Array:
+    """y = r + gamma discount ((1 - p) mean_i Q_i + p min_i Q_i)(s', a'), a constant to differentiation.
+
+    Of two critics that is their mean less p times half their difference: p = 1 is :func:`clipped_double_target`.
+
+    Args:
+      reward: ``[B]``.
+      discount: ``[B]``.
+      next_values: of every critic at the target action a', ``[N, B]``.
+      gamma: discount factor per step, in [0, 1].
+      pessimism: p, in [0, 1].
+
+    Returns:
+      y ``[B]``, one target for all critics.
+
+    Raises:
+      AssertionError: chex, at trace time, on arrays of other shapes.
+    """
+    chex.assert_shape(next_values, (None, *reward.shape))
+    mean = jnp.mean(next_values, axis=0)
+    value = mean - pessimism * (mean - jnp.min(next_values, axis=0))
+    return td_target(reward, discount, value, gamma)
+
+
 def soft_target(
     reward: Array,
     discount: Array,

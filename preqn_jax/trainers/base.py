@@ -23,7 +23,7 @@ Burst = Callable[[AgentState, Transition, Array, Array], tuple[AgentState, dict[
 
 # Streams of JAX keys. Each draw is a function of (seed, stream, counter) alone, so that a resumed run needs no
 # stored random state to go on exactly where it stopped.
-INIT, EXPLORE, UPDATE, DIAGNOSE, RESET, UNIFORM_ACTION, REPLAY, EVALUATE = range(8)
+INIT, EXPLORE, UPDATE, DIAGNOSE, RESET, UNIFORM_ACTION, REPLAY, EVALUATE, HELD_OUT = range(9)
 
 
 class NonFiniteError(RuntimeError):
@@ -101,6 +101,7 @@ class Trainer(abc.ABC):
                 # Q at the first state, and what it claims to be: an overestimation shows as their difference.
                 "first_q": first_q[s].mean(),
                 "discounted_return": discounted[s].mean(),
+                "overestimation": first_q[s].mean() - discounted[s].mean(),
             }
             rows.append({**evaluation, **self.interval.row(s)})
         self.interval.clear()
@@ -194,7 +195,7 @@ def burst_of(agent: Agent) -> Burst:
 
 def value_of_policy(agent: Agent, state: AgentState, observation: Array) -> Array:
     """What the critic claims for observations ``[..., O]`` under the deterministic policy, ``[...]``."""
-    return agent.q_fn(agent.critic(state), (observation, agent.act(state, observation)))
+    return agent.q_fn(agent.critic(state), (agent.preprocess(state, observation), agent.act(state, observation)))
 
 
 def restore_tree(like: Any, arrays: Arrays, prefix: str) -> Any:

@@ -24,6 +24,7 @@ from preqn_jax.checkpoint import Arrays
 from preqn_jax.config import Config
 from preqn_jax.envs import device as device_env
 from preqn_jax.envs.device import EnvState
+from preqn_jax.replay import Ring
 from preqn_jax.rollout import Evaluation, evaluate_on_device
 from preqn_jax.settings import SettingError
 from preqn_jax.trainers import base
@@ -58,7 +59,7 @@ class Population(NamedTuple):
     agent: AgentState
     envs: EnvState
     returns: Array
-    replay: Transition
+    replay: Ring
 
 
 class Report(NamedTuple):
@@ -122,6 +123,7 @@ class DeviceTrainer(Trainer):
         """Raises SettingError unless the replay buffers and a burst's minibatches fit on ``count`` such devices."""
         config, available = self.config, memory_of(device, count)
         minibatches = len(self.members) * config.update_every * config.batch_size * transition
+        minibatches *= 1 + config.measure_alignment
         needed = self.replay_bytes + minibatches
         if needed > available:
             fits = int(config.replay_capacity * (available - minibatches) / self.replay_bytes)
@@ -191,10 +193,11 @@ class DeviceTrainer(Trainer):
 
     # What follows is traced; M is here the number of members of one device.
 
-    def _agent(self, hyperparameters: dict[str, Array]) -> Agent:
+    def _agent(self, hyperparameters: dict[str, Array], plain: bool = False) -> Agent:
+        """The agent of a member; ``plain`` is without what ``measure_alignment`` adds."""
         config = dataclasses.replace(self.config.agent, **hyperparameters)
         agent = AGENTS[self.config.algorithm].make(config, self.env.observation_size, self.env.action_size)
-        return with_alignment(agent) if self.config.measure_alignment else agent
+        return with_alignment(agent) if self.config.measure_alignment and not plain else agent
 
     def _init(self, identity: Identity) -> Population:
         config, env = self.config, self.env
@@ -213,14 +216,14 @@ class DeviceTrainer(Trainer):
         """From environment step ``step``, ``update_every`` steps and as many updates, of every member."""
         agent, envs, returns, ring = population
         collect = functools.partial(self._collect, step=step)
-        envs, returns, transitions, *ended = over_members(collect, identity, agent, envs, returns)
-        ring = jax.vmap(lambda ring, new: replay.add(ring, new, step))(ring, transitions)
+        envs, returns, collected, *ended = over_members(collect, identity, agent, envs, returns)
+        ring = jax.vmap(lambda ring, new: replay.add(ring, new, step))(ring, collected)
+        observe = lambda one, agent, seen: self._agent(one.hyperparameters).observe(agent, seen)  # noqa: E731
+        agent = jax.vmap(observe)(identity, agent, collected.transitions.observation)
         after = step + self.config.update_every
 
         def learn(agent: AgentState) -> tuple[AgentState, dict[str, Array]]:
-            shape = (self.config.update_every, self.config.batch_size)
-            draw = lambda key, ring: replay.sample(ring, base.stream(key, base.REPLAY, after), after, shape)  # noqa: E731
-            batches = jax.vmap(draw)(identity.key, ring)
+            batches = jax.vmap(functools.partial(self._draw, after=after))(identity, ring)
             return over_members(functools.partial(self._learn, step=after), identity, agent, batches)
 
         def wait(agent: AgentState) -> tuple[AgentState, dict[str, Array]]:
@@ -230,9 +233,20 @@ class DeviceTrainer(Trainer):
         agent, infos = jax.lax.cond(after >= self.config.update_after, learn, wait, agent)
         return Population(agent, envs, returns, ring), Report(infos, *ended)
 
+    def _draw(self, one: Identity, ring: Ring, *, after: Array) -> Transition:
+        """Minibatches of one member's updates, ``[U, B, ...]``; with the rows that are held out ``[U, 2 B, ...]``."""
+        shape = (self.config.update_every, self.config.batch_size)
+        streams = (base.REPLAY, base.HELD_OUT) if self.config.measure_alignment else (base.REPLAY,)
+        parts = [self._sample(one, ring, base.stream(one.key, number, after), after, shape) for number in streams]
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *parts)
+
+    def _sample(self, one: Identity, ring: Ring, key: Array, total: Array, shape: tuple[int, ...]) -> Transition:
+        gamma, num_envs = self._agent(one.hyperparameters).gamma, self.config.env.num_envs
+        return replay.sample(ring, key, total, shape, self.config.n_step, gamma, num_envs)
+
     def _collect(
         self, one: Identity, agent_state: AgentState, envs: EnvState, returns: Array, *, step: Array
-    ) -> tuple[EnvState, Array, Transition, Array, Array, Array]:
+    ) -> tuple[EnvState, Array, Ring, Array, Array, Array]:
         """``update_every`` environment steps of one member; the last three are those of its :class:`Report`."""
         config, agent, key = self.config, self._agent(one.hyperparameters), one.key
         count = config.env.num_envs
@@ -248,12 +262,13 @@ class DeviceTrainer(Trainer):
             transition = Transition(envs.observation, action, outcome.reward, discount, outcome.observation)
             returns, over = returns + outcome.reward, outcome.terminated | outcome.truncated
             ended = jnp.where(over, returns, 0.0).sum()
-            return (after, jnp.where(over, 0.0, returns)), (transition, (over.sum(), ended, outcome.broken.sum()))
+            counts = over.sum(), ended, outcome.broken.sum()
+            return (after, jnp.where(over, 0.0, returns)), (Ring(transition, over), counts)
 
         steps = step + count * jnp.arange(config.update_every // count, dtype=jnp.uint32)
-        (envs, returns), (transitions, counts) = jax.lax.scan(step_all, (envs, returns), steps)
-        transitions = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), transitions)
-        return envs, returns, transitions, *(count.sum() for count in counts)
+        (envs, returns), (collected, counts) = jax.lax.scan(step_all, (envs, returns), steps)
+        collected = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), collected)
+        return envs, returns, collected, *(count.sum() for count in counts)
 
     def _learn(
         self, one: Identity, agent: AgentState, batches: Transition, *, step: Array
@@ -274,10 +289,10 @@ class DeviceTrainer(Trainer):
     def _diagnose(self, identity: Identity, population: Population, step: Array) -> dict[str, Array]:
         """Of the update that each member would make now, on a minibatch drawn for this alone."""
 
-        def diagnose(one: Identity, agent: AgentState, ring: Transition) -> dict[str, Array]:
+        def diagnose(one: Identity, agent: AgentState, ring: Ring) -> dict[str, Array]:
             draw, update = jax.random.split(base.stream(one.key, base.DIAGNOSE, step))
-            batch = replay.sample(ring, draw, step, (self.config.batch_size,))
-            return diagnosis_of(self._agent(one.hyperparameters))(agent, batch, update)
+            batch = self._sample(one, ring, draw, step, (self.config.batch_size,))
+            return diagnosis_of(self._agent(one.hyperparameters, plain=True))(agent, batch, update)
 
         return over_members(diagnose, identity, population.agent, population.replay)
 

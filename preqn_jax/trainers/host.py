@@ -23,7 +23,7 @@ from preqn_jax.trainers import base
 from preqn_jax.trainers.base import Infos, Interval, Trainer
 from preqn_jax.types import Array, Transition, transition_shapes
 
-_UNIFORM_ACTION, _REPLAY = range(2)  # streams of NumPy generators
+_UNIFORM_ACTION, _REPLAY, _HELD_OUT = range(3)  # streams of NumPy generators
 _TRAINING, _EVALUATION = range(2)  # of environments
 
 
@@ -43,6 +43,7 @@ class HostTrainer(Trainer):
         self.replay = HostReplay(config.num_seeds, config.replay_capacity, env.observation_size, env.action_size)
         self.replay_bytes = self.replay.nbytes
         self.agent = AGENTS[config.algorithm].make(config.agent, env.observation_size, env.action_size)
+        self._plain_agent = self.agent  # whose update takes one minibatch
         if config.measure_alignment:
             self.agent = with_alignment(self.agent)
         self.observation = np.stack([env.reset() for env in self.envs])
@@ -58,12 +59,13 @@ class HostTrainer(Trainer):
         self.state: AgentState = jax.jit(init)(self.keys)
         self.act = jax.jit(_over_seeds(agent.act, seeds, in_axes=(0, 0)))
         self._explore = jax.jit(_over_seeds(_explore_at(agent), seeds, in_axes=(0, 0, 0, None)))
+        self._observe = jax.jit(_over_seeds(agent.observe, seeds, in_axes=(0, 0)), donate_argnums=0)
         value = _over_seeds(lambda state, x: base.value_of_policy(agent, state, x), seeds, in_axes=(0, 0))
         self._value = jax.jit(value)
         jax.block_until_ready(self._explore(self.state, self.observation, self.keys, np.uint32(0)))
         jax.block_until_ready(self.act(self.state, self._evaluation_shape()))
         jax.block_until_ready(self._value(self.state, self._evaluation_shape()))
-        lead = (seeds, config.update_every, config.batch_size)
+        lead = (seeds, config.update_every, config.batch_size * (1 + config.measure_alignment))
         shapes = transition_shapes(env.observation_size, env.action_size)
         batches = Transition(*(jax.ShapeDtypeStruct((*lead, *shape), jnp.float32) for shape in shapes))
         burst = jax.jit(_over_seeds(base.burst_of(agent), seeds, in_axes=(0, 0, 0, None)), donate_argnums=0)
@@ -77,10 +79,10 @@ class HostTrainer(Trainer):
 
     def _compile_diagnosis(self, batches: Transition) -> jax.stages.Compiled:
         """Of one update, on the first minibatch of a burst."""
-        diagnose = diagnosis_of(self.agent)
+        diagnose = diagnosis_of(self._plain_agent)
 
         def diagnose_at(state: AgentState, batches: Transition, key: Array, step: Array) -> dict[str, Array]:
-            first = jax.tree.map(lambda leaf: leaf[0], batches)
+            first = jax.tree.map(lambda leaf: leaf[0, : self.config.batch_size], batches)
             return diagnose(state, first, base.stream(key, base.DIAGNOSE, step))
 
         over_seeds = _over_seeds(diagnose_at, self.config.num_seeds, in_axes=(0, 0, 0, None))
@@ -96,19 +98,20 @@ class HostTrainer(Trainer):
         Raises:
           NonFiniteError: if anything that an update reports is not finite.
         """
-        for _ in range(self.config.update_every):
-            self.collect()
+        observations = np.stack([self.collect() for _ in range(self.config.update_every)], axis=1)
+        self.state = self._observe(self.state, observations)
         return self.learn() if self.step >= self.config.update_after else {}
 
-    def collect(self) -> None:
-        """One environment step of every seed, into the buffer."""
+    def collect(self) -> np.ndarray:
+        """One environment step of every seed, into the buffer; returns the observations before it, ``[S, O]``."""
+        observation = self.observation.copy()
         action = self._next_action()
         steps = [env.step(a) for env, a in zip(self.envs, action, strict=True)]
         reward = np.array([step.reward for step in steps])
         next_observation = np.stack([step.observation for step in steps])
         discount = np.array([not step.terminated for step in steps])
         over = np.array([step.terminated or step.truncated for step in steps])
-        self.replay.add(Transition(self.observation, action, reward, discount, next_observation))
+        self.replay.add(Transition(self.observation, action, reward, discount, next_observation), over)
         self.step += 1
         self.returns += reward
         self.observation = next_observation
@@ -116,6 +119,7 @@ class HostTrainer(Trainer):
         for s in np.nonzero(over)[0]:
             self.returns[s] = 0.0
             self.observation[s] = self.envs[s].reset()
+        return observation
 
     def _next_action(self) -> np.ndarray:
         if self.step < self.config.start_steps:
@@ -133,11 +137,20 @@ class HostTrainer(Trainer):
         Raises:
           NonFiniteError: if anything that it reports is not finite.
         """
-        batches = self.replay.sample(self._generators(_REPLAY), (self.config.update_every, self.config.batch_size))
+        batches = self._draw(_REPLAY)
+        if self.config.measure_alignment:
+            both = batches, self._draw(_HELD_OUT)
+            batches = jax.tree.map(lambda *parts: np.concatenate(parts, axis=2), *both)
         if self._diagnose and self.step % self.config.diagnose_every == 0:
             self.interval.add_diagnosis(self._diagnose(self.state, batches, self.keys, np.uint32(self.step)))
         self.state, info = self._burst(self.state, batches, self.keys, np.uint32(self.step))
         return self._record({name: np.asarray(value) for name, value in info.items()})
+
+    def _draw(self, stream: int) -> Transition:
+        """A minibatch for each update of an iteration, ``[S, U, B, ...]``."""
+        config = self.config
+        shape = (config.update_every, config.batch_size)
+        return self.replay.sample(self._generators(stream), shape, config.n_step, config.agent.gamma)
 
     def play(self) -> tuple[Evaluation, np.ndarray]:
         """Episodes of the deterministic policies; and Q at the first state of each, ``[S, E]``."""

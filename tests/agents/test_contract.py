@@ -111,34 +111,59 @@ def test_every_activation_can_be_had(agent_name, draw):
     assert len({np.asarray(value).tobytes() for value in values}) == len(ACTIVATIONS)
 
 
-def with_equal_critics(state):
+@pytest.mark.parametrize("kind", ["fixed", "learned"])
+def test_every_network_can_have_layer_norm(agent_name, kind, draw):
+    config = AGENTS[agent_name].config
+    names = [name for name in ("critic_layer_norm", "actor_layer_norm") if hasattr(config(), name)]
+    agent = make(agent_name, **dict.fromkeys(names, kind))
+    plain = make(agent_name, **dict.fromkeys(names, "none"))
+    state, data, key = agent.init(jax.random.key(0)), draw(), jax.random.key(1)
+    new, info = jax.jit(agent.update)(state, data, key)
+    assert all(np.isfinite(value) for value in info.values())
+    unlike = lambda a, b: not np.allclose(a, b, atol=1e-3)  # noqa: E731
+    inputs, before = (data.observation, data.action), plain.init(jax.random.key(0))
+    assert unlike(agent.q_fn(agent.critic(state), inputs), plain.q_fn(plain.critic(before), inputs))
+    if "actor_layer_norm" in names:
+        assert unlike(agent.act(state, data.observation), plain.act(before, data.observation))
+    learned = [path for path, _ in jax.tree_util.tree_leaves_with_path(agent.critic(state)) if "LayerNorm" in str(path)]
+    assert len(learned) == (4 if kind == "learned" else 0)
+    assert unlike(agent.q_fn(agent.critic(new), inputs), agent.q_fn(agent.critic(state), inputs))
+
+
+def with_equal_critics(agent, state):
     """Where there are two critics, what is reported as the mean over both is then that of the first."""
-    return state._replace(critics=(state.critics[0],) * 2) if hasattr(state, "critics") else state
+    return state._replace(critics=(agent.critic(state),) * 2) if hasattr(state, "critics") else state
 
 
 def test_td_errors_are_those_that_the_update_takes(agent, draw):
-    state, data, key = with_equal_critics(agent.init(jax.random.key(0))), draw(), jax.random.key(1)
+    state, data, key = with_equal_critics(agent, agent.init(jax.random.key(0))), draw(), jax.random.key(1)
     td_error = jax.jit(agent.td_error)(state, data, key)
     assert td_error.shape == data.reward.shape
     _, info = jax.jit(agent.update)(state, data, key)
-    np.testing.assert_allclose(np.sqrt(np.mean(td_error**2)), info["td_error"], rtol=1e-5)
+    parts = np.split(np.asarray(td_error), B // agent.critic_rows(B))  # one a critic, where they share the minibatch
+    np.testing.assert_allclose(np.mean([np.sqrt(np.mean(part**2)) for part in parts]), info["td_error"], rtol=1e-5)
     value = agent.q_fn(agent.critic(state), (data.observation, data.action))
     np.testing.assert_allclose(value.mean(), info["q"], rtol=1e-5)
 
 
 def test_measuring_the_alignment_changes_nothing_else(agent, draw):
-    state, data, key = agent.init(jax.random.key(0)), draw(), jax.random.key(1)
-    plain, measured = (jax.jit(a.update)(state, data, key) for a in (agent, with_alignment(agent)))
-    alignment = measured[1].pop("update_alignment")
+    state, data, other, key = agent.init(jax.random.key(0)), draw(0), draw(1), jax.random.key(1)
+    both = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), data, other)
+    plain, measured = jax.jit(agent.update)(state, data, key), jax.jit(with_alignment(agent).update)(state, both, key)
+    found = [measured[1].pop(name) for name in ("update_alignment", "heldout_alignment")]
     assert_close(measured, plain)
-    inputs = (data.observation, data.action)
-    change = agent.q_fn(agent.critic(plain[0]), inputs) - agent.q_fn(agent.critic(state), inputs)
-    np.testing.assert_allclose(alignment, oracles.cosine(change, agent.td_error(state, data, key)), atol=1e-4)
+    for alignment, part, rows in zip(found, (data, other), (agent.critic_rows(B), B), strict=True):
+        inputs = (part.observation, part.action)
+        change = agent.q_fn(agent.critic(plain[0]), inputs) - agent.q_fn(agent.critic(state), inputs)
+        expected = oracles.cosine(change[:rows], agent.td_error(state, part, key)[:rows])
+        np.testing.assert_allclose(alignment, expected, atol=1e-4)
+    assert found[0] > found[1]  # what was trained on is met better than what was not
 
 
 def test_preqn_measures_what_its_linesearch_accepted():
     agent = with_alignment(make("preqn"))
-    _, info = jax.jit(agent.update)(agent.init(jax.random.key(0)), batch(), jax.random.key(1))
+    both = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), batch(0), batch(1))
+    _, info = jax.jit(agent.update)(agent.init(jax.random.key(0)), both, jax.random.key(1))
     assert info["accepted"]
     np.testing.assert_allclose(info["update_alignment"], info["alignment"], atol=1e-5)
 
@@ -147,7 +172,8 @@ def test_a_diagnosis_tells_preqn_from_gradient_descent(agent_name, agent, draw):
     state, data, key = agent.init(jax.random.key(0)), draw(), jax.random.key(1)
     diagnosis = jax.jit(diagnosis_of(agent))(state, data, key)
     assert all(value.shape == () and np.isfinite(value) for value in diagnosis.values())
-    gram = ntk.per_example(agent.q_fn)(agent.critic(state), (data.observation, data.action)).gram
+    rows = agent.critic_rows(B)
+    gram = ntk.per_example(agent.q_fn)(agent.critic(state), (data.observation[:rows], data.action[:rows])).gram
     np.testing.assert_allclose(diagnosis["row_ratio"], np.mean(row_ratio(gram)), rtol=1e-4)
     assert 0 < diagnosis["linearization"] < 1
     preconditioned = agent_name.startswith("preqn")
@@ -156,5 +182,5 @@ def test_a_diagnosis_tells_preqn_from_gradient_descent(agent_name, agent, draw):
         step_size = jax.jit(agent.update)(state, data, key)[1]["step_size"]
         assert diagnosis["overshooting"] == pytest.approx(float(step_size), rel=0.05)
     else:  # 2 alpha K_ii / B
-        assert diagnosis["overshooting"] == pytest.approx(2e-3 * np.diagonal(gram).max() / B, rel=1e-4)
+        assert diagnosis["overshooting"] == pytest.approx(2e-3 * np.diagonal(gram).max() / rows, rel=1e-4)
     assert (diagnosis["over_generalization"] < 100) == preconditioned

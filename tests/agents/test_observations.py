@@ -1,0 +1,157 @@
+"""Running statistics of observations, alone and around every agent."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from preqn_jax.agents import AGENTS
+from preqn_jax.agents.measured import diagnosis_of, with_alignment
+from preqn_jax.agents.observations import include, no_statistics, normalize
+from tests.agents.batches import A, O, batch
+
+
+def seen(*shape, seed=0):
+    """Observations whose entries differ in mean and in spread."""
+    return np.random.default_rng(seed).normal(size=shape) * [0.01, 1.0, 100.0] + [0.0, 1000.0, -5.0]
+
+
+def statistics_of(parts, moment=2.0):
+    statistics = no_statistics(3)
+    for part in parts:
+        statistics = include(statistics, jnp.asarray(part, jnp.float32), moment)
+    return statistics
+
+
+@pytest.mark.parametrize("moment", [1.0, 2.0, 8.0, 64.0])
+def test_statistics_of_one_block_are_those_of_numpy(moment):
+    x = seen(50, 3)
+    statistics = statistics_of([x], moment)
+    assert statistics.total == 50
+    np.testing.assert_allclose(statistics.mean, x.mean(0), rtol=1e-5, atol=1e-5)
+    expected = (np.abs(x - x.mean(0)) ** moment).mean(0) ** (1 / moment)
+    np.testing.assert_allclose(statistics.spread, expected, rtol=2e-3)
+
+
+@pytest.mark.parametrize("moment", [2.0, 8.0])
+def test_statistics_of_many_blocks_are_those_of_all(moment):
+    x = seen(20_000, 3)
+    parts = jnp.asarray(x.reshape(400, 50, 3), jnp.float32)
+    include_part = lambda i, statistics: include(statistics, parts[i], moment)  # noqa: E731
+    statistics = jax.lax.fori_loop(0, 400, include_part, no_statistics(3))
+    expected = (np.abs(x - x.mean(0)) ** moment).mean(0) ** (1 / moment)
+    np.testing.assert_allclose(statistics.spread, expected, rtol=0.01)
+    np.testing.assert_allclose(statistics.mean[1:], x.mean(0)[1:], rtol=1e-3)
+
+
+def test_float32_does_for_a_million_observations():
+    x = seen(5000, 3)
+    parts = jnp.asarray(x.reshape(100, 50, 3), jnp.float32)
+    include_part = lambda i, statistics: include(statistics, parts[i % 100], 2.0)  # noqa: E731
+    statistics = jax.lax.fori_loop(0, 20_000, include_part, no_statistics(3))
+    np.testing.assert_allclose(statistics.spread, x.std(0), rtol=1e-3)
+    np.testing.assert_allclose(statistics.mean[1:], x.mean(0)[1:], rtol=1e-3)
+
+
+def test_no_moment_of_large_or_of_small_numbers_overflows():
+    for size in (1e-12, 1e12):
+        statistics = statistics_of([size * np.array([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])] * 3, moment=64.0)
+        np.testing.assert_allclose(statistics.spread, [size, 0.0, size], rtol=1e-3)
+
+
+@pytest.mark.parametrize("moment", [2.0, 4.0, 8.0])
+def test_a_normal_entry_gets_unit_variance_whatever_the_moment(moment):
+    x = np.random.default_rng(0).normal(size=(100_000, 3)) * [0.1, 1.0, 30.0] + 5.0
+    normalized = normalize(statistics_of([x], moment), jnp.asarray(x, jnp.float32), moment, 1e-3, 10.0)
+    np.testing.assert_allclose(np.mean(normalized, axis=0), 0.0, atol=1e-3)
+    np.testing.assert_allclose(np.std(normalized, axis=0), 1.0, rtol=0.03)
+
+
+def test_a_larger_moment_magnifies_less_what_moves_rarely():
+    x = np.zeros((1000, 3))
+    x[::100] = 1.0
+    peaks = [normalize(statistics_of([x], p), jnp.ones(3), p, 1e-3, 100.0)[0] for p in (2.0, 4.0, 8.0)]
+    np.testing.assert_allclose(peaks[0], 0.99 / np.sqrt(0.0099), rtol=1e-4)
+    assert peaks[0] > 2 * peaks[1] > 2 * peaks[2] > 2
+
+
+def test_normalization_is_of_the_last_axis_and_clips():
+    statistics = statistics_of([seen(1000, 3)])
+    assert normalize(statistics, jnp.zeros((5, 4, 3)), 2.0, 1e-3, 10.0).shape == (5, 4, 3)
+    far = normalize(statistics, jnp.asarray([1.0, -1e6, 0.0]), 2.0, 1e-3, 10.0)
+    np.testing.assert_array_equal(far[:2], [10.0, -10.0])
+
+
+def test_an_entry_that_never_moves_is_divided_by_the_floor():
+    statistics, x = statistics_of([np.full((10, 3), 2.0)]), jnp.asarray([2.0, 2.001, 1.0])
+    np.testing.assert_allclose(normalize(statistics, x, 2.0, 0.01, 10.0), [0, 0.1, -10], rtol=1e-3)
+
+
+def test_nothing_changes_before_the_first_observation():
+    x = jnp.asarray([0.5, -3.0, 99.0])
+    np.testing.assert_array_equal(normalize(no_statistics(3), x, 2.0, 0.01, 10.0), x)
+
+
+@pytest.fixture(params=AGENTS)
+def pair(request):
+    """The same agent without and with normalization, and whether its actions are discrete."""
+    entry = AGENTS[request.param]
+    config = entry.config(hidden_sizes=(16, 16), observation_moment=4.0, observation_floor=0.1, observation_clip=2.0)
+    configs = [dataclasses.replace(config, normalize_observations=on) for on in (False, True)]
+    return [entry.make(config, O, A) for config in configs], entry.discrete
+
+
+def observed(agent, key=0):
+    """A state that has seen something."""
+    state = agent.init(jax.random.key(key))
+    return agent.observe(state, 3.0 * jax.random.normal(jax.random.key(9), (40, O)) + 1.0)
+
+
+def by_hand(state, batch):
+    return batch._replace(
+        observation=normalize(state.statistics, batch.observation, 4.0, 0.1, 2.0),
+        next_observation=normalize(state.statistics, batch.next_observation, 4.0, 0.1, 2.0),
+    )
+
+
+def test_an_agent_works_on_normalized_observations(pair):
+    (plain, agent), discrete = pair
+    data, key, state = batch(discrete=discrete), jax.random.key(1), observed(agent)
+    same = by_hand(state, data)
+    assert np.abs(np.asarray(same.observation - data.observation)).max() > 0.5
+    equal = lambda a, b: jax.tree.map(np.testing.assert_array_equal, a, b)  # noqa: E731
+    equal(agent.act(state, data.observation), plain.act(state.agent, same.observation))
+    equal(agent.explore(state, data.observation, key), plain.explore(state.agent, same.observation, key))
+    equal(agent.td_error(state, data, key), plain.td_error(state.agent, same, key))
+    equal(agent.preprocess(state, data.observation), same.observation)
+    new, info = jax.jit(agent.update)(state, data, key)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)  # noqa: E731 (fused differently)
+    jax.tree.map(close, (new.agent, info), jax.jit(plain.update)(state.agent, same, key))
+    equal(new.statistics, state.statistics)  # an update does not move them
+
+
+def test_what_is_measured_is_measured_on_normalized_observations(pair):
+    (plain, agent), discrete = pair
+    data, key, state = batch(discrete=discrete), jax.random.key(1), observed(agent)
+    same = by_hand(state, data)
+    close = lambda a, b: jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4), a, b)  # noqa: E731
+    close(diagnosis_of(agent)(state, data, key), diagnosis_of(plain)(state.agent, same, key))
+    close(with_alignment(agent).update(state, data, key)[1], with_alignment(plain).update(state.agent, same, key)[1])
+
+
+def test_observing_changes_the_statistics_alone(pair):
+    (_, agent), _ = pair
+    state = agent.init(jax.random.key(0))
+    new = agent.observe(state, jnp.ones((5, O)))
+    jax.tree.map(np.testing.assert_array_equal, new.agent, state.agent)
+    np.testing.assert_array_equal(new.statistics.mean, 1.0)
+    assert new.statistics.total == 5
+
+
+def test_an_agent_without_normalization_has_nothing_to_observe(pair):
+    (plain, _), _ = pair
+    state = plain.init(jax.random.key(0))
+    assert plain.observe(state, jnp.ones((5, O))) is state
+    assert not hasattr(state, "statistics")
