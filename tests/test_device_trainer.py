@@ -70,8 +70,8 @@ def test_the_schedule_and_a_checkpoint_of_another_configuration():
     assert [row["train_episodes"] for row in recorder.rows] == [100] * 4  # episodes of one step
     assert list(saved) == [100, 200]
     assert recorder.steps == list(range(10, 201, 10))
-    assert saved[100]["replay.reward"].shape == (2, 100)
-    assert saved[200]["replay.reward"].shape == (2, 150)
+    assert saved[100]["replay.transitions.reward"].shape == (2, 100)
+    assert saved[200]["replay.transitions.reward"].shape == (2, 150)
     name = next(name for name in saved[100] if name.endswith("kernel"))
     with pytest.raises(CheckpointError, match="another configuration"):
         trainer.restore({**saved[100], name: saved[100][name][..., 1:]})
@@ -96,7 +96,7 @@ def test_nothing_is_learned_and_actions_are_uniform_at_the_start():
     for _ in range(15):
         assert trainer.advance() == {}
     jax.tree.map(np.testing.assert_array_equal, trainer.population.agent, before)
-    actions = np.asarray(trainer.population.replay.action[0, :, 0])
+    actions = np.asarray(trainer.population.replay.transitions.action[0, :, 0])
     assert len(set(actions)) == 150
     assert abs(actions.mean()) < 0.15
     np.testing.assert_allclose(actions.std(), 1 / np.sqrt(3), atol=0.06)
@@ -107,7 +107,7 @@ def test_transitions_lead_to_the_true_successor_and_episodes_begin_anew():
     trainer.compile()
     for _ in range(3):
         trainer.advance()
-    data = jax.tree.map(lambda leaf: np.asarray(leaf[0, :30]).reshape(15, 2, -1), trainer.population.replay)
+    data = jax.tree.map(lambda leaf: np.asarray(leaf[0, :30]).reshape(15, 2, -1), trainer.population.replay.transitions)
     np.testing.assert_allclose(data.observation[:, 0, 0], np.tile([1, 2 / 3, 1 / 3], 5), rtol=1e-6)
     np.testing.assert_allclose(data.next_observation[:, 0, 0], np.tile([2 / 3, 1 / 3, 0], 5), atol=1e-6)
     np.testing.assert_array_equal(data.discount, 1.0)  # truncated, not terminated
@@ -123,7 +123,7 @@ def test_termination_is_told_from_truncation():
     trainer = DeviceTrainer(config("delayed"))
     trainer.compile()
     trainer.advance()
-    discount = np.asarray(trainer.population.replay.discount[0, :10]).reshape(5, 2)
+    discount = np.asarray(trainer.population.replay.transitions.discount[0, :10]).reshape(5, 2)
     np.testing.assert_array_equal(discount, np.array([[1, 1], [0, 0], [1, 1], [0, 0], [1, 1]]))
 
 
@@ -144,7 +144,7 @@ def test_a_step_that_breaks_the_simulation_did_nothing(env_id):
 
 def test_training_goes_on_where_simulations_break_and_says_so():
     trainer, recorder, *_ = trained(config("nan"))
-    assert all(np.isfinite(leaf).all() for leaf in trainer.population.replay)
+    assert all(np.isfinite(leaf).all() for leaf in trainer.population.replay.transitions)
     assert [row["episode_length"] for row in recorder.rows] == [2, 2]
     assert [row["return_mean"] for row in recorder.rows] == [1, 1]
     assert trainer.broken_episodes == 100  # every second step
@@ -153,10 +153,11 @@ def test_training_goes_on_where_simulations_break_and_says_so():
     assert "in 40 episode(s)" in second
 
 
-@pytest.mark.parametrize("name", ["preqn", "td3"])  # an agent without and one with a counter in its state
+@pytest.mark.parametrize("name", ["preqn", "preqn_norm"])  # the second has a counter and statistics in its state
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(name):
     agent = AGENTS[name].config(hidden_sizes=(16, 16))
-    configuration = config("delayed", agent=agent, algorithm=name, num_seeds=2, diagnose_every=50)
+    more = {"n_step": 3, "measure_alignment": True} if name == "preqn_norm" else {}
+    configuration = config("delayed", agent=agent, algorithm=name, num_seeds=2, diagnose_every=50, **more)
     _, whole, saved, _ = trained(configuration)
     partial = saved[100]
     _, second, resumed, _ = trained(configuration, arrays=partial)
@@ -164,6 +165,28 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(name):
         np.testing.assert_equal(ours, theirs)
     for key, array in saved[200].items():
         np.testing.assert_array_equal(resumed[200][key], array, err_msg=key)
+
+
+def test_statistics_are_of_every_observation_of_every_environment():
+    agent = AGENTS["preqn_norm"].config(hidden_sizes=(16, 16), observation_moment=2.0)
+    trainer, *_ = trained(config("delayed", agent=agent, algorithm="preqn_norm", total_steps=100))
+    statistics, seen = trainer.population.agent.statistics, trainer.population.replay.transitions.observation[0, :100]
+    np.testing.assert_allclose(statistics.mean[0], seen.mean(0), atol=1e-5)
+    np.testing.assert_allclose(statistics.spread[0], np.std(seen, axis=0), rtol=0.05)
+    assert statistics.total[0] == 100
+
+
+def test_targets_of_n_steps_stay_within_their_environment():
+    trainer = DeviceTrainer(config("delayed", num_envs=5, n_step=2, start_steps=100, update_after=200))
+    trainer.compile()
+    for _ in range(10):
+        trainer.advance()
+    one = trainer._identity._replace(key=trainer.keys)
+    draw = lambda one, ring: trainer._draw(one, ring, after=np.uint32(100))  # noqa: E731
+    batch = jax.tree.map(np.asarray, jax.vmap(draw)(one, trainer.population.replay))
+    first = batch.observation[..., 0] == 1.0
+    np.testing.assert_array_equal(batch.reward, np.where(first, 0.5, 1.0))  # gamma times the reward at the end
+    np.testing.assert_array_equal(batch.discount, 0.0)
 
 
 def test_a_member_is_bit_for_bit_what_it_is_alone():

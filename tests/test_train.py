@@ -247,6 +247,43 @@ def test_every_agent_goes_on_bit_for_bit(name):
         np.testing.assert_array_equal(resumed[200][key], array, err_msg=key)
 
 
+def test_targets_of_several_steps_and_held_out_alignment_go_on_bit_for_bit():
+    configuration = config("ProbeDelayed-v0", n_step=3, measure_alignment=True)
+    _, whole, _, _ = trained(configuration)
+    _, first, partial, _ = trained(configuration, stop_at=130)
+    _, second, *_ = trained(configuration, arrays=partial[130])
+    np.testing.assert_equal(first.rows + second.rows, whole.rows)
+    assert {"update_alignment", "heldout_alignment"} <= whole.rows[-1].keys()
+
+
+def test_measuring_the_alignment_leaves_the_run_as_it_is():
+    plain, measured = (trained(config("ProbeDelayed-v0", measure_alignment=on))[1].rows for on in (False, True))
+    for ours, theirs in zip(measured, plain, strict=True):
+        for name in theirs:
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_targets_sum_the_rewards_of_n_steps():
+    trainer = HostTrainer(config("ProbeDelayed-v0", n_step=2))
+    trainer.compile()
+    for _ in range(20):
+        trainer.collect()
+    batch = trainer._draw(1)
+    first = batch.observation[..., 0] == 1.0
+    np.testing.assert_array_equal(batch.reward, np.where(first, 0.5, 1.0))  # gamma times the reward at the end
+    np.testing.assert_array_equal(batch.discount, 0.0)
+
+
+def test_statistics_are_of_every_observation_collected():
+    agent = AGENTS["preqn_norm"].config(hidden_sizes=(16, 16), observation_moment=2.0)
+    trainer, *_ = trained(config("ProbeDelayed-v0", agent=agent, algorithm="preqn_norm", total_steps=100, num_seeds=2))
+    for s in range(2):
+        seen = trainer.replay.data.observation[s, :100]
+        np.testing.assert_allclose(trainer.state.statistics.mean[s], seen.mean(0), atol=1e-5)
+        np.testing.assert_allclose(trainer.state.statistics.spread[s], seen.std(0), rtol=0.05)
+        assert trainer.state.statistics.total[s] == 100
+
+
 def test_diagnoses_come_at_their_interval_and_a_stop_loses_none():
     configuration = config("ProbeDelayed-v0", num_seeds=2, diagnose_every=20, total_steps=200)
     _, whole, *_ = trained(configuration)
