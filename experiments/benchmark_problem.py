@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.timing import Candidate
+from preqn_jax.agents.base import Agent
 from preqn_jax.agents.preqn import PreQNConfig, make
 from preqn_jax.networks import Actor, Critic
 from preqn_jax.ops import ntk, td
@@ -82,8 +83,15 @@ def _td_error(problem: Problem) -> Callable[[Params, Params, Transition], Array]
 def burst(
     name: str, config: PreQNConfig, batches: Transition, num_seeds: int = 1, over_seeds: OverSeeds = jax.vmap
 ) -> Candidate:
-    """A candidate that runs one burst of whole updates as training does, its state going from one to the next."""
+    """A candidate that runs one burst of PreQN's whole updates as training does."""
     agent = make(config, batches.observation.shape[-1], batches.action.shape[-1])
+    return burst_of_agent(name, agent, batches, num_seeds, over_seeds)
+
+
+def burst_of_agent(
+    name: str, agent: Agent, batches: Transition, num_seeds: int = 1, over_seeds: OverSeeds = jax.vmap
+) -> Candidate:
+    """A candidate that runs one burst of whole updates as training does, its state going from one to the next."""
     updates = batches.reward.shape[0]
     keys = jax.vmap(jax.random.key)(jnp.arange(num_seeds))
     function, init = burst_of(agent), agent.init

@@ -29,7 +29,8 @@ import tqdm
 from absl import flags
 
 from experiments import flags as command_line
-from experiments import provenance
+from experiments import provenance, suite
+from experiments.benchmark_agents import agents_section
 from experiments.benchmark_problem import ACTION, BURST, OBSERVATION, Problem, burst, layers, make_problem, update_work
 from experiments.loggers import replace_file
 from experiments.timing import Candidate, Section, Target, Timing, in_loop, measure, numbers, table
@@ -46,6 +47,8 @@ _OUT = flags.DEFINE_string("out", "runs/benchmark_update.json", "where the numbe
 _REPEATS = flags.DEFINE_integer("repeats", 7, "rounds that a median is taken over", lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "minibatch B [transitions]", lower_bound=1)
 _HIDDEN_SIZES = flags.DEFINE_string("hidden_sizes", "256,256", "width of each hidden layer of critic and actor [units]")
+
+_SECTIONS = flags.DEFINE_list("sections", None, "names of the sections to measure, as in the progress; all if left out")
 
 _STEP_SIZE = 1e-3  # of the linesearch: small, so that nothing backtracks and all updates do the same work
 _SEEDS_BURST = 10  # updates per burst where seeds are compared
@@ -68,6 +71,7 @@ class Options(NamedTuple):
     repeats: int
     batch_size: int
     hidden_sizes: tuple[int, ...]
+    sections: tuple[str, ...]
 
 
 def main() -> int:
@@ -107,6 +111,8 @@ def _read_options() -> Options:
         hidden_sizes = ()
     if not hidden_sizes or min(hidden_sizes) < 1:
         raise SettingError(f"--hidden_sizes={_HIDDEN_SIZES.value} must be widths of at least 1, 256,256 for example")
+    sections = tuple(_SECTIONS.value or SECTIONS)
+    suite.check_names("--sections", sections, list(SECTIONS))
     _check_memory(_BATCH_SIZE.value, hidden_sizes)
     out = pathlib.Path(_OUT.value)
     try:
@@ -115,7 +121,7 @@ def _read_options() -> Options:
         raise SettingError(f"--out={out} cannot be written: {error.strerror}") from None
     if out.is_dir() or not os.access(out.parent, os.W_OK):
         raise SettingError(f"--out={out} cannot be written: give a file in a folder that can be")
-    return Options(out, _REPEATS.value, _BATCH_SIZE.value, hidden_sizes)
+    return Options(out, _REPEATS.value, _BATCH_SIZE.value, hidden_sizes, sections)
 
 
 def _check_memory(batch_size: int, hidden_sizes: tuple[int, ...]) -> None:
@@ -139,7 +145,7 @@ def _threads() -> dict[str, Any]:
 
 def _with_progress(options: Options, problem: Problem) -> Iterator[Section]:
     """All sections, with a bar where there is a terminal and a line each where there is none."""
-    names = list(SECTIONS)
+    names = options.sections
     bar = tqdm.tqdm(total=len(names), unit="section", disable=not sys.stderr.isatty(), dynamic_ncols=True)
     for i, name in enumerate(names):
         bar.set_description(name)
@@ -426,6 +432,10 @@ def seeds_section(problem: Problem, options: Options) -> Section:
     return Section("8. Seeds side by side", lines, {**numbers(timings), "relative_to_one": relative})
 
 
+def _agents_section(problem: Problem, options: Options) -> Section:
+    return agents_section(problem, options.hidden_sizes, _STEP_SIZE, options.repeats)
+
+
 SECTIONS: dict[str, Callable[[Problem, Options], Section]] = {
     "Gram matrix": gram_section,
     "solvers": solver_section,
@@ -435,6 +445,7 @@ SECTIONS: dict[str, Callable[[Problem, Options], Section]] = {
     "whole update": whole_section,
     "whole loop": loop_section,
     "seeds": seeds_section,
+    "agents": _agents_section,
 }
 
 if __name__ == "__main__":

@@ -108,8 +108,34 @@ def _enough(run: Callable[[int], Any]) -> int:
         count = min(wanted, 20 * count)
 
 
+class Ratio(NamedTuple):
+    """Time of a candidate over a reference's in the same round: median and quartiles on the clock, processor median."""
+
+    clock: float
+    quartiles: tuple[float, float]
+    cpu: float
+
+
 def measure(candidates: list[Candidate], repeats: int) -> dict[str, Timing]:
     """Times all candidates in turns; every round begins with another one."""
+    return _timings(candidates, _sample(candidates, repeats))
+
+
+def measure_relative(
+    candidates: list[Candidate], repeats: int, reference: str
+) -> tuple[dict[str, Timing], dict[str, Ratio]]:
+    """As :func:`measure`, and each candidate's time relative to the one named ``reference``, round by round."""
+    samples = _sample(candidates, repeats)
+    ratios = {}
+    for name, times in samples.items():
+        clocks, processors = (times / samples[reference]).T
+        low, middle, high = np.percentile(clocks, [25, 50, 75]).tolist()
+        ratios[name] = Ratio(middle, (low, high), float(np.median(processors)))
+    return _timings(candidates, samples), ratios
+
+
+def _sample(candidates: list[Candidate], repeats: int) -> dict[str, np.ndarray]:
+    """Milliseconds per evaluation on the clock and of the processor, ``[repeats, 2]`` each."""
     samples: dict[str, list[tuple[float, float]]] = {candidate.name: [] for candidate in candidates}
     for i in range(repeats):
         turn = i % len(candidates)
@@ -117,13 +143,26 @@ def measure(candidates: list[Candidate], repeats: int) -> dict[str, Timing]:
             clock, processor = time.perf_counter(), time.process_time()
             candidate.run()
             samples[candidate.name].append((time.perf_counter() - clock, time.process_time() - processor))
+    return {candidate.name: 1e3 * np.array(samples[candidate.name]) / candidate.evaluations for candidate in candidates}
+
+
+def _timings(candidates: list[Candidate], samples: dict[str, np.ndarray]) -> dict[str, Timing]:
     timings = {}
     for candidate in candidates:
-        clocks, processors = 1e3 * np.transpose(samples[candidate.name]) / candidate.evaluations
+        clocks, processors = samples[candidate.name].T
         low, middle, high = np.percentile(clocks, [25, 50, 75]).tolist()
         cpu_ms = float(np.median(processors))
         timings[candidate.name] = Timing(middle, (low, high), cpu_ms, candidate.evaluations, candidate.compile_seconds)
     return timings
+
+
+def relative_table(ratios: dict[str, Ratio]) -> list[str]:
+    """Lines of a table, one a candidate."""
+    lines = [f"{'':36}{'clock':>10}{'quartiles':>20}{'cpu':>10}"]
+    for name, ratio in ratios.items():
+        low, high = (f"{value:.2f}" for value in ratio.quartiles)
+        lines.append(f"{name:36}{ratio.clock:>10.2f}{low + ' - ' + high:>20}{ratio.cpu:>10.2f}")
+    return lines
 
 
 def table(timings: dict[str, Timing]) -> list[str]:
