@@ -15,7 +15,6 @@ from preqn_jax.agents.sac import SACConfig
 from preqn_jax.agents.sac import make as make_sac
 from preqn_jax.agents.td3 import TD3Config
 from preqn_jax.agents.td3 import make as make_td3
-from preqn_jax.networks import Actor, Critic
 from preqn_jax.ops import ntk, solvers
 from preqn_jax.ops.preqn import step_linearized
 from preqn_jax.types import Array, Inputs, Params, Transition
@@ -62,10 +61,8 @@ def paper_agent(config: PreQNConfig, observation_size: int, action_size: int) ->
       action_size: numbers in an action.
     """
     agent = make_preqn(config, observation_size, action_size)
-    linearize = gradients_formed_twice(
-        ntk.module_q_fn(Critic(config.hidden_sizes, config.activation, config.kernel_init))
-    )
-    policy = ntk.module_q_fn(Actor(action_size, config.hidden_sizes, config.activation, config.kernel_init))
+    linearize = gradients_formed_twice(agent.q_fn)
+    policy = ntk.module_q_fn(common.make_actor(config, action_size))
     adam = optax.adam(config.actor_learning_rate)
 
     def update(state: PreQNState, batch: Transition, key: Array) -> tuple[PreQNState, dict[str, Array]]:
