@@ -13,6 +13,7 @@ from preqn_jax.ops.checks import check_arguments, td_error_of
 from preqn_jax.ops.linesearch import SearchInfo
 from preqn_jax.ops.precision import full_precision
 from preqn_jax.ops.preqn import DirectionInfo, PreQNInfo, check_options, join, preqn_direction
+from preqn_jax.ops.q_functions import merge, split, unmoved
 from preqn_jax.ops.sharding import vary, varying_axes, whole
 from preqn_jax.types import Array, Inputs, Params
 
@@ -165,10 +166,11 @@ def scale_by_alignment_linesearch(
         check_arguments(q_of_params, whole(params), inputs)
         with full_precision():
             values = q_of_params(whole(params), inputs)
+        free, fixed = split(q_of_params, params)
         step, info = linesearch.search(
-            lambda params: q_of_params(whole(params), inputs),
-            params,
-            updates,
+            lambda free: q_of_params(whole(merge(free, fixed)), inputs),
+            free,
+            split(q_of_params, updates)[0],
             values,
             td_error_of(td_error, values),
             step_size=step_size,
@@ -176,7 +178,7 @@ def scale_by_alignment_linesearch(
             decay=decay,
             max_backtracks=max_backtracks,
         )
-        return step, ScaleByAlignmentLinesearchState(_info_like(info, state.info))
+        return merge(step, unmoved(fixed)), ScaleByAlignmentLinesearchState(_info_like(info, state.info))
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from preqn_jax.ops.q_functions import split
 from preqn_jax.ops.sharding import collectives, resized, whole
 from preqn_jax.types import Array, Inputs, Params
 
@@ -53,7 +54,7 @@ def check_arguments(q_fn: Callable[[Params, Inputs], Array], params: Params, inp
     Raises:
       ValueError: on parameters or inputs of the wrong kind, or Q-values not shaped [B].
     """
-    _check_params(params)
+    _check_params(split(q_fn, params)[0])
     size = batch_size(inputs)
     if size == 0:
         raise ValueError("inputs must hold at least one example, got B = 0")

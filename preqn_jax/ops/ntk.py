@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from preqn_jax.ops.checks import batch_size, check_arguments, check_one_example
 from preqn_jax.ops.precision import full_precision
 from preqn_jax.ops.q_functions import QFunction as QFunction  # part of this module's interface, as the next two
+from preqn_jax.ops.q_functions import merge, split, unmoved
 from preqn_jax.ops.q_functions import module_q_fn as module_q_fn
 from preqn_jax.ops.q_functions import nnx_q_fn as nnx_q_fn
 from preqn_jax.ops.sharding import resized, vary, varying_axes, whole
@@ -54,13 +55,15 @@ class Linearizer:
       tangents: (params, inputs) -> (values [B], tangents), tangents being any representation of g_1 .. g_B.
       gram: tangents -> K(X, X) ``[B, B]``, which is symmetric.
       inner: (tangents, tangents') -> K(X, X') ``[B, B']``.
-      pullback: (tangents, z [B]) -> sum_i z_i g_i, a pytree like the parameters.
+      pullback: (tangents, z [B]) -> sum_i z_i g_i, a pytree like the parameters that are free.
+      q_fn: the Q-function; what it holds fixed of the parameters does not move. All are free if left out.
     """
 
     tangents: Callable[[Params, Inputs], tuple[Array, Any]]
     gram: Callable[[Any], Array]
     inner: Callable[[Any, Any], Array]
     pullback: Callable[[Any, Array], Params]
+    q_fn: QFunction | None = None
 
     def __call__(self, params: Params, inputs: Inputs) -> Linearization:
         """Linearizes at ``params`` on ``inputs``, in full float32 precision on every backend.
@@ -75,14 +78,15 @@ class Linearizer:
         Raises:
           ValueError: at trace time, on parameters or inputs of the wrong kind, or Q-values not shaped [B].
         """
+        still = unmoved(split(self.q_fn, params)[1])
         with full_precision():
             values, tangents = whole(self.tangents(whole(params), whole(inputs)))
             gram = self.gram(tangents)
-        return Linearization(values, gram, jax.tree_util.Partial(self._pullback, tangents))
+        return Linearization(values, gram, jax.tree_util.Partial(self._pullback, tangents, still))
 
-    def _pullback(self, tangents: Any, z: Array) -> Params:
+    def _pullback(self, tangents: Any, still: dict[str, Any], z: Array) -> Params:
         with full_precision():
-            return self.pullback(tangents, z)
+            return merge(self.pullback(tangents, z), still)
 
 
 def per_example(q_fn: QFunction) -> Linearizer:
@@ -99,12 +103,19 @@ def per_example(q_fn: QFunction) -> Linearizer:
 
     def tangents(params: Params, inputs: Inputs) -> tuple[Array, Params]:
         check_arguments(q_fn, params, inputs)
-        return _per_example_gradients(q_fn, params, inputs)
+        free, q_of_free = _of_free(q_fn, params)
+        return _per_example_gradients(q_of_free, free, inputs)
 
     def gram(gradients: Params) -> Array:
         return _inner_of_gradients(gradients, gradients)
 
-    return Linearizer(tangents, gram, _inner_of_gradients, _pull_back_gradients)
+    return Linearizer(tangents, gram, _inner_of_gradients, _pull_back_gradients, q_fn)
+
+
+def _of_free(q_fn: QFunction, params: Params) -> tuple[Params, QFunction]:
+    """The parameters that are free, and the Q-function of them."""
+    free, fixed = split(q_fn, params)
+    return free, (lambda free, inputs: q_fn(merge(free, fixed), inputs)) if fixed else q_fn
 
 
 def _per_example_gradients(q_fn: QFunction, params: Params, inputs: Inputs) -> tuple[Array, Params]:
@@ -165,8 +176,8 @@ def dense(module: nn.Module) -> Linearizer:
     so nothing of size B x parameters exists. Parameters outside Dense layers (a LayerNorm's scale, a learned
     temperature) go through per-example gradients of those leaves alone.
 
-    The parameters are ``{"params": ...}`` as ``module.init`` returns them, and the module is called as
-    :func:`module_q_fn` says.
+    The parameters are ``{"params": ...}`` as ``module.init`` returns them, with the module's other collections if it
+    has any, and the module is called as :func:`module_q_fn` says.
 
     Args:
       module: Flax module that returns Q-values ``[B]``, example by example.
@@ -182,10 +193,11 @@ def dense(module: nn.Module) -> Linearizer:
         _check_variables(params)
         value = check_arguments(q_fn, params, inputs)
         size = value.shape[0]
-        calls = _dense_calls(q_fn, params, inputs, size)
+        free, q_of_free = _of_free(q_fn, params)
+        calls = _dense_calls(q_of_free, free, inputs, size)
         # Varying between devices as the values do: its gradient would be summed over them otherwise.
         zeros = vary([jnp.zeros(call.output.shape, call.output.dtype) for call in calls], varying_axes(value))
-        values, layer_inputs, output_gradients = _forward_and_backward(q_fn, params, inputs, zeros)
+        values, layer_inputs, output_gradients = _forward_and_backward(q_of_free, free, inputs, zeros)
 
         factors: dict[bool, dict[tuple[str, ...], tuple[Array, Array]]] = {True: {}, False: {}}
         for call, a, d in zip(calls, layer_inputs, output_gradients, strict=True):
@@ -195,10 +207,10 @@ def dense(module: nn.Module) -> Linearizer:
                 a, d = (jnp.concatenate(pair, axis=1) for pair in zip(layers[call.path], (a, d), strict=True))
             layers[call.path] = (a, d)
 
-        others = _gradients_outside_dense(q_fn, params, inputs, calls)
+        others = _gradients_outside_dense(q_of_free, free, inputs, calls)
         return values, _DenseTangents(factors[True], factors[False], others)
 
-    return Linearizer(tangents, _gram_of_dense, _inner_of_dense, _pull_back_dense)
+    return Linearizer(tangents, _gram_of_dense, _inner_of_dense, _pull_back_dense, q_fn)
 
 
 def _intercept_dense(q_fn: QFunction, params: Params, inputs: Inputs, on_call: Callable[..., Array]) -> Array:
@@ -421,13 +433,13 @@ def _flatten(params: Params) -> list[tuple[tuple[str, ...], Array]]:
 
 
 def _check_variables(params: Params) -> None:
-    if type(params) is not dict or set(params) != {"params"}:
+    if type(params) is not dict or "params" not in params:
         found = sorted(params) if hasattr(params, "keys") else type(params).__name__
         raise ValueError(
-            f"ntk.dense takes params as module.init returns them, a dict {{'params': ...}} and nothing else; got "
+            f"ntk.dense takes params as module.init returns them, a dict {{'params': ...}}; got "
             f"{type(params).__name__} with {found}"
         )
-    boxes = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, nn.meta.AxisMetadata))
+    boxes = jax.tree.leaves(params["params"], is_leaf=lambda leaf: isinstance(leaf, nn.meta.AxisMetadata))
     if any(isinstance(leaf, nn.meta.AxisMetadata) for leaf in boxes):
         raise ValueError(
             "ntk.dense takes params without boxes (nn.Partitioned): call flax.linen.meta.unbox(params) first"

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from preqn_jax.ops import linesearch, ntk, solvers
 from preqn_jax.ops.alignment import all_finite
 from preqn_jax.ops.checks import check_arguments, known, td_error_of
+from preqn_jax.ops.q_functions import merge, split
 from preqn_jax.ops.sharding import whole
 from preqn_jax.types import Array, Inputs, Params
 
@@ -163,10 +164,11 @@ def step_linearized(
     inputs = whole(inputs)
     check_arguments(q_fn, whole(params), inputs)
     direction, found = preqn_direction(linearization, td_error, solve)
+    free, fixed = split(q_fn, params)
     new_params, search = linesearch.backtrack(
-        lambda params: q_fn(whole(params), inputs),
-        params,
-        direction,
+        lambda free: q_fn(whole(merge(free, fixed)), inputs),
+        free,
+        split(q_fn, direction)[0],
         linearization.values,
         td_error_of(td_error, linearization.values),
         step_size=step_size,
@@ -174,7 +176,7 @@ def step_linearized(
         decay=decay,
         max_backtracks=max_backtracks,
     )
-    return new_params, join(found, search)
+    return merge(new_params, fixed), join(found, search)
 
 
 def preqn_direction(

@@ -13,6 +13,7 @@ from preqn_jax.ops.alignment import cosine
 from preqn_jax.ops.checks import check_arguments, td_error_of
 from preqn_jax.ops.precision import full_precision
 from preqn_jax.ops.preqn import check_options
+from preqn_jax.ops.q_functions import merge, split
 from preqn_jax.ops.sharding import whole
 from preqn_jax.types import Array, Inputs, Params
 
@@ -94,7 +95,9 @@ def ntk_probe(
         values, gram, pullback = linearize(params, inputs)
         td_error = td_error_of(td_error, values)
         rho = jnp.full_like(values, 1.0 / values.shape[0])
-        new_params = jax.tree.map(lambda p, d: p + (step_size * d).astype(p.dtype), params, pullback(rho * td_error))
+        free, fixed = split(q_fn, params)
+        direction = split(q_fn, pullback(rho * td_error))[0]
+        new_params = merge(jax.tree.map(lambda p, d: p + (step_size * d).astype(p.dtype), free, direction), fixed)
         with full_precision():
             # Where no parameter moves Q does not, whatever the rounding of its two evaluations says.
             change = jnp.where(jnp.all(td_error == 0), 0.0, whole(q_fn(new_params, inputs)) - values)

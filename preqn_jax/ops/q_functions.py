@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import flax
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from preqn_jax.types import Array, Inputs, Params
 
 QFunction = Callable[[Params, Inputs], Array]
+T = TypeVar("T")
 
 
 def module_q_fn(module: nn.Module) -> QFunction:
     """The Q-function of a Flax module: ``module.apply(params, *inputs)`` for a tuple, else ``(params, inputs)``.
+
+    The collection ``params`` is free. Every other one, such as ``batch_stats``, is held fixed: it is not in the kernel,
+    no update moves it, and it may hold integers. The module must not write to it while Q is evaluated; updating running
+    statistics is the caller's part, ``module.apply(..., mutable=["batch_stats"])`` before the update.
 
     Args:
       module: Linen module that returns Q-values ``[B]``, example by example.
@@ -30,22 +37,60 @@ def module_q_fn(module: nn.Module) -> QFunction:
     if not isinstance(module, nn.Module):
         found = f"the class {module.__name__} itself" if isinstance(module, type) else type(module).__name__
         raise ValueError(f"module must be an instance of a Linen module, got {found}; ntk.nnx_q_fn is for Flax NNX")
-    name = type(module).__name__
+    return ModuleQFunction(module)
 
-    def q_fn(params: Params, inputs: Inputs) -> Array:
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ModuleQFunction:
+    """What :func:`module_q_fn` makes: a Q-function of which it is known that only ``params["params"]`` is free."""
+
+    module: nn.Module
+
+    def __call__(self, params: Params, inputs: Inputs) -> Array:
+        """Q-values ``[B]``; raises ValueError if parameters and inputs do not fit the module."""
+        name, arguments = type(self.module).__name__, _arguments(inputs)
         if not isinstance(params, Mapping):
             raise ValueError(_misfit(name, params, "no mapping"))
-        arguments = _arguments(inputs)
         try:
-            inspect.signature(module.__call__).bind(*arguments)
+            inspect.signature(self.module.__call__).bind(*arguments)
         except TypeError as error:
             raise ValueError(f"inputs, a tuple of which becomes arguments, must fit {name}.__call__: {error}") from None
+        free, fixed = split(self, params)
         try:
-            return cast(Array, module.apply(params, *arguments))
+            # The gradient stops also where this function is called by another, which nobody splits parameters for.
+            return cast(Array, self.module.apply(merge(free, jax.lax.stop_gradient(fixed)), *arguments))
         except _MISFITS as error:
             raise ValueError(_misfit(name, params, error)) from None
+        except _IN_TRAINING as error:
+            reason = str(error).partition(" (https")[0]
+            raise ValueError(
+                f"{name} must be in evaluation mode as a Q-function (use_running_average=True, deterministic=True); "
+                f"update its statistics before, by module.apply(..., mutable=[...]). Flax says: {reason}"
+            ) from None
 
-    return q_fn
+
+def split(q_fn: QFunction | None, params: Params) -> tuple[Params, dict[str, Any]]:
+    """The parameters that are free, and the collections that are held fixed, none unless a Linen module has others."""
+    if not isinstance(q_fn, ModuleQFunction) or not isinstance(params, Mapping) or set(params) <= {"params"}:
+        return params, {}
+    of_type: Any = type(params)
+    free = of_type({name: collection for name, collection in params.items() if name == "params"})
+    return free, {name: collection for name, collection in params.items() if name != "params"}
+
+
+def merge(free: Params, fixed: dict[str, Any]) -> Params:
+    """What :func:`split` took apart."""
+    return type(free)({**free, **fixed}) if fixed else free
+
+
+def unmoved(fixed: T) -> T:
+    """The step that leaves every leaf bit for bit as it is: -0.0, which added to -0.0 is -0.0."""
+
+    def of_leaf(leaf: Any) -> Array:
+        dtype = jnp.result_type(leaf)
+        return jnp.full(jnp.shape(leaf), -0.0, jnp.float32 if jnp.issubdtype(dtype, jax.dtypes.extended) else dtype)
+
+    return jax.tree.map(of_leaf, fixed)
 
 
 _MISFITS = (
@@ -55,6 +100,9 @@ _MISFITS = (
     flax.errors.ScopeParamNotFoundError,
     flax.errors.ScopeParamShapeError,
 )
+
+
+_IN_TRAINING = (flax.errors.ModifyScopeVariableError, flax.errors.InvalidRngError)
 
 
 def _misfit(name: str, params: Params, reason: Any) -> str:
@@ -69,8 +117,9 @@ def nnx_q_fn(module: Any) -> tuple[QFunction, Params]:
     """The Q-function of a Flax NNX module, and its parameters.
 
     For :func:`preqn_jax.ntk.per_example`: :func:`preqn_jax.ntk.dense` needs to see every call of a layer, for which NNX
-    has nothing like Linen's ``intercept_methods``. Variables that are no ``nnx.Param`` (running statistics, keys) stay
-    as they are now; put the module into evaluation mode first. ``nnx.update(module, params)`` puts new parameters back.
+    has nothing like Linen's ``intercept_methods``. Variables that are no ``nnx.Param`` (running statistics, keys) are
+    held fixed as they are now: put the module into evaluation mode first, and after updating its statistics call this
+    function again. ``nnx.update(module, params)`` puts new parameters back.
 
     Args:
       module: ``nnx.Module``, called as :func:`module_q_fn` says, that returns Q-values ``[B]``, example by example.
