@@ -1,7 +1,7 @@
 """Returns that others have published, deterministic evaluation unless said; for orientation beside measured ones.
 
 Environment versions differ in more than their names: v2 equals v3; v3 to v4 compares but for Ant; v4 to v5 compares
-for HalfCheetah and Swimmer alone.
+for HalfCheetah and Swimmer alone. Achiam et al. (2019) print no return as a number, so PreQN has no row.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 One line a statement of Achiam et al. (2019): whether it holds or fails as printed, the number that decides, on how many
 cases, and what was compared. ``--out`` gets theory.csv, theory.png and theory.json (what it ran with). The exit code is
-1 if a statement does not come out as docs/theory.md has it. It takes some ten seconds on one core, in float64.
+1 if a statement does not come out as docs/theory.md has it. In float64; most of its time is compilation.
 """
 
 from __future__ import annotations
