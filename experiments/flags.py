@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+import jax
 from absl import app, flags, logging
 
 from experiments import configs
@@ -37,8 +39,24 @@ def run(main: Callable[[], int]) -> None:
             return main()
         except settings.SettingError as error:
             return _fail(error)
+        except Exception:
+            if line := _missing_platform():
+                return _fail(line)
+            raise
 
     app.run(guarded, flags_parser=_parse)
+
+
+def _missing_platform() -> str | None:
+    """One line if JAX cannot run where JAX_PLATFORMS says, which shows in whatever asks for a device first."""
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    try:
+        jax.devices()
+    except Exception as error:  # an AssertionError too, as of JAX 0.10.2
+        reason = f" ({settings.first_line(error)})" if str(error) else ""
+        return (f"JAX_PLATFORMS={asked} cannot be used{reason}; allowed: cpu, or the platform of an accelerator that "
+                "JAX finds here")  # fmt: skip
+    return None
 
 
 def _define(name: str, argv: list[str]) -> None:

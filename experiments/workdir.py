@@ -27,8 +27,18 @@ def claim(workdir: pathlib.Path, config: Config) -> IO[str]:
     What an earlier part of the run wrote stays as it is: :func:`write_record` is for when it goes on.
 
     Raises:
-      SettingError: if it holds anything but an earlier part of this very run, or another process is at it.
+      SettingError: if it holds anything but an earlier part of this very run, another process is at it, or it cannot
+        be written.
     """
+    try:
+        return _claim(workdir, config)
+    except OSError as error:
+        raise SettingError(
+            f"--workdir={workdir} cannot be written: {error.strerror or error}; give a folder that can be"
+        ) from None
+
+
+def _claim(workdir: pathlib.Path, config: Config) -> IO[str]:
     record = workdir / CONFIG_FILE
     if record.exists():
         check_same(workdir, config)
@@ -90,7 +100,7 @@ def _lock(workdir: pathlib.Path) -> IO[str]:
     if fcntl is not None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             file.close()
             raise SettingError(
                 f"--workdir={workdir} is in use by another process; wait for it, or choose another"

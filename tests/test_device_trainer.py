@@ -244,3 +244,21 @@ def test_what_cannot_be_is_refused_before_compiling(changes, message):
 def test_members_that_do_not_divide_over_devices_are_refused():
     with pytest.raises(SettingError, match="3 members cannot be spread evenly over 2 devices; nearest: 4 members"):
         DeviceTrainer(config(num_seeds=3), devices=jax.devices()[:2])
+
+
+@pytest.fixture
+def float64():
+    """As with JAX_ENABLE_X64=1."""
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", ["preqn", "sac"])  # of a deterministic and of a random policy
+def test_agents_train_where_jax_has_float64(name):
+    configuration = config("delayed", agent=AGENTS[name].config(hidden_sizes=(8,)), algorithm=name, diagnose_every=100)
+    _, recorder, saved, _ = trained(configuration)
+    assert [row["step"] for row in recorder.rows] == [100, 200]
+    assert np.isfinite(recorder.rows[-1]["first_q"])
+    assert {array.dtype for leaf, array in saved[200].items() if leaf.startswith("replay.")} == {np.dtype(np.float32)}

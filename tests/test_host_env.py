@@ -255,3 +255,11 @@ def test_what_an_environment_raises_is_told_in_one_line_with_its_place():
         HostEnv("ResetWithoutSeed-v0", [0]).reset()
     with pytest.raises(SettingError, match=r"AttributeError in odd_probes\.py.*--config\.env\.reset_options\.<name>"):
         HostEnv("NeedsOptions-v0", [0]).reset()
+
+
+@pytest.mark.parametrize("picture", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 1), np.uint8), np.zeros((4, 4, 3))])
+def test_a_picture_that_is_none_is_refused(picture):
+    env = HostEnv("Draws-v0", [0], "rgb_array", {"picture": picture})
+    env.reset()
+    with pytest.raises(SettingError, match=r"^config\.env\.id=Draws-v0: render\(\) returned an array of shape \(4, 4"):
+        env.render()

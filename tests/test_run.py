@@ -33,16 +33,17 @@ QUICK = [
 ]
 
 
-def start(module, *arguments, cwd):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(cwd)}
+def start(module, *arguments, cwd, **variables):
+    own = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(cwd)}
+    environment = {**os.environ, **own, **variables}
     command = [sys.executable, "-m", f"experiments.{module}", *arguments]
     return subprocess.Popen(
         command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
-def execute(module, *arguments, cwd):
-    process = start(module, *arguments, cwd=cwd)
+def execute(module, *arguments, cwd, **variables):
+    process = start(module, *arguments, cwd=cwd, **variables)
     output, errors = process.communicate(timeout=300)
     return process.returncode, output, errors
 
@@ -200,6 +201,7 @@ def mujoco_can_draw():
         ("run", ["--wordkir=x"], "did you mean --workdir?"),
         ("run", ["preqn_ant"], "unexpected argument 'preqn_ant'"),
         ("run", ["--workdir=occupied"], "exists and holds no run"),
+        ("run", ["--workdir=occupied/thesis.tex/run"], "run cannot be written: Not a directory"),
         ("rollout", [], "--workdir is missing"),
         ("rollout", ["--workdir=nowhere"], "holds no run"),
         ("rollout", ["--workdir=nowhere", "--video=nowhere/film.mp4"], "there is no folder nowhere"),
@@ -207,6 +209,15 @@ def mujoco_can_draw():
 )
 def test_a_mistake_ends_with_one_line_and_exit_code_2(tmp_path, module, arguments, says):
     assert_refused(module, arguments, says, tmp_path)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "rocm", "nonsense"])
+def test_a_platform_that_jax_does_not_have_is_refused_in_one_line(tmp_path, platform):
+    code, _, errors = execute("run", "--workdir=run", cwd=tmp_path, JAX_PLATFORMS=platform)
+    assert code == 2
+    (line,) = errors.splitlines()
+    assert line.startswith(f"error: JAX_PLATFORMS={platform} cannot be used")
+    assert line.endswith("allowed: cpu, or the platform of an accelerator that JAX finds here")
 
 
 def test_another_configuration_does_not_take_over_a_work_folder(whole):

@@ -1,4 +1,7 @@
 import dataclasses
+import errno
+import os
+import pathlib
 
 import pytest
 
@@ -39,3 +42,17 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     with pytest.raises(SettingError, match="holds no run"):
         claim(tmp_path, CONFIG)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_that_cannot_be_made_or_written_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file" / "run", pathlib.Path("/proc/run")):
+        with pytest.raises(SettingError, match=f"--workdir={folder} cannot be written: [A-Z].*; give a folder"):
+            claim(folder, CONFIG)
+    monkeypatch.setattr("experiments.workdir.replace_file", full_disk)
+    with pytest.raises(SettingError, match="run cannot be written: No space left on device"):
+        claim(tmp_path / "run", CONFIG)
+
+
+def full_disk(*arguments):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -114,7 +114,7 @@ def from_brax(env: Any, time_limit: int) -> DeviceEnv:
         return EnvState(inner, observe(inner), jnp.zeros(keys.shape, jnp.int32))
 
     def step(state: EnvState, action: Array) -> tuple[EnvState, Outcome]:
-        inner, steps = jax.vmap(env.step)(state.inner, action), state.steps + 1
+        inner, steps = _like(state.inner, jax.vmap(env.step)(state.inner, action)), state.steps + 1
         observation, reward = observe(inner), inner.reward.astype(jnp.float32)
         sound = (jnp.abs(observation) < LARGEST).all(axis=-1) & (jnp.abs(reward) < LARGEST)  # false for a nan
         observation, reward = jnp.where(sound[:, None], observation, state.observation), jnp.where(sound, reward, 0.0)
@@ -129,6 +129,11 @@ def from_brax(env: Any, time_limit: int) -> DeviceEnv:
         if len(shape := getattr(start.inner, name).shape) != 1:
             raise SettingError(f"a {name} of shape {shape[1:]}, but Brax's interface has a number")
     return DeviceEnv(reset, step, start.observation.shape[1], env.action_size, time_limit)
+
+
+def _like(before: Any, after: Any) -> Any:
+    """``after`` with the types of ``before``: where JAX has float64, a step may give other types than a reset."""
+    return jax.tree.map(lambda old, new: new if new.dtype == old.dtype else new.astype(old.dtype), before, after)
 
 
 def _mjx(config: EnvConfig) -> tuple[Any, int]:

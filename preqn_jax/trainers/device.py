@@ -255,7 +255,7 @@ class DeviceTrainer(Trainer):
             envs, returns = carry
             chosen = agent.explore(agent_state, envs.observation, base.stream(key, base.EXPLORE, now))
             uniform = jax.random.uniform(base.stream(key, base.UNIFORM_ACTION, now), chosen.shape, minval=-1.0)
-            action = jnp.where(now < config.start_steps, uniform, chosen)
+            action = jnp.where(now < config.start_steps, uniform, chosen).astype(jnp.float32)  # JAX may have float64
             reset_keys = jax.random.split(base.stream(key, base.RESET, now + count), count)
             after, outcome = device_env.step_and_restart(self.env, envs, action, reset_keys)
             discount = 1.0 - outcome.terminated.astype(jnp.float32)
