@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from preqn_jax.agents import common, observations, preqn
+from preqn_jax.agents import common, observations, preqn, soft
 from preqn_jax.agents.base import Agent
 from preqn_jax.networks import LAYER_NORMS
 from preqn_jax.ops import ntk, td
@@ -30,7 +30,7 @@ from preqn_jax.types import Array, Inputs, Params, Transition
 
 
 @dataclasses.dataclass(frozen=True)
-class PreQNNormConfig(preqn.PreQNConfig):
+class PreQNNormConfig(soft.TemperatureConfig, preqn.PreQNConfig):
     """Hyperparameters; one setting for all tasks."""
 
     activation: str = setting("relu", "activation of critics and actor", choices=ACTIVATIONS)
@@ -53,6 +53,9 @@ class PreQNNormConfig(preqn.PreQNConfig):
         structural=True,  # no random numbers are drawn for 0
     )
     target_noise_bound: float = setting(0.5, "to which that noise is clipped, plus or minus", interval="[0, inf)")
+    policy: str = setting(
+        "deterministic", "deterministic, or gaussian with SAC's entropy bonus", choices=("deterministic", "gaussian")
+    )
     policy_delay: int = setting(1, "updates of the critics to one of the actor", interval="[1, inf)", structural=True)
     critic_update: str = setting(
         "preqn",
@@ -68,11 +71,13 @@ class ActorPart(NamedTuple):
     Attributes:
       params: of the actor.
       optimizer: its Adam.
+      temperature: a learned one of a gaussian policy.
       scalars: what the last actor step reported; the updates between two of them report it again.
     """
 
     params: Params
     optimizer: optax.OptState
+    temperature: soft.Temperature | None
     scalars: common.Scalars
 
 
@@ -97,10 +102,31 @@ class CriticUpdate(NamedTuple):
     apply: Any
 
 
+class Policy(NamedTuple):
+    """What differs between a deterministic and a Gaussian policy; params are the actor's.
+
+    Attributes:
+      init: (key, observation) -> params.
+      act: (params, observation) -> deterministic action.
+      explore: (params, observation, key) -> action.
+      next_action: (params, observation, key) -> (action of the target, log-density or None).
+      loss: (critic's parameters, observation, temperature, key) -> loss of params.
+      scalars: names of what the loss reports.
+    """
+
+    init: Any
+    act: Any
+    explore: Any
+    next_action: Any
+    loss: Any
+    scalars: tuple[str, ...]
+
+
 def make(config: PreQNNormConfig, observation_size: int, action_size: int) -> Agent:
     """The agent for observations ``[..., observation_size]`` and actions ``[..., action_size]`` in [-1, 1]."""
-    critic, actor = common.make_critic(config), common.make_actor(config, action_size)
-    q_fn, policy = ntk.module_q_fn(critic), ntk.module_q_fn(actor)
+    critic = common.make_critic(config)
+    q_fn = ntk.module_q_fn(critic)
+    policy = (_deterministic if config.policy == "deterministic" else _gaussian)(config, action_size, q_fn)
     critic_update = _critic_update(config, critic)
     adam = optax.adam(config.actor_learning_rate)
 
@@ -109,56 +135,99 @@ def make(config: PreQNNormConfig, observation_size: int, action_size: int) -> Ag
         observation, action = jnp.zeros((1, observation_size)), jnp.zeros((1, action_size))
         keys = [critic_key, *(jax.random.fold_in(critic_key, number) for number in range(1, config.num_critics))]
         critics = tuple(critic.init(key, observation, action) for key in keys)
-        params = actor.init(actor_key, observation)
-        scalars = {name: jnp.zeros(()) for name in ("actor_loss", "action_abs")}
-        part = ActorPart(params, adam.init(params), scalars)
-        return PreQNNormState(critics, tuple(map(critic_update.init, critics)), part, jnp.zeros((), jnp.int32))
+        params, temperature = policy.init(actor_key, observation), soft.init_temperature(config)
+        names = policy.scalars if temperature is None else (*policy.scalars, "temperature")
+        actor = ActorPart(params, adam.init(params), temperature, {name: jnp.zeros(()) for name in names})
+        return PreQNNormState(critics, tuple(map(critic_update.init, critics)), actor, jnp.zeros((), jnp.int32))
 
     def act(state: PreQNNormState, observation: Array) -> Array:
-        return policy(state.actor.params, observation)
+        return policy.act(state.actor.params, observation)
 
     def explore(state: PreQNNormState, observation: Array, key: Array) -> Array:
-        return common.add_noise(act(state, observation), key, config.exploration_noise)
+        return policy.explore(state.actor.params, observation, key)
 
     def target(state: PreQNNormState, batch: Transition, key: Array) -> Array:
-        action = act(state, batch.next_observation)
-        if config.target_noise > 0:
-            action = common.add_noise(action, key, config.target_noise, config.target_noise_bound)
+        action, log_prob = policy.next_action(state.actor.params, batch.next_observation, key)
         values = common.values_of(q_fn, state.critics, (batch.next_observation, action))
+        if log_prob is not None:
+            values = values - soft.temperature_of(config, state.actor.temperature) * log_prob[None]
         return td.pessimistic_target(batch.reward, batch.discount, values, config.gamma, config.target_pessimism)
 
     def td_error(state: PreQNNormState, batch: Transition, key: Array) -> Array:
-        return target(state, batch, key) - q_fn(state.critics[0], (batch.observation, batch.action))
+        return target(state, batch, _keys(key)[0]) - q_fn(state.critics[0], (batch.observation, batch.action))
 
     def update_critics(state: PreQNNormState, inputs: Inputs, y: Array) -> tuple[PreQNNormState, common.Scalars]:
-        parts = _parts(config, (inputs, y))
         steps = [
             critic_update.apply(params, optimizer, *part)
-            for params, optimizer, part in zip(state.critics, state.critic_optimizers, parts, strict=True)
+            for params, optimizer, part in zip(
+                state.critics, state.critic_optimizers, _parts(config, (inputs, y)), strict=True
+            )
         ]
         critics, optimizers, scalars = zip(*steps, strict=True)
         mean = jax.tree.map(lambda *each: sum(each) / len(each), *scalars) if len(scalars) > 1 else scalars[0]
         return state._replace(critics=critics, critic_optimizers=optimizers), mean
 
-    def update_actor(part: ActorPart, critic_params: Params, observation: Array) -> ActorPart:
-        loss = common.climb(policy, q_fn, critic_params, observation)
-        return ActorPart(*common.descend(adam, loss, part.params, part.optimizer))
+    def update_actor(actor: ActorPart, critic_params: Params, observation: Array, key: Array) -> ActorPart:
+        temperature = soft.temperature_of(config, actor.temperature)
+        loss = policy.loss(critic_params, observation, temperature, key)
+        params, optimizer, scalars = common.descend(adam, loss, actor.params, actor.optimizer)
+        entropy = scalars.get("entropy", jnp.zeros(()))
+        learned, found = soft.update_temperature(config, actor.temperature, entropy, action_size)
+        return ActorPart(params, optimizer, learned, {**scalars, **found})
 
     def update(state: PreQNNormState, batch: Transition, key: Array) -> tuple[PreQNNormState, common.Scalars]:
-        state, critic_info = update_critics(state, (batch.observation, batch.action), target(state, batch, key))
+        target_key, actor_key = _keys(key)
+        y = target(state, batch, target_key)
+        state, critic_info = update_critics(state, (batch.observation, batch.action), y)
         # As in Algorithm 1 the actor climbs a critic that this very step has improved, the first.
-        step = lambda part: update_actor(part, state.critics[0], batch.observation)  # noqa: E731
-        if config.policy_delay == 1:
-            part = step(state.actor)
-        else:
-            part = update_if(state.updates % config.policy_delay == 0, step, state.actor)
-        return state._replace(actor=part, updates=state.updates + 1), {**critic_info, **part.scalars}
+        step = lambda actor: update_actor(actor, state.critics[0], batch.observation, actor_key)  # noqa: E731
+        due = state.updates % config.policy_delay == 0
+        actor = step(state.actor) if config.policy_delay == 1 else update_if(due, step, state.actor)
+        return state._replace(actor=actor, updates=state.updates + 1), {**critic_info, **actor.scalars}
 
     agent = Agent(
         init, act, explore, update, q_fn, lambda state: state.critics[0], td_error, _operator(config), config.gamma,
         critic_rows=lambda batch_size: _part_size(config, batch_size),
     )  # fmt: skip
     return observations.normalized(agent, config, observation_size)
+
+
+def _keys(key: Array) -> Array:
+    """Of the target's randomness and of the actor's."""
+    return jax.random.split(key)
+
+
+def _deterministic(config: PreQNNormConfig, action_size: int, q_fn: ntk.QFunction) -> Policy:
+    actor = common.make_actor(config, action_size)
+    act = ntk.module_q_fn(actor)
+
+    def explore(params: Params, observation: Array, key: Array) -> Array:
+        return common.add_noise(act(params, observation), key, config.exploration_noise)
+
+    def next_action(params: Params, observation: Array, key: Array) -> tuple[Array, None]:
+        action = act(params, observation)
+        if config.target_noise > 0:
+            action = common.add_noise(action, key, config.target_noise, config.target_noise_bound)
+        return action, None
+
+    def loss(critic_params: Params, observation: Array, temperature: Any, key: Array) -> common.Loss:
+        del temperature, key
+        return common.climb(act, q_fn, critic_params, observation)
+
+    return Policy(actor.init, act, explore, next_action, loss, ("actor_loss", "action_abs"))
+
+
+def _gaussian(config: PreQNNormConfig, action_size: int, q_fn: ntk.QFunction) -> Policy:
+    policy = soft.GaussianPolicy(config, action_size)
+
+    def explore(params: Params, observation: Array, key: Array) -> Array:
+        return policy.sample(params, observation, key)[0]
+
+    def loss(critic_params: Params, observation: Array, temperature: Any, key: Array) -> common.Loss:
+        return soft.climb(policy, lambda inputs: q_fn(critic_params, inputs), temperature, observation, key)
+
+    names = ("actor_loss", "action_abs", "entropy")
+    return Policy(policy.actor.init, policy.act, explore, policy.sample, loss, names)
 
 
 def _part_size(config: PreQNNormConfig, batch_size: int) -> int:

@@ -1,41 +1,42 @@
-"""SAC, soft actor-critic with a fixed temperature (Haarnoja et al. 2018, arXiv 1801.01290), twin critics, no V."""
+"""SAC, soft actor-critic (Haarnoja et al. 2018, arXiv 1801.01290 and 1812.05905), twin critics, no V.
+
+The temperature is fixed, as in the first of the two papers, or learned, as in the second.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from preqn_jax.agents import common, observations
+from preqn_jax.agents import common, observations, soft
 from preqn_jax.agents.base import Agent
-from preqn_jax.ops import ntk, squashed_gaussian, td
-from preqn_jax.settings import setting
+from preqn_jax.ops import ntk, td
 from preqn_jax.types import Array, Params, Transition
 
 
 @dataclasses.dataclass(frozen=True)
-class SACConfig(common.BaselineConfig, common.ActorCriticConfig):
+class SACConfig(soft.TemperatureConfig, common.BaselineConfig, common.ActorCriticConfig):
     """Hyperparameters."""
-
-    temperature: float = setting(0.1, "what a nat of entropy is worth, alpha [reward]", interval="[0, inf)")
 
 
 class SACState(NamedTuple):
-    """Both critics, the actor, their Adams, and slowly following copies of the critics."""
+    """Both critics, the actor, their Adams, slowly following copies of the critics, and a learned temperature."""
 
     critics: tuple[Params, Params]
     actor: Params
     critic_optimizer: optax.OptState
     actor_optimizer: optax.OptState
     target_critics: tuple[Params, Params]
+    temperature: soft.Temperature | None
 
 
 def make(config: SACConfig, observation_size: int, action_size: int) -> Agent:
     """SAC for observations ``[..., observation_size]`` and actions ``[..., action_size]`` in [-1, 1]."""
-    critic, actor = common.make_critic(config), common.make_gaussian_actor(config, action_size)
+    critic, policy = common.make_critic(config), soft.GaussianPolicy(config, action_size)
     q_fn = ntk.module_q_fn(critic)
     critic_adam, actor_adam = optax.adam(config.critic_learning_rate), optax.adam(config.actor_learning_rate)
 
@@ -43,29 +44,21 @@ def make(config: SACConfig, observation_size: int, action_size: int) -> Agent:
         first, second, actor_key = jax.random.split(key, 3)
         observation, action = jnp.zeros((1, observation_size)), jnp.zeros((1, action_size))
         critics = critic.init(first, observation, action), critic.init(second, observation, action)
-        actor_params = actor.init(actor_key, observation)
-        return SACState(critics, actor_params, critic_adam.init(critics), actor_adam.init(actor_params), critics)
-
-    def distribution(actor_params: Params, observation: Array) -> tuple[Array, Array]:
-        return cast(tuple[Array, Array], actor.apply(actor_params, observation))
+        params = policy.actor.init(actor_key, observation)
+        optimizers = critic_adam.init(critics), actor_adam.init(params)
+        return SACState(critics, params, *optimizers, critics, soft.init_temperature(config))
 
     def act(state: SACState, observation: Array) -> Array:
-        mean, _ = distribution(state.actor, observation)
-        return jnp.tanh(mean)
-
-    def sample(actor_params: Params, observation: Array, key: Array) -> tuple[Array, Array]:
-        mean, log_std = distribution(actor_params, observation)
-        return squashed_gaussian.sample(mean, log_std, jax.random.normal(key, mean.shape))
+        return policy.act(state.actor, observation)
 
     def explore(state: SACState, observation: Array, key: Array) -> Array:
-        return sample(state.actor, observation, key)[0]
+        return policy.sample(state.actor, observation, key)[0]
 
     def target_of(state: SACState, batch: Transition, key: Array) -> Array:
-        next_action, next_log_prob = sample(state.actor, batch.next_observation, key)
+        next_action, next_log_prob = policy.sample(state.actor, batch.next_observation, key)
+        temperature = soft.temperature_of(config, state.temperature)
         next_values = common.values_of(q_fn, state.target_critics, (batch.next_observation, next_action))
-        return td.soft_target(
-            batch.reward, batch.discount, next_values, next_log_prob, config.gamma, config.temperature
-        )
+        return td.soft_target(batch.reward, batch.discount, next_values, next_log_prob, config.gamma, temperature)
 
     def td_error(state: SACState, batch: Transition, key: Array) -> Array:
         next_key, _ = jax.random.split(key)
@@ -81,14 +74,12 @@ def make(config: SACConfig, observation_size: int, action_size: int) -> Agent:
         return state._replace(critics=critics, critic_optimizer=optimizer), scalars
 
     def update_actor(state: SACState, observation: Array, key: Array) -> tuple[SACState, common.Scalars]:
-        def loss(actor_params: Params) -> tuple[Array, common.Scalars]:
-            action, log_prob = sample(actor_params, observation, key)
-            value = jnp.min(common.values_of(q_fn, state.critics, (observation, action)), axis=0)
-            loss = jnp.mean(config.temperature * log_prob - value)
-            return loss, {"actor_loss": loss, "action_abs": jnp.mean(jnp.abs(action)), "entropy": -log_prob.mean()}
-
+        temperature = soft.temperature_of(config, state.temperature)
+        lowest = lambda inputs: jnp.min(common.values_of(q_fn, state.critics, inputs), axis=0)  # noqa: E731
+        loss = soft.climb(policy, lowest, temperature, observation, key)
         params, optimizer, scalars = common.descend(actor_adam, loss, state.actor, state.actor_optimizer)
-        return state._replace(actor=params, actor_optimizer=optimizer), scalars
+        learned, found = soft.update_temperature(config, state.temperature, scalars["entropy"], action_size)
+        return state._replace(actor=params, actor_optimizer=optimizer, temperature=learned), {**scalars, **found}
 
     def update(state: SACState, batch: Transition, key: Array) -> tuple[SACState, dict[str, Array]]:
         next_key, key = jax.random.split(key)

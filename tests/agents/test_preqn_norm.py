@@ -1,6 +1,7 @@
 """The agent of two critics on halves of a minibatch, against Algorithm 1 and against its parts."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -50,16 +51,15 @@ def test_with_every_option_off_it_is_the_papers_agent_bit_for_bit(activation, mo
 def test_each_critic_takes_preqns_step_on_its_rows_towards_one_target(split, pessimism):
     agent, data = make(split_minibatch=split, target_pessimism=pessimism), batch()
     state = agent.init(jax.random.key(1))
-    new, _ = agent.update(state, data, jax.random.key(2))
+    new, _ = jax.jit(agent.update)(state, data, jax.random.key(2))
     action = agent.act(state, data.next_observation)
     one, two = (CRITIC.apply(params, data.next_observation, action) for params in state.critics)
     target = data.reward + 0.99 * data.discount * ((one + two) / 2 - pessimism * abs(one - two) / 2)
     rows = [slice(0, B // 2), slice(B // 2, B)] if split else [slice(0, B)] * 2
+    update = jax.jit(functools.partial(preqn_update, ntk.module_q_fn(CRITIC), solve=solvers.ridge(1e-4)))
     for before, got, own in zip(state.critics, new.critics, rows, strict=True):
         inputs = data.observation[own], data.action[own]
-        td_error = target[own] - CRITIC.apply(before, *inputs)
-        q_fn = ntk.module_q_fn(CRITIC)
-        expected, info = preqn_update(q_fn, before, inputs, td_error, solve=solvers.ridge(1e-4))
+        expected, info = update(before, inputs, target[own] - CRITIC.apply(before, *inputs))
         assert info.accepted
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), got, expected)
 
@@ -72,7 +72,7 @@ def test_critics_start_apart():
 def test_the_actor_climbs_the_first_critic_just_improved():
     agent, data = make(), batch()
     state = agent.init(jax.random.key(1))
-    new, info = agent.update(state, data, jax.random.key(2))
+    new, info = jax.jit(agent.update)(state, data, jax.random.key(2))
 
     def loss(params):
         action = agent.act(state._replace(actor=state.actor._replace(params=params)), data.observation)
@@ -107,7 +107,7 @@ def test_target_noise_changes_targets_within_its_bound():
 def test_adam_in_the_kernels_place_is_adam():
     agent, data = make(critic_update="adam", critic_learning_rate=3e-3), batch()
     state = agent.init(jax.random.key(1))
-    new, _ = agent.update(state, data, jax.random.key(2))
+    new, _ = jax.jit(agent.update)(state, data, jax.random.key(2))
     target = agent.td_error(state, data, jax.random.key(2)) + CRITIC.apply(
         state.critics[0], data.observation, data.action
     )
@@ -132,7 +132,7 @@ def test_the_alignment_is_measured_on_the_rows_of_the_first_critic():
 def test_the_diagnosis_is_of_the_first_critics_step():
     agent = make()
     diagnosis = jax.jit(diagnosis_of(agent))(agent.init(jax.random.key(0)), batch(), jax.random.key(1))
-    _, info = agent.update(agent.init(jax.random.key(0)), batch(), jax.random.key(1))
+    _, info = jax.jit(agent.update)(agent.init(jax.random.key(0)), batch(), jax.random.key(1))
     assert diagnosis["overshooting"] == pytest.approx(float(info["step_size"]), rel=0.05)
     assert diagnosis["over_generalization"] < 100
 
