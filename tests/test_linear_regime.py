@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import linear_regime_measurements as measurements
+from experiments import linear_regime_report as report
 from preqn_jax.networks import Critic
 from tests import oracles
 from tests.ops import mdp_cases
@@ -80,6 +81,40 @@ def test_a_wide_network_is_closer_to_linear_learning_than_a_narrow_one():
     assert wide.kernel_change.max() < 0.4 * narrow.kernel_change.max()
     apart = [np.abs(found.network - found.linear).max() for found in (narrow, wide)]
     assert apart[1] < 0.5 * apart[0]
+
+
+def straight(start, factors):
+    """Q of two pairs that is multiplied by another factor in every update."""
+    return start * np.cumprod([1.0, *factors])[:, None] * np.array([1.0, -0.5])
+
+
+def made_up(network, linear, change=(0.0, 0.1, 0.2, 0.4)):
+    return measurements.Trajectory(network, linear, np.array(change), np.float64(1.5))
+
+
+def test_on_the_star_a_row_ends_where_linear_learning_has_grown_tenfold():
+    found = made_up(straight(1.0, (2, 5, 30)), straight(1.0, (3, 5, 1)))
+    row = report.row_of("sin", ("baird", "q_learning"), 8, 0, found)
+    assert (row.linear_grown, row.network_grown) == (2, 2)
+    assert row.deviation == pytest.approx(5 / 14)  # |10 - 15| over |15 - 1|; the update after does not count
+    assert row.kernel_change == pytest.approx(0.2)
+    row = report.row_of("sin", ("garnet", "q_learning"), 8, 0, found)
+    assert row.deviation == pytest.approx(285 / 14)
+    assert row.kernel_change == pytest.approx(0.4)
+
+
+def test_a_network_that_is_not_finite_is_infinitely_far():
+    found = made_up(straight(1.0, (2, np.inf, np.nan)), straight(1.0, (2, 2, 2)), (0, 0.1, np.inf, np.nan))
+    row = report.row_of("relu", ("baird", "q_learning"), 8, 0, found)
+    assert (row.deviation, row.kernel_change, row.linear_grown, row.network_grown) == (np.inf, np.inf, -1, 2)
+    (line,) = [line for line in report.summary([row]) if line.startswith("     8")]
+    assert line.split() == ["8", "inf", "inf", "1.500", "never", "2"]
+
+
+def test_slopes_are_of_the_wider_half():
+    widths = [32, 64, 128, 256]
+    assert report.slope(widths, [9.0, 7.0, 128**-0.5, 256**-0.5]) == pytest.approx(-0.5)
+    assert np.isnan(report.slope([32], [1.0]))
 
 
 def test_the_command_end_to_end(tmp_path):
