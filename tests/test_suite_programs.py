@@ -75,6 +75,19 @@ def test_ablation_changes_one_field_at_a_time(tmp_path):
     assert "| eta0.9 | hopper | 1 | 300 | 200 | 9 | 9 | 8 | 0.5 |" in output
 
 
+def test_the_agents_parts_are_changed_one_at_a_time(tmp_path):
+    finished(tmp_path / "out", "preqn_norm", "preqn_norm_hopper", 10)
+    finished(tmp_path / "out", "adam", "preqn_norm_hopper", 10, "agent.critic_update=adam")
+    normalized = ("critic_layer_norm=fixed", "normalize_observations=true", "observation_moment=8")
+    finished(tmp_path / "out", "sac_normalized", "sac_hopper", 10, *(f"agent.{field}" for field in normalized))
+    (tmp_path / "out" / "suite.json").write_text('{"kind": "agent_study"}')
+    which = ("--preset=final", "--variants=preqn_norm,adam,sac_normalized", "--envs=hopper", "--seeds=10")
+    code, output, errors = execute("agent_study", *which, f"--steps={STEPS}", "--out=out", cwd=tmp_path)
+    assert code == 0, errors
+    assert "3 of 3 runs are there" in errors
+    assert "| sac_normalized | hopper | 1 | 300 | 210 | 9 | 9 | 8 | 0.5 |" in output
+
+
 def test_alignment_reads_every_update(tmp_path):
     finished(tmp_path / "out", "preqn-sin", "preqn_hopper", 0, *MEASURE)
     (tmp_path / "out" / "suite.json").write_text('{"kind": "alignment"}')
@@ -93,6 +106,7 @@ def test_alignment_reads_every_update(tmp_path):
         ("benchmark", ["--envs=cartpole"], "--envs=cartpole has discrete actions, for which preqn is not made"),
         ("benchmark", ["--set=env.id=Ant-v4"], "the suite itself decides this field"),
         ("ablation", ["--variants=step0.3"], "did you mean step0.03"),
+        ("agent_study", ["--variants=preqn_nrm"], "did you mean preqn_norm"),
         ("ablation", ["--seeds="], "--seeds="),
         ("ablation", ["--out=occupied"], "holds no suite"),
         ("alignment", ["--set=measure_alignment=false"], "this suite needs measure_alignment"),

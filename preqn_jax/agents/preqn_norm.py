@@ -59,8 +59,9 @@ class PreQNNormConfig(soft.TemperatureConfig, preqn.PreQNConfig):
     policy_delay: int = setting(1, "updates of the critics to one of the actor", interval="[1, inf)", structural=True)
     critic_update: str = setting(
         "preqn",
-        "how critics are updated: by PreQN's step, or by Adam on the squared TD error",
-        choices=("preqn", "adam"),
+        "how critics are updated: by PreQN's step; as controls of what the kernel does, by critic_step_size times the "
+        "mean of the steps that correct one row each (K replaced by its diagonal), or by Adam on the squared TD error",
+        choices=("preqn", "diagonal", "adam"),
     )
     critic_learning_rate: float = setting(1e-3, "for adam: the critics' Adam step size", interval="(0, inf)")
 
@@ -243,25 +244,53 @@ def _parts(config: PreQNNormConfig, rows: Any) -> list[Any]:
 
 
 def _critic_update(config: PreQNNormConfig, critic: nn.Module) -> CriticUpdate:
-    if config.critic_update == "preqn":
-        step = preqn.make_critic_step(config, critic)
+    if config.critic_update == "adam":
+        return _adam_update(config, critic)
+    make_step = {"preqn": preqn.make_critic_step, "diagonal": _diagonal_step}[config.critic_update]
+    step = make_step(config, critic)
 
-        def apply(params: Params, state: tuple[()], inputs: Inputs, target: Array) -> tuple[Params, Any, Any]:
-            params, scalars = step(params, inputs, target)
-            return params, state, scalars
+    def apply(params: Params, state: tuple[()], inputs: Inputs, target: Array) -> tuple[Params, Any, Any]:
+        params, scalars = step(params, inputs, target)
+        return params, state, scalars
 
-        return CriticUpdate(lambda params: (), apply)
+    return CriticUpdate(lambda params: (), apply)
 
+
+def _diagonal_step(config: PreQNNormConfig, critic: nn.Module) -> preqn.CriticStep:
+    """theta' = theta + alpha mean_i (delta_i / K_ii) grad Q(x_i), without a line search."""
+    linearize = ntk.dense(critic)
+
+    def step(params: Params, inputs: Inputs, target: Array) -> tuple[Params, common.Scalars]:
+        values, gram, pullback = linearize(params, inputs)
+        td_error, diagonal = target - values, jnp.diagonal(gram)
+        direction = pullback(td_error / (diagonal * diagonal.size))
+        params = jax.tree.map(lambda leaf, change: leaf + config.critic_step_size * change, params, direction)
+        error = jnp.sqrt(jnp.mean(td_error**2))
+        return params, {"q": values.mean(), "td_error": error, "kernel_diagonal": diagonal.mean()}
+
+    return step
+
+
+def _adam_update(config: PreQNNormConfig, critic: nn.Module) -> CriticUpdate:
     q_fn, adam = ntk.module_q_fn(critic), optax.adam(config.critic_learning_rate)
 
-    def apply_adam(params: Params, state: optax.OptState, inputs: Inputs, target: Array) -> tuple[Params, Any, Any]:
+    def apply(params: Params, state: optax.OptState, inputs: Inputs, target: Array) -> tuple[Params, Any, Any]:
         loss = lambda params: common.squared_error(common.values_of(q_fn, [params], inputs), target)  # noqa: E731
-        return common.descend(adam, loss, params, state)
+        params, state, scalars = common.descend(adam, loss, params, state)
+        return params, state, scalars
 
-    return CriticUpdate(adam.init, apply_adam)
+    return CriticUpdate(adam.init, apply)
 
 
 def _operator(config: PreQNNormConfig) -> Any:
     if config.critic_update == "preqn":
         return preqn.make_operator(config)
-    return common.gradient_operator(config.critic_learning_rate)
+    if config.critic_update == "adam":
+        return common.gradient_operator(config.critic_learning_rate)
+
+    def diagonal(gram: Array, info: common.Scalars) -> tuple[Array, Array, Array]:
+        del info
+        rho = 1.0 / (gram.shape[0] * jnp.diagonal(gram))
+        return gram, rho, jnp.asarray(config.critic_step_size, gram.dtype)
+
+    return diagonal

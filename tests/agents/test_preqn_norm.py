@@ -122,6 +122,27 @@ def test_adam_in_the_kernels_place_is_adam():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-6), new.critics[k], expected)
 
 
+def test_the_diagonal_in_the_kernels_place_corrects_each_row_by_itself():
+    agent, data = make(critic_update="diagonal", critic_step_size=0.7), batch()
+    state = agent.init(jax.random.key(1))
+    new, _ = jax.jit(agent.update)(state, data, jax.random.key(2))
+    td_error = agent.td_error(state, data, jax.random.key(2))[: B // 2]
+    before, steps = state.critics[0], []
+    for i in range(B // 2):
+        gradient = jax.grad(lambda params, i=i: CRITIC.apply(params, data.observation[i], data.action[i]))(before)
+        square = sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(gradient))
+        steps.append(jax.tree.map(lambda leaf, i=i, square=square: 0.7 * td_error[i] / square * leaf, gradient))
+    expected = jax.tree.map(lambda leaf, *each: leaf + sum(each) / len(each), before, *steps)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), new.critics[0], expected)
+
+
+def test_the_diagnosis_knows_the_step_by_the_diagonal():
+    agent, data = make(critic_update="diagonal", critic_step_size=0.01), batch()
+    diagnosis = jax.jit(diagnosis_of(agent))(agent.init(jax.random.key(0)), data, jax.random.key(1))
+    np.testing.assert_allclose(diagnosis["overshooting"], 0.01 / (B // 2), rtol=1e-3)
+    assert diagnosis["linearization"] < 0.2
+
+
 def test_the_alignment_is_measured_on_the_rows_of_the_first_critic():
     data = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), batch(0), batch(1))
     _, info = after(with_alignment(make()), data=data)
