@@ -8,6 +8,7 @@ from preqn_jax.agents import AGENTS
 from preqn_jax.agents.preqn import PreQNConfig
 from preqn_jax.checkpoint import CheckpointError
 from preqn_jax.config import Config, EnvConfig
+from preqn_jax.ops import ntk
 from preqn_jax.ops.diagnostics import FailureModes
 from preqn_jax.settings import SettingError
 from preqn_jax.train import StallWatch, run
@@ -343,6 +344,8 @@ def test_a_stall_is_told_once_with_its_remedy():
     burst(0.0)
     burst(0.0)
     assert len(recorder.messages) == 1
+    assert "ntk.check_example_by_example(q_fn, params, inputs)" in recorder.messages[0]
+    assert hasattr(ntk, "check_example_by_example")
     assert "solver=ridge" in recorder.messages[0]
 
 

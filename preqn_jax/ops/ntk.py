@@ -415,6 +415,71 @@ def kernel(
     return result.reshape(-1, result.shape[-1])[:n, :m]
 
 
+def check_example_by_example(q_fn: QFunction, params: Params, inputs: Inputs, *, tolerance: float = 1e-3) -> None:
+    """Refuses a Q-function whose rows see each other: no kernel of theirs predicts how a step moves it.
+
+    K is formed from each example alone. A BatchNorm or Dropout in training mode, a mean over the minibatch or attention
+    between its rows give other values there than in the minibatch, and every step is then rejected however small.
+    This compares both, and the gradients of one weighted sum of the values. It takes as long as an update by
+    per-example gradients: call it once, with real inputs and outside of jit.
+
+    Example:
+      >>> check_example_by_example(lambda params, x: x @ params, jnp.ones(3), jnp.eye(3))
+      >>> check_example_by_example(
+      ...     lambda params, x: (x - x.mean(axis=0)) @ params, jnp.arange(3.0), jnp.eye(3)
+      ... )  # doctest: +ELLIPSIS
+      Traceback (most recent call last):
+      ValueError: q_fn must compute each value from its own row alone, but ...
+
+    Args:
+      q_fn: (params, inputs) -> Q-values ``[B]``.
+      params: pytree of floating-point arrays.
+      inputs: pytree whose leaves lead with B, at least two examples.
+      tolerance: difference that passes as rounding [largest value, or largest entry of the gradient].
+
+    Raises:
+      ValueError: if rows see each other, or as :func:`per_example` does.
+    """
+    together, alone = _together_and_alone(q_fn, params, inputs)
+    if jnp.size(together[0]) < 2:
+        raise ValueError("inputs must hold at least two examples to compare, got B = 1")
+    try:
+        off, off_gradient = (float(_relative_difference(*pair)) for pair in zip(together, alone, strict=True))
+    except jax.errors.ConcretizationTypeError:
+        raise ValueError("check_example_by_example compares numbers: call it outside of jit and vmap") from None
+    if off > tolerance:
+        row = int(jnp.argmax(jnp.abs(together[0] - alone[0])))
+        found = f"that of row {row} is {together[0][row]:.6g} in the batch and {alone[0][row]:.6g} by itself"
+    elif off_gradient > tolerance:
+        found = f"their gradients in the batch differ from those of single rows by {off_gradient:.1%}"
+    else:
+        return
+    raise ValueError(
+        f"q_fn must compute each value from its own row alone, but {found}: put BatchNorm and Dropout into evaluation "
+        "mode, and let no row depend on another"
+    )
+
+
+def _together_and_alone(q_fn: QFunction, params: Params, inputs: Inputs) -> Any:
+    """Values and the gradient of a weighted sum of them, of the minibatch as a whole and of each example alone."""
+    by_rows = per_example(q_fn)(params, inputs)
+    free, q_of_free = _of_free(q_fn, whole(params))
+    weights = jax.random.normal(jax.random.key(0), by_rows.values.shape, by_rows.values.dtype)
+    with full_precision():
+        values, backward = jax.vjp(lambda free: whole(q_of_free(free, whole(inputs))), free)
+        (gradient,) = backward(weights)
+    gradient_by_rows = split(q_fn, by_rows.pullback(weights))[0]
+    return (values, gradient), (by_rows.values, gradient_by_rows)
+
+
+def _relative_difference(tree: Any, other: Any) -> Array:
+    """Largest difference of any entry, relative to the largest entry; NaN counts as equal to NaN alone."""
+    a, b = (jnp.concatenate([leaf.astype(jnp.float32).ravel() for leaf in jax.tree.leaves(t)]) for t in (tree, other))
+    differ = ~((a == b) | (jnp.isnan(a) & jnp.isnan(b)))
+    largest = jnp.max(jnp.where(differ, jnp.abs(a - b), 0.0))
+    return jnp.nan_to_num(largest / jnp.maximum(jnp.max(jnp.abs(b)), jnp.max(jnp.abs(a))), nan=0.0)
+
+
 def _blocks(inputs: Inputs, block_size: int) -> tuple[int, Inputs]:
     """Number of examples, and the inputs as [blocks, block_size, ...], the last block filled up with row 0."""
     n = batch_size(inputs)

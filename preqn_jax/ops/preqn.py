@@ -22,7 +22,7 @@ class Status(enum.IntEnum):
 
     ACCEPTED = 0
     NO_TD_ERROR = 1  # delta = 0: nothing to correct, an accepted no-op
-    NOT_ALIGNED = 2  # no step size reached eta
+    NOT_ALIGNED = 2  # no step size reached eta; if always, see ntk.check_example_by_example
     NON_FINITE_TD_ERROR = 3
     NON_FINITE_KERNEL = 4
     NON_FINITE_SOLUTION = 5
