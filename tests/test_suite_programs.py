@@ -15,7 +15,7 @@ MEASURE = ("measure_alignment=true", "record_updates=true")
 
 def finished(folder, name, config, seed, *overrides):
     """What a run of three evaluations leaves, with one update before each."""
-    run = folder / work_folder(name, config.partition("_")[2], seed)
+    run = folder / work_folder(name, config.rpartition("_")[2], seed)
     settings = configs.get_config(config)
     for override in (f"seed={seed}", f"total_steps={STEPS}", *overrides):
         settings = configs.override(settings, override)
