@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -99,12 +101,13 @@ def precondition_by_ntk(
         state: PreconditionByNTKState,
         params: Params | None = None,
         *,
-        inputs: Inputs,
-        td_error: Array,
+        inputs: Inputs = None,
+        td_error: Any = None,
         all_params: Params | None = None,
         **extra_args: Any,
     ) -> tuple[Params, PreconditionByNTKState]:
-        del updates, extra_args
+        del updates
+        _check_keywords(extra_args, inputs=inputs, td_error=td_error, all_params=all_params)
         params, all_params, inputs = whole((params, all_params, inputs))
         q_of_params = _of_given(q_fn, params, all_params)
         check_arguments(q_of_params, params, inputs)
@@ -155,12 +158,12 @@ def scale_by_alignment_linesearch(
         state: ScaleByAlignmentLinesearchState,
         params: Params | None = None,
         *,
-        inputs: Inputs,
-        td_error: Array,
+        inputs: Inputs = None,
+        td_error: Any = None,
         all_params: Params | None = None,
         **extra_args: Any,
     ) -> tuple[Params, ScaleByAlignmentLinesearchState]:
-        del extra_args
+        _check_keywords(extra_args, inputs=inputs, td_error=td_error, all_params=all_params)
         inputs, all_params = whole((inputs, all_params))
         q_of_params = _of_given(q_fn, params, all_params)
         check_arguments(q_of_params, whole(params), inputs)
@@ -204,6 +207,22 @@ def preqn_info(state: optax.OptState) -> PreQNInfo:
 def _plain(info: T) -> T:
     """With arrays for entries, which ``nnx.Optimizer`` keeps in variables of its own."""
     return type(info)(*jax.tree.leaves(info))
+
+
+def _check_keywords(others: Mapping[str, Any], **own: Any) -> None:
+    """Refuses a misspelt keyword: of the ``others``, which belong to other transformations of a chain, only what is
+    near to one of our ``own`` that was not given.
+    """
+    absent = [name for name, value in own.items() if value is None]
+    for name in others:
+        for meant in difflib.get_close_matches(name, absent, n=1, cutoff=0.8):
+            raise ValueError(f"update does not know {name}=...; did you mean {meant}=...?")
+    if missing := [name for name in absent if name != "all_params"]:
+        found = f", and {', '.join(sorted(others))} instead" if others else ""
+        raise ValueError(
+            "update needs the minibatch by keyword: update(updates, state, params, inputs=..., td_error=...); got no "
+            f"{' and no '.join(missing)}{found}"
+        )
 
 
 def _of_given(q_fn: ntk.QFunction, params: Params | None, all_params: Params | None) -> ntk.QFunction:

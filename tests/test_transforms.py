@@ -226,6 +226,28 @@ EXTRA = {"inputs": INPUTS, "td_error": DELTA}
 
 
 @each_transform
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"inputs": INPUTS, "td_eror": DELTA}, r"td_eror=\.\.\.; did you mean td_error="),
+        ({"input": INPUTS, "td_error": DELTA}, r"input=\.\.\.; did you mean inputs="),
+        ({**EXTRA, "all_param": PARAMS}, r"all_param=\.\.\.; did you mean all_params="),
+        ({"inputs": INPUTS}, r"by keyword: .*inputs=\.\.\., td_error=\.\.\.\); got no td_error$"),
+        ({"delta": DELTA}, "got no inputs and no td_error, and delta instead$"),
+    ],
+)
+def test_a_missing_or_misspelt_keyword_is_named(optimizer, given, message):
+    with pytest.raises(ValueError, match=message):
+        optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS, **given)
+
+
+@each_transform
+def test_keywords_of_other_transformations_pass(optimizer):
+    others = {"value": DELTA.sum(), "grad": PARAMS, "value_fn": Q_FN, "input": INPUTS}  # ours is given besides
+    jax.eval_shape(lambda params: optimizer.update(params, optimizer.init(params), params, **EXTRA, **others), PARAMS)
+
+
+@each_transform
 def test_updates_are_like_the_parameters_and_states_stay_as_they_are_shaped(optimizer):
     state = jax.jit(optimizer.init)(PARAMS)
     assert shapes(state) == shapes(optimizer.init(PARAMS))
