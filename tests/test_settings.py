@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 
 from preqn_jax import settings
+from preqn_jax.agents import AGENTS
 from preqn_jax.agents.preqn import PreQNConfig
 from preqn_jax.config import Config, EnvConfig, check_config
 from preqn_jax.settings import SettingError
@@ -81,9 +82,17 @@ def test_bounds_that_belong_are_accepted():
         check_config(settings.replace(config(), path, value))
 
 
-def test_every_field_explains_itself():
-    for leaf in settings.leaves(config()):
-        assert len(settings.describe(leaf)) > 10, leaf.path
+@pytest.mark.parametrize("name", AGENTS)
+def test_every_field_says_what_it_means_and_what_it_may_be(name):
+    for leaf in settings.leaves(Config(agent=AGENTS[name].config(), algorithm=name)):
+        own_name = leaf.path.rpartition(".")[2].split("_")
+        assert len(set(leaf.rule.help.lower().split()) - set(own_name)) >= 3, leaf.path
+        if leaf.type in (int, float, tuple[int, ...]):
+            assert leaf.rule.interval, leaf.path
+        if leaf.type is str and leaf.path != "env.id":
+            assert leaf.value in leaf.rule.choices, leaf.path
+        allowed = leaf.rule.interval or ", ".join(leaf.rule.choices or ())
+        assert settings.describe(leaf) == leaf.rule.help + (f"; allowed: {allowed}" if allowed else "")
 
 
 def test_replace_changes_one_field_and_nothing_else():

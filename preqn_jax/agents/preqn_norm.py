@@ -41,7 +41,9 @@ class PreQNNormConfig(soft.TemperatureConfig, preqn.PreQNConfig):
         True, "whether networks see observations less their running mean, over their running scale"
     )
     observation_moment: float = setting(8.0, "p of that scale", interval="[1, 64]")
-    num_critics: int = setting(2, "critics", interval="[1, inf)", structural=True)
+    num_critics: int = setting(
+        2, "critics that are trained, each from parameters of its own", interval="[1, inf)", structural=True
+    )
     split_minibatch: bool = setting(True, "whether each critic is trained on a part of the minibatch of its own")
     target_pessimism: float = setting(
         1.0, "how the target combines the critics: (1 - this) mean + this minimum", interval="[0, 1]"

@@ -236,8 +236,8 @@ def test_non_finite_input_is_reported_and_gives_zero(name, value, where):
 @each_solver
 def test_overflowing_solution_is_reported_and_gives_zero(name):
     z, info = jitted(name)(1e-30 * gram_of(WELL_CONDITIONED), 1e30 * errors())
-    assert info.finite == bool(np.any(z))  # ridge may damp until the solution fits
-    assert np.isfinite(z).all()
+    assert not info.finite  # 1e60 does not fit into float32, nor does it with the largest damping, 1e3
+    assert not np.any(z)
 
 
 @each_solver
