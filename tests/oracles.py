@@ -24,6 +24,16 @@ def layer_norm(scale, x, epsilon=1e-6):
     return scale * centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + epsilon)
 
 
+def layer_normed_mlp(layers, x, activation):
+    """Layers by Flax's names, with LayerNorm before each activation; its scale and bias are 1 and 0 where absent."""
+    hidden = sum(name.startswith("Dense") for name in layers) - 1
+    for i in range(hidden):
+        learned = layers.get(f"LayerNorm_{i}", {"scale": 1.0, "bias": 0.0})
+        x = layer_norm(learned["scale"], dense(layers[f"Dense_{i}"], x)) + learned["bias"]
+        x = ACTIVATIONS[activation](x)
+    return dense(layers[f"Dense_{hidden}"], x)
+
+
 def float64(tree):
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
 

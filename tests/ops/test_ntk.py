@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from preqn_jax.networks import Critic
 from preqn_jax.ops import ntk
 from tests import oracles
 from tests.ops.jaxprs import dot_precisions, largest_intermediate
@@ -94,7 +95,20 @@ def test_both_match_the_oracle_on_mlps(hidden_sizes, activation, use_bias):
     assert_both_match(Net(hidden_sizes, activation, use_bias), normal(B, 3), net_oracle(activation))
 
 
+def layer_normed_oracle(params, inputs):
+    return oracles.layer_normed_mlp(params["params"]["MLP_0"], np.concatenate(inputs, axis=1), "relu")[..., 0]
+
+
+OBSERVATION_AND_ACTION = (normal(B, 3), normal(B, 2, seed=5))
 ARCHITECTURES = {
+    **{
+        f"critic_with_{kind}_layer_norm": (
+            Critic((16, 8), "relu", layer_norm=kind),
+            OBSERVATION_AND_ACTION,
+            layer_normed_oracle,
+        )
+        for kind in ("fixed", "learned")
+    },
     "linear": (Net(()), normal(B, 3), net_oracle()),
     "applied_twice": (AppliedTwice(), normal(B, 4), applied_twice_oracle),
     "tokens": (Tokens(), normal(B, 5, 3), tokens_oracle),
