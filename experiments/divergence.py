@@ -249,7 +249,8 @@ def trends(curves: list[Curve]) -> list[str]:
         outcomes = {
             "the share of seeds that diverge": [np.mean(_peaks(curve) > 10 * curve.bound) for curve in chosen],
             "the largest |Q| (median over seeds)": [np.median(_peaks(curve)) for curve in chosen],
-            "the alignment of updates (median)": [np.nanmedian(curve.record.alignment) for curve in chosen],
+            "the alignment of the first update": [np.mean(curve.record.alignment[:, 0]) for curve in chosen],
+            "that of all updates (median)": [np.nanmedian(curve.record.alignment) for curve in chosen],
         }
         told = ", ".join(f"{name} {rank_correlation(ratios, np.array(of)):.2f}" for name, of in outcomes.items())
         lines.append(f"{method}, {len(chosen)} variants: rank correlation of the row ratio at the start with {told}")
