@@ -39,6 +39,9 @@ def run(main: Callable[[], int]) -> None:
             return main()
         except settings.SettingError as error:
             return _fail(error)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
         except Exception:
             if line := _missing_platform():
                 return _fail(line)

@@ -43,11 +43,14 @@ class RunReporter:
         if self._updates and info:
             self._updates.add(step, info)
 
+    def checkpoint(self) -> None:
+        """Writes the updates' scalars: a run that resumes from the checkpoint does not repeat these updates."""
+        if self._updates:
+            self._updates.write()
+
     def evaluation(self, rows: list[Row]) -> None:
         """Appends to the table, TensorBoard and the terminal, and draws the curve anew."""
         self._table.append(rows)
-        if self._updates:
-            self._updates.write()
         step = int(rows[0]["step"])
         for row in rows:
             for name, value in row.items():
@@ -73,13 +76,18 @@ class MetricsTable:
     def __init__(self, path: pathlib.Path, first_step: int):
         """Keeps the rows up to ``first_step`` of a table that exists."""
         self.path = path
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        complete = [line for line in lines if line.endswith("\n")]
-        kept = complete[:1] + [line for line in complete[1:] if int(line.split(",")[0]) <= first_step]
-        self._text = "".join(kept) if len(kept) > 1 else ""
+        self._text = path.read_text() if path.exists() else ""
+        self._text = self._upto(first_step)
+        if self._text.count("\n") < 2:
+            self._text = ""
+
+    def _upto(self, step: int) -> str:
+        """The header and the complete rows up to a step."""
+        complete = [line for line in self._text.splitlines(keepends=True) if line.endswith("\n")]
+        return "".join(complete[:1] + [line for line in complete[1:] if int(line.split(",")[0]) <= step])
 
     def append(self, rows: list[Row]) -> None:
-        """Adds rows, all with the columns of the first ever added.
+        """Adds rows, all with the columns of the first ever added, in place of those of the same step.
 
         Raises:
           SettingError: if an earlier version of this library began the table with other columns.
@@ -88,7 +96,9 @@ class MetricsTable:
             raise SettingError(f"{self.path} has the columns of another version of preqn_jax; choose another --workdir")
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
-        if not self._text:
+        if self._text:
+            self._text = self._upto(int(rows[0]["step"]) - 1)
+        else:
             writer.writerow(rows[0])
         for row in rows:
             writer.writerow([f"{value:.8g}" for value in row.values()])

@@ -34,6 +34,15 @@ def read_metrics(path: pathlib.Path) -> np.ndarray:
     return rows
 
 
+def last_step(path: pathlib.Path) -> int:
+    """The environment step of the last evaluation in a metrics.csv; 0 if there is none.
+
+    Raises:
+      SettingError: if it is damaged.
+    """
+    return int(read_metrics(path)["step"].max(initial=0)) if path.exists() else 0
+
+
 def learning_curve(paths: Sequence[pathlib.Path], out: pathlib.Path, title: str) -> bool:
     """Draws return over steps, a line a seed and their mean; False where matplotlib is not installed."""
     if (figure := new_figure(6, 4)) is None:

@@ -43,7 +43,11 @@ def main() -> int:
         policy = _load_policy(workdir, config, envs[0][0])
     except CheckpointError as error:
         raise SettingError(str(error)) from error
-    returns, _, lengths, _ = evaluate(policy, envs, first_episode=0, gamma=config.agent.gamma)
+    for caveat in envs[0][0].caveats:
+        print(f"warning: {caveat}", file=sys.stderr)
+    evaluation = evaluate(policy, envs, first_episode=0, gamma=config.agent.gamma)
+    assert evaluation is not None  # nothing stops it
+    returns, _, lengths, _ = evaluation
     for s, seed in enumerate(seeds):
         print(
             f"seed {seed}: return {returns[s].mean():.1f} +- {returns[s].std():.1f} over {_EPISODES.value} episode(s) "

@@ -152,8 +152,7 @@ def steps_done(job: Task, folder: pathlib.Path) -> int:
     Raises:
       SettingError: if that file is damaged.
     """
-    path = folder / job.name / "metrics.csv"
-    return int(plots.read_metrics(path)["step"].max(initial=0)) if path.exists() else 0
+    return plots.last_step(folder / job.name / "metrics.csv")
 
 
 def check_jobs(jobs: Sequence[Job], folder: pathlib.Path) -> None:

@@ -105,6 +105,9 @@ class UnitReporter:
         """Moves the progress bar."""
         self._terminal.progress(step, {name: float(value.mean()) for name, value in info.items()})
 
+    def checkpoint(self) -> None:
+        """Does nothing: all that was reported is already written."""
+
     def evaluation(self, rows: list[Row]) -> None:
         """Appends to the table and the terminal."""
         self._table.append([{**row, "run": number} for row, number in zip(rows, self._numbers, strict=True)])

@@ -8,7 +8,11 @@ import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from experiments import provenance
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from experiments import plots, provenance
 from experiments.workdir import claim, write_record
 from preqn_jax.checkpoint import CheckpointError, Checkpoints
 from preqn_jax.train import Reporter, run
@@ -35,7 +39,7 @@ def train(
       trainer: not compiled yet.
       workdir: of the run; anything in it that is not an earlier part of this very run is refused.
       make_reporter: makes the one that is told how it goes, from the step at which it begins.
-      should_stop: asked after every burst.
+      should_stop: asked after every burst, and during evaluations.
       checkpoints: of the run; those in its work folder if left out.
 
     Returns:
@@ -50,7 +54,7 @@ def train(
     checkpoints = checkpoints or Checkpoints(workdir / "checkpoints")
     try:
         latest = checkpoints.latest_step()
-        if latest is not None and latest >= (asked := trainer.config.total_steps):
+        if latest is not None and _has_ended(latest, asked := trainer.config.total_steps, workdir):
             print(f"{workdir} has {latest} steps, and {asked} were asked for; raise --config.total_steps above "
                   f"{latest} to go on", file=sys.stderr)  # fmt: skip
             return True
@@ -70,6 +74,15 @@ def train(
     finally:
         checkpoints.close()
         lock.close()
+
+
+def _has_ended(step: int, total_steps: int, workdir: pathlib.Path) -> bool:
+    """Whether a run with a checkpoint of ``step`` has nothing left to do, in any of its processes."""
+    if step <= total_steps:  # the last evaluation follows the last checkpoint
+        ended = step == total_steps and plots.last_step(workdir / "metrics.csv") == total_steps
+    else:
+        ended = True
+    return ended if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.asarray(ended)).all())
 
 
 def guarded(program: Callable[[], int], workdir: pathlib.Path) -> int:

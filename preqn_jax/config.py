@@ -32,7 +32,7 @@ class EnvConfig:
     num_envs: int = setting(1, "environments side by side of each seed; on the device only", interval="[1, inf)")
     time_limit: int = setting(
         0,
-        "episodes on the device are cut there; 0: where the task says, with Brax at 1000 [environment steps]",
+        "episodes are cut there; 0: where the task says, with Brax at 1000 [environment steps]",
         interval="[0, inf)",
     )
     solver_iterations: int = setting(
@@ -97,7 +97,7 @@ def check_config(config: Config) -> None:
         _check_multiple(f"config.{name}", getattr(config, name), "config.update_every", config.update_every)
     env = config.env
     useless = {
-        "gymnasium": ("num_envs", "time_limit", "solver_iterations"),
+        "gymnasium": ("num_envs", "solver_iterations"),
         "mjx": ("kwargs", "reset_options"),
         "brax": ("reset_options", "solver_iterations"),
         "playground": ("kwargs", "reset_options", "solver_iterations"),

@@ -31,8 +31,12 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    act: Callable[[np.ndarray], np.ndarray], envs: Sequence[Sequence[HostEnv]], first_episode: int, gamma: float
-) -> Evaluation:
+    act: Callable[[np.ndarray], np.ndarray],
+    envs: Sequence[Sequence[HostEnv]],
+    first_episode: int,
+    gamma: float,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Evaluation | None:
     """One episode in each of S x E environments, all in step.
 
     Args:
@@ -40,12 +44,18 @@ def evaluate(
       envs: S rows of E environments.
       first_episode: number of the episode in each row's first environment; the others count on from it.
       gamma: the discount factor per step.
+      should_stop: asked before every step.
+
+    Returns:
+      The episodes; None if they were stopped.
     """
     first = np.stack([[env.reset(first_episode + e) for e, env in enumerate(row)] for row in envs])
     observation, shape = first.copy(), first.shape[:2]
     returns, discounted, lengths = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64)
     running = np.ones(shape, bool)
     while running.any():
+        if should_stop():
+            return None
         action = np.asarray(act(observation))
         for s, e in zip(*np.nonzero(running), strict=True):
             step = envs[s][e].step(action[s, e])

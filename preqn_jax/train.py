@@ -20,7 +20,13 @@ class Reporter(Protocol):
         """After every burst: environment steps so far, the scalars of its updates ``[S, U]``; empty without updates."""
 
     def evaluation(self, rows: list[Row]) -> None:
-        """After every evaluation: one row a seed, always the same columns."""
+        """After every evaluation: one row a seed, always the same columns.
+
+        A run that resumes from a checkpoint at an evaluation's step reports that evaluation again.
+        """
+
+    def checkpoint(self) -> None:
+        """Before every checkpoint: a run that resumes from it does not repeat the progress up to here."""
 
 
 def make_trainer(config: Config) -> Trainer:
@@ -43,7 +49,7 @@ def run(trainer: Trainer, reporter: Reporter, save: Callable[[Trainer], None], s
       trainer: a compiled trainer, fresh or restored.
       reporter: told how it goes.
       save: writes a checkpoint of the trainer.
-      should_stop: asked after every burst; when true the run writes a checkpoint and ends.
+      should_stop: asked after every burst, and during evaluations; when true the run writes a checkpoint and ends.
 
     Returns:
       Whether the end was reached.
@@ -52,20 +58,38 @@ def run(trainer: Trainer, reporter: Reporter, save: Callable[[Trainer], None], s
       NonFiniteError: if training produced a NaN; no checkpoint is written then.
     """
     config, stall, breakdown = trainer.config, StallWatch(reporter), BreakdownWatch(reporter)
-    while trainer.step < config.total_steps:
-        info = trainer.advance()
-        stall.watch(info)
-        breakdown.watch(trainer)
-        reporter.progress(trainer.step, info)
-        finished = trainer.step == config.total_steps
-        if finished or trainer.step % config.evaluate_every == 0:
-            reporter.evaluation(trainer.evaluate())
-        stopped = not finished and should_stop()
-        if finished or stopped or trainer.step % config.checkpoint_every == 0:
-            save(trainer)
-        if stopped:
+
+    def checkpoint() -> None:
+        reporter.checkpoint()
+        save(trainer)
+
+    def ended() -> bool:
+        return trainer.step >= config.total_steps and not trainer.evaluation_due
+
+    _report_notices(trainer, reporter)
+    while not ended():
+        if not trainer.evaluation_due:  # one that was interrupted comes first
+            info = trainer.advance()
+            stall.watch(info)
+            breakdown.watch(trainer)
+            reporter.progress(trainer.step, info)
+            finished = trainer.step == config.total_steps
+            trainer.evaluation_due = finished or trainer.step % config.evaluate_every == 0
+            # Before the evaluation, which may take long, or never end.
+            if finished or trainer.step % config.checkpoint_every == 0:
+                checkpoint()
+        if trainer.evaluation_due and (rows := trainer.evaluate(should_stop)) is not None:
+            reporter.evaluation(rows)
+        if not ended() and should_stop():
+            checkpoint()
             return False
     return True
+
+
+def _report_notices(trainer: Trainer, reporter: Reporter) -> None:
+    for notice in trainer.notices:
+        reporter.message(notice.text)
+    trainer.notices.clear()
 
 
 class StallWatch:

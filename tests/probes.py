@@ -16,7 +16,8 @@ class Probe(gymnasium.Env):
 
     def _observe(self):
         coin = self.np_random.integers(2) * 2.0 - 1.0
-        return np.array([(self._length - self._step) / self._length, coin], np.float32)
+        left = (self._length - self._step) / self._length if self._length else 1.0
+        return np.array([left, coin], np.float32)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -62,6 +63,7 @@ PROBES = {
     "ProbeOne-v0": {},
     "ProbeDelayed-v0": {"length": 2, "reward": at_the_end},
     "ProbeTruncated-v0": {"terminates": False},
+    "ProbeEndless-v0": {"length": 0},
     "ProbeAction-v0": {"reward": best_at_four},
 }
 for probe_id, options in PROBES.items():

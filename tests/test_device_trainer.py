@@ -38,7 +38,7 @@ def trained(configuration, arrays=None, stop_at=None, **options):
     finished = run(
         trainer,
         recorder,
-        save=lambda t: saved.update({t.step: {name: np.array(a) for name, a in t.arrays().items()}}),
+        save=lambda t: saved.setdefault(t.step, {name: np.array(a) for name, a in t.arrays().items()}),
         should_stop=lambda: trainer.step == stop_at,
     )
     return trainer, recorder, saved, finished
@@ -161,7 +161,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(name):
     _, whole, saved, _ = trained(configuration)
     partial = saved[100]
     _, second, resumed, _ = trained(configuration, arrays=partial)
-    for ours, theirs in zip(second.rows, whole.rows[2:], strict=True):
+    for ours, theirs in zip(second.rows, whole.rows, strict=True):
         np.testing.assert_equal(ours, theirs)
     for key, array in saved[200].items():
         np.testing.assert_array_equal(resumed[200][key], array, err_msg=key)
@@ -189,6 +189,14 @@ def test_targets_of_n_steps_stay_within_their_environment():
     np.testing.assert_array_equal(batch.discount, 0.0)
 
 
+def test_a_stop_before_an_evaluation_leaves_it_to_the_run_that_goes_on():
+    whole = trained(config("delayed"))[1]
+    _, first, partial, finished = trained(config("delayed"), stop_at=100)
+    assert not finished
+    assert not first.rows
+    np.testing.assert_equal(trained(config("delayed"), arrays=partial[100])[1].rows, whole.rows)
+
+
 def test_a_member_is_bit_for_bit_what_it_is_alone():
     members = [
         Member(3, {"critic_step_size": 0.1, "eta": 0.9}),
@@ -210,7 +218,7 @@ def test_devices_share_the_members_between_them():
         for name in ours:
             np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-6, err_msg=name)
     resumed = trained(config("action"), arrays=spread[1][100], members=members, devices=jax.devices()[:4])
-    for ours, theirs in zip(resumed[1].rows, spread[0].rows[4:], strict=True):
+    for ours, theirs in zip(resumed[1].rows, spread[0].rows, strict=True):
         np.testing.assert_equal(ours, theirs)
 
 

@@ -64,6 +64,16 @@ def test_a_time_limit_is_no_termination_and_its_observation_is_the_true_successo
     assert not np.array_equal(steps[-1].observation, env.reset())
 
 
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "ProbeEndless-v0"])  # with a limit of its own, and without
+def test_a_time_limit_can_be_set(env_id):
+    env = host_env.make(EnvConfig(env_id, time_limit=3), [0])
+    env.reset()
+    steps = rollout(env, np.zeros((3, env.action_size)))
+    assert [(step.terminated, step.truncated) for step in steps] == [(False, False)] * 2 + [(False, True)]
+    assert not env.caveats
+    assert bool(host_env.make(EnvConfig(env_id), [0]).caveats) == (env_id == "ProbeEndless-v0")
+
+
 def test_falling_over_terminates():
     env = HostEnv("InvertedPendulum-v5", [0])
     env.reset()

@@ -43,6 +43,9 @@ class Recorder:
     def message(self, text):
         self.messages.append(text)
 
+    def checkpoint(self):
+        pass
+
     def progress(self, step, latest):
         self.steps.append(step)
 
@@ -50,7 +53,7 @@ class Recorder:
         self.rows += rows
 
 
-def trained(configuration, arrays=None, stop_at=None):
+def trained(configuration, arrays=None, stop_at=None, should_stop=None):
     trainer, recorder, saved = HostTrainer(configuration), Recorder(), {}
     trainer.compile()
     if arrays is not None:
@@ -58,8 +61,8 @@ def trained(configuration, arrays=None, stop_at=None):
     finished = run(
         trainer,
         recorder,
-        save=lambda t: saved.update({t.step: {name: np.array(a) for name, a in t.arrays().items()}}),
-        should_stop=lambda: trainer.step == stop_at,
+        save=lambda t: saved.setdefault(t.step, {name: np.array(a) for name, a in t.arrays().items()}),
+        should_stop=should_stop or (lambda: trainer.step == stop_at),
     )
     return trainer, recorder, saved, finished
 
@@ -233,6 +236,52 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(env_id, stop_at):
         np.testing.assert_equal(ours, theirs)
     for name, array in saved[200].items():
         np.testing.assert_array_equal(resumed[200][name], array, err_msg=name)
+
+
+def stop_in_the_evaluation_after(asked):
+    """A signal that comes with the question number ``asked``."""
+    questions = iter(range(asked))
+    return lambda: next(questions, None) is None
+
+
+@pytest.mark.parametrize("asked", [9, 10, 22])  # before the first step of an evaluation, in it, and in the last one
+def test_a_run_that_was_stopped_during_an_evaluation_makes_it_again(asked):
+    whole = trained(config("ProbeDelayed-v0"))[1]
+    _, first, partial, finished = trained(config("ProbeDelayed-v0"), should_stop=stop_in_the_evaluation_after(asked))
+    step = max(partial)
+    assert not finished
+    assert step not in [row["step"] for row in first.rows]
+    _, second, *_ = trained(config("ProbeDelayed-v0"), arrays=partial[step])
+    np.testing.assert_equal(first.rows + second.rows, whole.rows)
+
+
+def test_a_checkpoint_comes_before_the_evaluation_of_its_step_which_may_never_end():
+    trainer, saved, asked = HostTrainer(config("ProbeEndless-v0")), [], []
+    trainer.compile()
+    stop = lambda: asked.append(None) or len(asked) > 50  # noqa: E731
+    assert not run(trainer, Recorder(), save=lambda t: saved.append((t.step, len(asked))), should_stop=stop)
+    assert saved[0] == (100, 9)  # after the first nine bursts, and before the evaluation
+    assert len(asked) > 50
+
+
+def test_an_environment_without_a_time_limit_is_told_once_at_the_start():
+    endless = dataclasses.replace(config("ProbeEndless-v0"), env=EnvConfig("ProbeEndless-v0", time_limit=3))
+    limited = trained(endless)[1]
+    assert [row["episode_length"] for row in limited.rows] == [3, 3]
+    assert not limited.messages
+    recorder = trained(config("ProbeEndless-v0"), should_stop=stop_in_the_evaluation_after(12))[1]
+    (message,) = recorder.messages
+    assert message == (
+        "warning: ProbeEndless-v0 has no time limit: an episode that does not end by itself never ends; "
+        "--config.env.time_limit=1000 sets one"
+    )
+
+
+def test_a_run_that_gets_longer_is_one_that_was_that_long_from_the_start():
+    whole = trained(config("ProbeDelayed-v0", total_steps=300))
+    shorter = trained(config("ProbeDelayed-v0", total_steps=200))
+    longer = trained(config("ProbeDelayed-v0", total_steps=300), arrays=shorter[2][200])
+    np.testing.assert_equal(shorter[1].rows[:1] + longer[1].rows, whole[1].rows)
 
 
 @pytest.mark.parametrize("name", AGENTS)

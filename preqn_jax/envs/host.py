@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.metadata
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import gymnasium
@@ -58,6 +58,7 @@ class HostEnv:
         render_mode: str | None = None,
         kwargs: Mapping[str, Any] | None = None,
         reset_options: Mapping[str, Any] | None = None,
+        time_limit: int = 0,
     ):
         """Makes the environment; call :meth:`reset` before :meth:`step`.
 
@@ -67,12 +68,15 @@ class HostEnv:
           render_mode: "rgb_array" for :meth:`render`; without it the constructor need not know such an argument.
           kwargs: further arguments of the environment's constructor.
           reset_options: the ``options`` of every reset.
+          time_limit: steps after which an episode is truncated; 0: where the id says.
 
         Raises:
           SettingError: if the id is unknown, its package is missing, or its spaces are not fit for a Q-learner.
         """
         render = {"render_mode": render_mode} if render_mode else {}
-        self._id, self._env = env_id, _make(env_id, {**(kwargs or {}), **render})
+        # Of an id with a limit of its own this replaces it, as the backends on the device do.
+        limit = {"max_episode_steps": time_limit} if time_limit else {}
+        self._id, self._env = env_id, _make(env_id, {**(kwargs or {}), **render, **limit})
         self._seed = seed
         self._reset_options = dict(reset_options or {})
         self._number = -1
@@ -111,6 +115,14 @@ class HostEnv:
     def discrete(self) -> bool:
         """Whether an action is one of A, one-hot."""
         return isinstance(self._space, Discrete)
+
+    @property
+    def caveats(self) -> list[str]:
+        """What a user of this environment should know, a line each."""
+        if any(isinstance(layer, gymnasium.wrappers.TimeLimit) for layer in _layers(self._env)):
+            return []
+        return [f"{self._id} has no time limit: an episode that does not end by itself never ends; "
+                "--config.env.time_limit=1000 sets one"]  # fmt: skip
 
     def random_action(self, generator: np.random.Generator) -> Float:
         """A uniformly random action ``[A]``."""
@@ -166,7 +178,15 @@ class HostEnv:
 
 def make(config: EnvConfig, seed: Sequence[int], render_mode: str | None = None) -> HostEnv:
     """The environment that a configuration names; the rest as :class:`HostEnv` has it."""
-    return HostEnv(config.id, seed, render_mode, config.kwargs, config.reset_options)
+    return HostEnv(config.id, seed, render_mode, config.kwargs, config.reset_options, config.time_limit)
+
+
+def _layers(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
+    """The wrappers of an environment, from the outermost on, and last the environment itself."""
+    while isinstance(env, gymnasium.Wrapper):
+        yield env
+        env = env.env
+    yield env
 
 
 def _make(env_id: str, kwargs: Mapping[str, Any]) -> gymnasium.Env:

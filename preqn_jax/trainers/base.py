@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,16 @@ class NonFiniteError(RuntimeError):
     """Training produced a NaN or an infinity."""
 
 
+class Notice(NamedTuple):
+    """Something that whoever uses a run's results has to know.
+
+    Attributes:
+      text: one line.
+    """
+
+    text: str
+
+
 class Trainer(abc.ABC):
     """All that changes during a run, and the steps that change it; S learners side by side.
 
@@ -39,6 +49,8 @@ class Trainer(abc.ABC):
       keys: one a learner, ``[S]``; every stream of random numbers springs from them.
       step: environment steps of each seed so far.
       interval: what happened since the last evaluation.
+      evaluation_due: whether an evaluation has to follow before the next step; a checkpoint keeps it.
+      notices: what has to be reported and has not been yet.
       replay_bytes: memory of all replay buffers.
       broken_episodes: how many were cut, since this trainer was made, because the simulation broke; on the host
         MuJoCo sees to that itself.
@@ -48,6 +60,8 @@ class Trainer(abc.ABC):
     seeds: Sequence[int]
     step: int
     interval: Interval
+    evaluation_due: bool
+    notices: list[Notice]
     replay_bytes: int
     broken_episodes: int = 0
 
@@ -55,6 +69,7 @@ class Trainer(abc.ABC):
         """Raises SettingError on a configuration that cannot be."""
         check_config(config)
         self.config, self.seeds, self.step = config, seeds, 0
+        self.evaluation_due, self.notices = False, []
         self.keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
 
     @abc.abstractmethod
@@ -70,8 +85,8 @@ class Trainer(abc.ABC):
         """
 
     @abc.abstractmethod
-    def play(self) -> tuple[Evaluation, np.ndarray]:
-        """Episodes of the deterministic policies; and Q at the first state of each, ``[S, E]``."""
+    def play(self, should_stop: Callable[[], bool]) -> tuple[Evaluation, np.ndarray] | None:
+        """Episodes of the deterministic policies, and Q at the first state of each, ``[S, E]``; None if stopped."""
 
     @abc.abstractmethod
     def arrays(self) -> Arrays:
@@ -85,9 +100,18 @@ class Trainer(abc.ABC):
           CheckpointError: if the arrays are of another configuration.
         """
 
-    def evaluate(self) -> list[Row]:
-        """Plays the deterministic policies and closes the interval: one row of metrics a seed."""
-        (returns, discounted, lengths, _), first_q = self.play()
+    def evaluate(self, should_stop: Callable[[], bool] = lambda: False) -> list[Row] | None:
+        """Plays the deterministic policies and closes the interval.
+
+        Args:
+          should_stop: asked on the way; once it is true nothing has changed, and the evaluation stays due.
+
+        Returns:
+          One row of metrics a seed; None if it was stopped.
+        """
+        if (played := self.play(should_stop)) is None:
+            return None
+        (returns, discounted, lengths, _), first_q = played
         rows = []
         for s, seed in enumerate(self.seeds):
             evaluation = {
@@ -105,6 +129,7 @@ class Trainer(abc.ABC):
             }
             rows.append({**evaluation, **self.interval.row(s)})
         self.interval.clear()
+        self.evaluation_due = False
         return rows
 
     def _record(self, info: Infos) -> Infos:

@@ -315,9 +315,9 @@ class DeviceTrainer(Trainer):
         self.broken_episodes += int(broken.sum())
         return self._record(infos) if self.step >= config.update_after else {}
 
-    def play(self) -> tuple[Evaluation, np.ndarray]:
-        """Episodes of the deterministic policies; and Q at the first state of each, ``[M, E]``."""
-        return _local(self._compiled_play(*self._play_arguments()))
+    def play(self, should_stop: Callable[[], bool]) -> tuple[Evaluation, np.ndarray] | None:
+        """As of any trainer, ``[M, E]``; one program, which nothing stops once it runs."""
+        return None if should_stop() else _local(self._compiled_play(*self._play_arguments()))
 
     def _play_arguments(self) -> tuple[Any, ...]:
         return self._identity, self.population.agent, np.uint32(self.step)
@@ -331,7 +331,8 @@ class DeviceTrainer(Trainer):
                 n: self._spread(array.view(np.uint32)) if array.ndim else array for n, array in interval.items()
             }
             fetch = lambda leaf: leaf  # noqa: E731
-        arrays = {"step": np.asarray(self.step), **interval}
+        due = np.asarray(self.evaluation_due)
+        arrays = {"step": np.asarray(self.step), "evaluation_due": due, **interval}
         held = min(self.step, self.config.replay_capacity)
         for field, tree in self.population._asdict().items():
             for name, leaf in base.named_leaves(tree, field):
@@ -346,7 +347,7 @@ class DeviceTrainer(Trainer):
         """
         spread = [name for name, array in arrays.items() if isinstance(array, jax.Array)]
         arrays = {name: _local(array) if name in spread else array for name, array in arrays.items()}
-        self.step = int(arrays["step"])
+        self.step, self.evaluation_due = int(arrays["step"]), bool(arrays.get("evaluation_due", False))
         interval = {n: array.view(np.float64) if n in spread else array for n, array in arrays.items()
                     if n.startswith("interval.")}  # fmt: skip
         self.interval.restore(base.below(interval, "interval."))

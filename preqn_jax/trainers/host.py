@@ -20,7 +20,7 @@ from preqn_jax.envs.host import Episode, HostEnv
 from preqn_jax.replay import HostReplay
 from preqn_jax.rollout import Evaluation, evaluate
 from preqn_jax.trainers import base
-from preqn_jax.trainers.base import Infos, Interval, Trainer
+from preqn_jax.trainers.base import Infos, Interval, Notice, Trainer
 from preqn_jax.types import Array, Transition, transition_shapes
 
 _UNIFORM_ACTION, _REPLAY, _HELD_OUT = range(3)  # streams of NumPy generators
@@ -49,6 +49,7 @@ class HostTrainer(Trainer):
         self.observation = np.stack([env.reset() for env in self.envs])
         self.returns = np.zeros(config.num_seeds)  # of the episodes under way
         self._eval_envs: list[list[HostEnv]] = []
+        self.notices += [Notice(f"warning: {caveat}") for caveat in env.caveats]
 
     def compile(self) -> float:
         """Initializes the learners and compiles everything that a run will call; returns the seconds it took."""
@@ -152,8 +153,8 @@ class HostTrainer(Trainer):
         shape = (config.update_every, config.batch_size)
         return self.replay.sample(self._generators(stream), shape, config.n_step, config.agent.gamma)
 
-    def play(self) -> tuple[Evaluation, np.ndarray]:
-        """Episodes of the deterministic policies; and Q at the first state of each, ``[S, E]``."""
+    def play(self, should_stop: Callable[[], bool]) -> tuple[Evaluation, np.ndarray] | None:
+        """Episodes of the deterministic policies, and Q at the first state of each, ``[S, E]``; None if stopped."""
         config = self.config
         if not self._eval_envs:
             self._eval_envs = [
@@ -161,12 +162,16 @@ class HostTrainer(Trainer):
                 for seed in self.seeds
             ]
         first_episode = self.step // config.evaluate_every * config.evaluate_episodes
-        evaluation = evaluate(lambda x: self.act(self.state, x), self._eval_envs, first_episode, self.agent.gamma)
+        act = lambda x: self.act(self.state, x)  # noqa: E731
+        evaluation = evaluate(act, self._eval_envs, first_episode, self.agent.gamma, should_stop)
+        if evaluation is None:
+            return None
         return evaluation, np.asarray(self._value(self.state, evaluation.first_observation))
 
     def arrays(self) -> Arrays:
         """Everything that :meth:`restore` needs, as arrays by name."""
-        arrays = {"step": np.asarray(self.step), "returns": self.returns, "observation": self.observation}
+        arrays = {"step": np.asarray(self.step), "evaluation_due": np.asarray(self.evaluation_due)}
+        arrays |= {"returns": self.returns, "observation": self.observation}
         arrays |= {f"interval.{name}": array for name, array in self.interval.arrays().items()}
         arrays |= {f"replay.{name}": array for name, array in self.replay.state().items()}
         arrays |= {name: np.asarray(leaf) for name, leaf in base.named_leaves(self.state, "agent")}
@@ -183,7 +188,7 @@ class HostTrainer(Trainer):
             state again.
         """
         self.state = base.restore_tree(self.state, arrays, "agent")
-        self.step = int(arrays["step"])
+        self.step, self.evaluation_due = int(arrays["step"]), bool(arrays.get("evaluation_due", False))
         self.returns = np.array(arrays["returns"])
         self.replay.restore(base.below(arrays, "replay."))
         self.interval.restore(base.below(arrays, "interval."))
