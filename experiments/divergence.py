@@ -84,9 +84,7 @@ def main() -> int:
     draw, picture = (plots.divergence_seeds, "_seeds") if several else (plots.divergence, "")
     drawn = draw(out / "divergence.csv", out / f"divergence{picture}.png")
     print("\n".join([*summary(curves), *trends(curves)]))
-    print(
-        f"{seconds:.0f} s on {provenance.device()}; saved in {out}" + ("" if drawn else " (no picture: no matplotlib)")
-    )
+    print(f"{seconds:.0f} s on {provenance.device()}; saved in {out}" + ("" if drawn else " (no picture)"))
     return 0
 
 

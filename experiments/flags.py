@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -13,7 +14,9 @@ from absl import app, flags, logging
 from experiments import configs
 from preqn_jax import settings
 from preqn_jax.config import Config, check_config
+from preqn_jax.types import NonFiniteError
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FIXED = {"algorithm"}  # follows from the configuration's name
 
 
@@ -39,6 +42,14 @@ def run(main: Callable[[], int]) -> None:
             return main()
         except settings.SettingError as error:
             return _fail(error)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            print(f"error: {error.strerror}: {error.filename or 'a file'} cannot be written", file=sys.stderr)
+            return 1
+        except NonFiniteError as error:  # from an environment, in a program that only plays
+            print(f"error: {error}", file=sys.stderr)
+            return 1
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130

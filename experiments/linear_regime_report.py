@@ -126,6 +126,7 @@ def _sizes(trajectory: Trajectory) -> tuple[np.ndarray, np.ndarray]:
     return np.abs(trajectory.network).max(axis=1), np.abs(trajectory.linear).max(axis=1)
 
 
+@plots.harmless
 def picture(rows: Sequence[Row], star: dict[tuple[str, int, int], Trajectory], out: pathlib.Path) -> bool:
     """A line an activation: deviation of Q, change of K, and |Q| on Baird's star; False without matplotlib."""
     activations = list(dict.fromkeys(row.activation for row in rows))

@@ -85,7 +85,7 @@ def main() -> int:
         "findings": findings,
     }
     replace_file(out / "ntk_analysis.json", json.dumps(record, indent=2) + "\n")
-    print(f"saved to {out}" + ("" if drawn else ", without figures: matplotlib is not installed"))
+    print(f"saved to {out}" + ("" if drawn else ", without some figures"))
     return 0
 
 

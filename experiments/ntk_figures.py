@@ -67,6 +67,7 @@ def draw(rows: Sequence[Measurement], folder: pathlib.Path) -> bool:
     return drawn
 
 
+@plots.harmless
 def _draw(figure: Figure, rows: Sequence[Measurement], out: pathlib.Path) -> bool:
     """Bars are means over trials, whiskers their standard deviation."""
     picture = plots.new_figure(0.8 + 4.2 * len(figure.quantities), 3.6)

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import pathlib
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from experiments.statistics import mean_interval
-from preqn_jax.settings import SettingError
+from preqn_jax.settings import SettingError, first_line
+
+
+def harmless(draw: Callable[..., bool]) -> Callable[..., bool]:
+    """``draw``, but a picture that cannot be drawn or written is one warning line and False; its numbers are kept."""
+
+    @functools.wraps(draw)
+    def guarded(*arguments: Any, **options: Any) -> bool:
+        try:
+            return draw(*arguments, **options)
+        except SettingError:
+            raise
+        except Exception as error:  # a full disk, fonts, a broken installation: each fails in its own way
+            print(f"warning: a picture could not be drawn ({first_line(error)})", file=sys.stderr)
+            return False
+
+    return guarded
 
 
 def read_metrics(path: pathlib.Path) -> np.ndarray:
@@ -68,6 +86,7 @@ def learning_curve(paths: Sequence[pathlib.Path], out: pathlib.Path, title: str)
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]  # label -> steps [C], values [runs, C]
 
 
+@harmless
 def curves(panels: Mapping[str, Curves], out: pathlib.Path, title: str, ylabel: str) -> bool:
     """Draws a panel a task: means over runs with their 95% bootstrap intervals; False without matplotlib."""
     columns = min(3, len(panels))
@@ -86,6 +105,7 @@ def curves(panels: Mapping[str, Curves], out: pathlib.Path, title: str, ylabel: 
     return True
 
 
+@harmless
 def rows_of_curves(rows: Mapping[str, Mapping[str, Curves]], out: pathlib.Path) -> bool:
     """Draws a row a quantity and a column a task, as :func:`curves` does; False without matplotlib."""
     tasks = list(next(iter(rows.values())))
@@ -118,6 +138,7 @@ def _draw(axes: Any, lines: Curves, labels: list[str]) -> None:
     dress(axes)
 
 
+@harmless
 def divergence(path: pathlib.Path, out: pathlib.Path) -> bool:
     """Draws what experiments.divergence measured, a column a task; False where matplotlib is not installed."""
     limits = {"q_abs": None, "linearization": 1, "overshooting": 1, "over_generalization": 1, "extrapolation": 0.5}
@@ -150,6 +171,7 @@ def divergence(path: pathlib.Path, out: pathlib.Path) -> bool:
     return True
 
 
+@harmless
 def divergence_seeds(path: pathlib.Path, out: pathlib.Path) -> bool:
     """Every seed's largest |Q| of variants of a task, a panel a method, the variants by their row ratio at the start.
 

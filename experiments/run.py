@@ -6,7 +6,6 @@ Started again with the same work folder it goes on where it stopped. ``--helpful
 from __future__ import annotations
 
 import pathlib
-import sys
 
 from absl import flags
 
@@ -29,10 +28,10 @@ def main(config: Config) -> int:
     def program() -> int:
         if training.train(trainer, workdir, lambda step: RunReporter(workdir, config, step), stop):
             if trainer.step:  # else it had them before
-                print(f"finished {config.total_steps} steps; results in {workdir}", file=sys.stderr)
+                training.say(f"finished {config.total_steps} steps; results in {workdir}")
             return 0
         written = "checkpoint written; the same command goes on from there"
-        print(f"stopped at step {trainer.step}, {written}", file=sys.stderr)
+        training.say(f"stopped at step {trainer.step}, {written}")
         return 128 + stop.received
 
     return training.guarded(program, workdir)

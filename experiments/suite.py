@@ -230,7 +230,8 @@ class Runner:
         return 1 if self.failed else 0
 
     def _say(self, text: str) -> None:
-        tqdm.tqdm.write(text, file=sys.stderr)
+        with contextlib.suppress(OSError):  # of a log on a full disk, or a terminal that is gone
+            tqdm.tqdm.write(text, file=sys.stderr)
 
     def _stop(self, number: int, frame: Any) -> None:
         """Has every run write a checkpoint; a second signal ends them at once."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import collections
 import csv
 import io
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments import plots, statistics
 from experiments.loggers import replace_file
-from experiments.sweep_plan import Axis, Unit
+from experiments.sweep_plan import Axis, Run, Unit
+from experiments.workdir import read_json
 from preqn_jax import settings
 
 _MOST_CURVES = 8  # in one picture
@@ -61,12 +63,22 @@ def collect(units: Sequence[Unit], folder: pathlib.Path) -> list[Point]:
     ]  # fmt: skip
 
 
+def stopped(units: Sequence[Unit], folder: pathlib.Path) -> dict[int, str]:
+    """Why runs were stopped on the way that were, by their numbers."""
+    events = [event for unit in units for path in sorted((folder / unit.name).glob("**/config.json"))
+              for event in read_json(path).get("events", [])]  # fmt: skip
+    return {event["run"]: event["reason"] for event in events if event["event"] == "stopped"}
+
+
 def write(units: Sequence[Unit], axes: Sequence[Axis], folder: pathlib.Path) -> str:
     """Writes the report on all finished runs into ``folder``; returns its text."""
-    points = collect(units, folder)
+    points, reasons = collect(units, folder), stopped(units, folder)
+    runs = {run.number: run for unit in units for run in unit.runs}
+    stops = [_stopped_line(runs[number], reason) for number, reason in sorted(reasons.items())]
     if not points:
-        return "no run has finished yet: nothing to report"
-    replace_file(folder / "summary.csv", _summary(points))
+        return "\n".join(["no run has finished yet: nothing to report", *stops])
+    counts = collections.Counter(tuple(runs[number].point.values()) for number in reasons)
+    replace_file(folder / "summary.csv", _summary(points, counts))
     if len(axes) == 2:
         _heat_map(points, axes, folder / "sweep.png")
     else:
@@ -74,17 +86,29 @@ def write(units: Sequence[Unit], axes: Sequence[Axis], folder: pathlib.Path) -> 
         lines = {point.label or "all": (point.steps, point.returns) for point in best}
         environment = units[0].config.env.id
         plots.curves({environment: lines}, folder / "sweep.png", "Sweep", "return of the deterministic policy")
-    return _table(points, axes)
+    return "\n".join([_table(points, axes), *stops])
 
 
-def _summary(points: Sequence[Point]) -> str:
+def _stopped_line(run: Run, reason: str) -> str:
+    point = "".join(f"{path}={settings.spell(value)}, " for path, value in run.point.items())
+    return f"stopped: run {run.number} ({point}seed {run.seed}): {reason}; it is in no mean"
+
+
+def _summary(points: Sequence[Point], stopped: Mapping[tuple[Any, ...], int]) -> str:
+    """The points with finished runs, and how many runs of each were stopped; then those of which none is left."""
     buffer = io.StringIO()
     table = csv.writer(buffer, lineterminator="\n")
-    table.writerow([*points[0].values, "seeds", "steps", "final_mean", "final_low", "final_high", "max_mean"])
+    table.writerow(
+        [*points[0].values, "seeds", "steps", "final_mean", "final_low", "final_high", "max_mean", "stopped"]
+    )
     for point in points:
         numbers = [f"{number:.8g}" for number in (*point.final, point.returns.max(axis=1).mean())]
         spelled = [settings.spell(value) for value in point.values.values()]
-        table.writerow([*spelled, len(point.seeds), point.steps[-1], *numbers])
+        count = stopped.get(tuple(point.values.values()), 0)
+        table.writerow([*spelled, len(point.seeds), point.steps[-1], *numbers, count])
+    reported = [tuple(point.values.values()) for point in points]
+    for values in [values for values in stopped if values not in reported]:
+        table.writerow([*map(settings.spell, values), 0, "", "", "", "", "", stopped[values]])
     return buffer.getvalue()
 
 
@@ -105,10 +129,11 @@ def _table(points: Sequence[Point], axes: Sequence[Axis]) -> str:
     return "\n".join(lines)
 
 
-def _heat_map(points: Sequence[Point], axes: Sequence[Axis], out: pathlib.Path) -> None:
+@plots.harmless
+def _heat_map(points: Sequence[Point], axes: Sequence[Axis], out: pathlib.Path) -> bool:
     rows, columns = axes
     if (figure := plots.new_figure(1.5 + 1.1 * len(columns.values), 1.5 + 0.8 * len(rows.values))) is None:
-        return
+        return False
     final = np.full((len(rows.values), len(columns.values)), np.nan)
     for point in points:
         at = rows.values.index(point.values[rows.path]), columns.values.index(point.values[columns.path])
@@ -122,3 +147,4 @@ def _heat_map(points: Sequence[Point], axes: Sequence[Axis], out: pathlib.Path) 
     axis.set(xlabel=columns.path, ylabel=rows.path, title="final return, mean over seeds")
     figure.colorbar(image)
     plots.save(figure, out)
+    return True

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from absl import flags
 
 from experiments import compilation, sweep_plan, training
 from experiments import flags as command_line
-from experiments.loggers import MetricsTable, Row, Terminal
+from experiments.loggers import Attempts, EventsRecord, MetricsTable, Row, Terminal, means
 from experiments.sweep_plan import Unit
 from preqn_jax import settings
 from preqn_jax.checkpoint import Checkpoints
@@ -94,24 +95,36 @@ class UnitReporter:
     def __init__(self, workdir: pathlib.Path, config: Config, numbers: Sequence[int], first_step: int):
         """Drops what an earlier attempt reported past ``first_step``, where this one goes on."""
         self._table = MetricsTable(workdir / "metrics.csv", first_step)
+        self._events = EventsRecord(workdir, first_step)
         self._terminal = Terminal(config.total_steps, len(numbers), first_step)
+        self._attempt = Attempts(self._terminal.message)
         self._numbers = numbers
 
     def message(self, text: str) -> None:
         """One line for the user."""
         self._terminal.message(text)
 
+    def event(self, event: dict[str, Any]) -> None:
+        """Keeps it in the unit's config.json, with the number of the run."""
+        member = event.get("member")
+        self._events.add(event if member is None else {**event, "run": self._numbers[member]})
+        self._attempt("config.json", self._events.write)
+
     def progress(self, step: int, info: Infos) -> None:
         """Moves the progress bar."""
-        self._terminal.progress(step, {name: float(value.mean()) for name, value in info.items()})
+        self._terminal.progress(step, means(info))
 
     def checkpoint(self) -> None:
         """Does nothing: all that was reported is already written."""
 
-    def evaluation(self, rows: list[Row]) -> None:
+    def evaluation(self, rows: list[Row | None]) -> None:
         """Appends to the table and the terminal."""
-        self._table.append([{**row, "run": number} for row, number in zip(rows, self._numbers, strict=True)])
-        self._terminal.evaluation(rows)
+        numbered = zip(rows, self._numbers, strict=True)
+        left = [{**row, "run": number} for row, number in numbered if row is not None]
+        if left:  # of a process whose members were all stopped there is nothing left
+            self._table.append(left)
+            self._attempt("metrics.csv", self._table.write)
+            self._terminal.evaluation(left)
 
     def close(self) -> None:
         """Ends the progress bar."""

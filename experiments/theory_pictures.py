@@ -98,6 +98,7 @@ def _course(t: np.ndarray, values: np.ndarray) -> str:
     return f"{values[0]:.4f} to {values[-1]:.4f}, {since}"
 
 
+@plots.harmless
 def draw_picture(curves: Curves, out: pathlib.Path) -> bool:
     """Four panels, for the two theorems and the two intuitions; False where matplotlib is not installed."""
     if (figure := plots.new_figure(10, 7)) is None:

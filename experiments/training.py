@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import signal
 import sys
@@ -16,7 +17,8 @@ from experiments import plots, provenance
 from experiments.workdir import claim, write_record
 from preqn_jax.checkpoint import CheckpointError, Checkpoints
 from preqn_jax.train import Reporter, run
-from preqn_jax.trainers.base import NonFiniteError, Trainer
+from preqn_jax.trainers.base import Trainer
+from preqn_jax.types import NonFiniteError
 
 
 class ClosingReporter(Reporter, Protocol):
@@ -55,8 +57,8 @@ def train(
     try:
         latest = checkpoints.latest_step()
         if latest is not None and _has_ended(latest, asked := trainer.config.total_steps, workdir):
-            print(f"{workdir} has {latest} steps, and {asked} were asked for; raise --config.total_steps above "
-                  f"{latest} to go on", file=sys.stderr)  # fmt: skip
+            say(f"{workdir} has {latest} steps, and {asked} were asked for; raise --config.total_steps above {latest} "
+                "to go on")  # fmt: skip
             return True
         arrays = checkpoints.restore(latest) if latest is not None else None
         seconds = trainer.compile()
@@ -89,9 +91,18 @@ def guarded(program: Callable[[], int], workdir: pathlib.Path) -> int:
     """``program()``; what cannot go on ends with one line and exit code 1."""
     try:
         return program()
-    except (CheckpointError, NonFiniteError) as error:
-        print(f"error: {error}; {workdir} and its checkpoints are kept as they are", file=sys.stderr)
+    except CheckpointError as error:
+        say(f"error: {error}; {workdir} and its checkpoints are kept as they are")
         return 1
+    except NonFiniteError as error:
+        say(f"error: {error}; no checkpoint has it: the same command resumes {workdir} before it")
+        return 1
+
+
+def say(text: str) -> None:
+    """One line for the user, whose terminal or log may be gone or full."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr)
 
 
 class StopSignal:

@@ -54,6 +54,8 @@ def _claim(workdir: pathlib.Path, config: Config) -> IO[str]:
 def write_record(workdir: pathlib.Path, config: Config) -> None:
     """Writes the configuration, and what it runs with, into the work folder of a run."""
     content = {"config": settings.to_dict(config), **provenance.collect()}
+    if events := read_json(workdir / CONFIG_FILE).get("events"):
+        content["events"] = events  # of the run's earlier parts
     replace_file(workdir / CONFIG_FILE, json.dumps(content, indent=2) + "\n")
 
 

@@ -6,13 +6,23 @@ process then saves and restores at the same steps, and each writes and reads the
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import logging
+import os
 import pathlib
+import re
+import shutil
+import sys
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+
+from preqn_jax.settings import first_line
 
 _FORMAT = "preqn_jax"
 _VERSION = 1
@@ -50,7 +60,11 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, arrays: Arrays) -> None:
-        """Writes a checkpoint; one for the same step stays as it is."""
+        """Writes a checkpoint; one for the same step stays as it is.
+
+        Raises:
+          CheckpointError: if it cannot be written, on a full disk for example; those before it are left as they are.
+        """
         if step in self._manager.all_steps():
             return
         manifest = {
@@ -61,7 +75,14 @@ class Checkpoints:
         }
         stored = {name: array for name, array in arrays.items() if array.size}  # Orbax refuses empty arrays
         args = ocp.args.Composite(arrays=ocp.args.PyTreeSave(stored), manifest=ocp.args.JsonSave(manifest))
-        self._manager.save(step, args=args)
+        try:
+            with _silent():
+                self._manager.save(step, args=args)
+        except Exception as error:  # Orbax, tensorstore and the file system each raise their own
+            for partial in self._directory.glob(f"{step}.orbax-checkpoint-tmp*"):
+                shutil.rmtree(partial, ignore_errors=True)  # what room there is may be needed
+            where = f"checkpoint {self._directory.name}/{step}"
+            raise CheckpointError(f"{where} cannot be written ({_reason(error)})") from error
 
     def restore(self, step: int) -> Arrays:
         """Reads a checkpoint.
@@ -102,6 +123,37 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for what is being written."""
         self._manager.close()
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keeps the stack traces from the user's terminal that Orbax logs in addition to what it raises."""
+    _ignore_closed_loops()
+    logger = logging.getLogger("absl")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+@functools.cache  # once in a process
+def _ignore_closed_loops() -> None:
+    """Hides what the writes that Orbax abandons call back into; it may come long after they have failed."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
+
+
+def _reason(error: Exception) -> str:
+    """In few words: of the system's where there is one, which tensorstore buries in a list of paths."""
+    if code := getattr(error, "errno", None) or next(iter(re.findall(r"os_error_code='(\d+)'", str(error))), None):
+        return os.strerror(int(code))
+    return first_line(error)
 
 
 def _describe(array: Any) -> dict[str, Any]:

@@ -36,6 +36,7 @@ def evaluate(
     first_episode: int,
     gamma: float,
     should_stop: Callable[[], bool] = lambda: False,
+    playing: np.ndarray | None = None,
 ) -> Evaluation | None:
     """One episode in each of S x E environments, all in step.
 
@@ -45,6 +46,7 @@ def evaluate(
       first_episode: number of the episode in each row's first environment; the others count on from it.
       gamma: the discount factor per step.
       should_stop: asked before every step.
+      playing: false for rows whose episodes are not played, ``[S]`` bool; all are if left out.
 
     Returns:
       The episodes; None if they were stopped.
@@ -52,7 +54,7 @@ def evaluate(
     first = np.stack([[env.reset(first_episode + e) for e, env in enumerate(row)] for row in envs])
     observation, shape = first.copy(), first.shape[:2]
     returns, discounted, lengths = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64)
-    running = np.ones(shape, bool)
+    running = np.broadcast_to(True if playing is None else playing[:, None], shape).copy()
     while running.any():
         if should_stop():
             return None

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
+
+from preqn_jax.checkpoint import CheckpointError
 from preqn_jax.config import Config
 from preqn_jax.trainers.base import Infos, Row, Trainer
 from preqn_jax.trainers.host import HostTrainer
@@ -16,11 +19,17 @@ class Reporter(Protocol):
     def message(self, text: str) -> None:
         """One line for the user."""
 
-    def progress(self, step: int, info: Infos) -> None:
-        """After every burst: environment steps so far, the scalars of its updates ``[S, U]``; empty without updates."""
+    def event(self, event: dict[str, Any]) -> None:
+        """To be kept beside the results: an :class:`~preqn_jax.trainers.base.Notice` says what."""
 
-    def evaluation(self, rows: list[Row]) -> None:
-        """After every evaluation: one row a seed, always the same columns.
+    def progress(self, step: int, info: Infos) -> None:
+        """After every burst: environment steps so far, the scalars of its updates ``[S, U]``; empty without updates.
+
+        They are NaN for seeds that were stopped.
+        """
+
+    def evaluation(self, rows: list[Row | None]) -> None:
+        """After every evaluation: one row a seed, always the same columns; None for one that was stopped.
 
         A run that resumes from a checkpoint at an evaluation's step reports that evaluation again.
         """
@@ -48,7 +57,8 @@ def run(trainer: Trainer, reporter: Reporter, save: Callable[[Trainer], None], s
     Args:
       trainer: a compiled trainer, fresh or restored.
       reporter: told how it goes.
-      save: writes a checkpoint of the trainer.
+      save: writes a checkpoint of the trainer. A CheckpointError of it is a warning, and the run continues, unless it
+        ends there.
       should_stop: asked after every burst, and during evaluations; when true the run writes a checkpoint and ends.
 
     Returns:
@@ -56,12 +66,21 @@ def run(trainer: Trainer, reporter: Reporter, save: Callable[[Trainer], None], s
 
     Raises:
       NonFiniteError: if training produced a NaN; no checkpoint is written then.
+      CheckpointError: if the last checkpoint cannot be written.
     """
     config, stall, breakdown = trainer.config, StallWatch(reporter), BreakdownWatch(reporter)
 
+    failed: CheckpointError | None = None  # of the newest checkpoint
+
     def checkpoint() -> None:
+        nonlocal failed
         reporter.checkpoint()
-        save(trainer)
+        try:
+            save(trainer)
+            failed = None
+        except CheckpointError as error:
+            reporter.message(f"warning: {error}; the run continues")
+            failed = error
 
     def ended() -> bool:
         return trainer.step >= config.total_steps and not trainer.evaluation_due
@@ -70,6 +89,7 @@ def run(trainer: Trainer, reporter: Reporter, save: Callable[[Trainer], None], s
     while not ended():
         if not trainer.evaluation_due:  # one that was interrupted comes first
             info = trainer.advance()
+            _report_notices(trainer, reporter)
             stall.watch(info)
             breakdown.watch(trainer)
             reporter.progress(trainer.step, info)
@@ -82,13 +102,17 @@ def run(trainer: Trainer, reporter: Reporter, save: Callable[[Trainer], None], s
             reporter.evaluation(rows)
         if not ended() and should_stop():
             checkpoint()
-            return False
-    return True
+            break
+    if failed:
+        raise failed
+    return ended()
 
 
 def _report_notices(trainer: Trainer, reporter: Reporter) -> None:
     for notice in trainer.notices:
         reporter.message(notice.text)
+        if notice.event:
+            reporter.event(notice.event)
     trainer.notices.clear()
 
 
@@ -111,7 +135,7 @@ class StallWatch:
         self._since = self._since + info["accepted"].shape[1] if stalled else 0
         if self._since >= self.updates and not self._warned:
             self._warned = True
-            predicted = float(info["predicted_alignment"].mean())
+            predicted = float(np.nanmean(info["predicted_alignment"]))
             self._reporter.message(
                 f"warning: under {self.fraction:.0%} of the critic steps were accepted in the last {self._since} "
                 f"updates (predicted alignment {predicted:.2f}). Below eta the solver cuts off too much of K: use "

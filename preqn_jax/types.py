@@ -12,6 +12,10 @@ Params = Any  # any pytree of floating-point arrays
 Inputs = Any  # any pytree whose leaves lead with the batch axis
 
 
+class NonFiniteError(RuntimeError):
+    """A NaN, an infinity or an overflow of float32 arose in training or came from an environment; one line."""
+
+
 class Transition(NamedTuple):
     """One environment step, or a batch of them (every leaf then leads with the batch axes).
 

@@ -52,6 +52,11 @@ class Breaks(Probe):
         return after._replace(obs=obs, reward=reward, done=done)
 
 
+class NanReset(Probe):
+    def _observe(self, time, key):
+        return super()._observe(time, key) * jnp.nan
+
+
 def at_the_end(action, last):
     return last
 
@@ -66,6 +71,7 @@ PROBES = {
     "truncated": (Probe(length=3, terminates=False), 3),
     "action": (Probe(reward=best_at_a_half), 10),
     "nan": (Breaks(observation=jnp.nan, reward=jnp.nan), 3),
+    "nan_reset": (NanReset(), 3),
     "nan_and_done": (Breaks(observation=jnp.nan, done=1.0), 3),
     "infinite_reward": (Breaks(reward=-jnp.inf), 3),
     "huge": (Breaks(observation=1e11), 3),

@@ -31,6 +31,40 @@ class Probe(gymnasium.Env):
         return self._observe(), reward, last and self._terminates, last and not self._terminates, {}
 
 
+class FaultyProbe(Probe):
+    """In step ``at`` of the process one number is another; in none at -1."""
+
+    steps, at, quantity, value = 0, -1, "reward", float("nan")
+
+    def _observe(self):
+        odd = self.quantity == "observation" and FaultyProbe.steps == FaultyProbe.at
+        return np.array([self.value, 1.0]) if odd else super()._observe()
+
+    def step(self, action):
+        FaultyProbe.steps += 1
+        observation, reward, *rest = super().step(action)
+        odd = self.quantity == "reward" and FaultyProbe.steps == FaultyProbe.at
+        return observation, self.value if odd else reward, *rest
+
+
+class ForgetfulProbe(Probe):
+    """Depends on everything that came before in the process, which no seed brings back."""
+
+    before = 0
+
+    def __init__(self, hidden="observation"):
+        super().__init__(length=4)
+        self._hidden = hidden
+
+    def step(self, action):
+        ForgetfulProbe.before += 1
+        observation, reward, *rest = super().step(action)
+        if self._hidden == "error" and ForgetfulProbe.before == -999:
+            raise RuntimeError("not that action")
+        shift = np.float32(ForgetfulProbe.before / 1000)
+        return observation + shift * (self._hidden == "observation"), reward + shift * (self._hidden == "reward"), *rest
+
+
 class ChoiceProbe(Probe):
     """With three discrete actions."""
 
@@ -67,6 +101,14 @@ PROBES = {
     "ProbeAction-v0": {"reward": best_at_four},
 }
 for probe_id, options in PROBES.items():
-    gymnasium.register(probe_id, entry_point=Probe, kwargs=options)
+    limit = None if probe_id == "ProbeEndless-v0" else 9
+    gymnasium.register(probe_id, entry_point=Probe, kwargs=options, max_episode_steps=limit)
+gymnasium.register("ProbeFaulty-v0", entry_point=FaultyProbe, kwargs={"length": 3}, max_episode_steps=9)
+gymnasium.register("ProbeForgetful-v0", entry_point=ForgetfulProbe, max_episode_steps=9)
+gymnasium.register(
+    "ProbeNormalized-v0",
+    entry_point=lambda **options: gymnasium.wrappers.NormalizeObservation(Probe(length=4, **options)),
+    max_episode_steps=9,
+)
 gymnasium.register("ProbeChoice-v0", entry_point=ChoiceProbe, kwargs={"reward": best_at_six})
 gymnasium.register("ProbeUnfit-v0", entry_point=UnfitProbe)

@@ -12,6 +12,7 @@ from preqn_jax.envs import device
 from preqn_jax.settings import SettingError
 from preqn_jax.train import run
 from preqn_jax.trainers.device import DeviceTrainer, Member
+from preqn_jax.types import NonFiniteError
 from tests.device_probes import PROBES
 from tests.test_train import AGENT, SCHEDULE, Recorder
 
@@ -26,7 +27,9 @@ def probes(monkeypatch):
 
 
 def config(env_id="one", num_envs=2, time_limit=0, solver_iterations=0, **changes):
-    env = EnvConfig(env_id, "brax", num_envs, time_limit, solver_iterations)
+    env = EnvConfig(
+        env_id, backend="brax", num_envs=num_envs, time_limit=time_limit, solver_iterations=solver_iterations
+    )
     return Config(agent=changes.pop("agent", AGENT), env=env, **{**SCHEDULE, **changes})
 
 
@@ -209,6 +212,57 @@ def test_a_member_is_bit_for_bit_what_it_is_alone():
         alone = trained(config("action", agent=agent, seed=members[number].seed, total_steps=400))[1].rows
         for ours, theirs in zip(together[number :: len(members)], alone, strict=True):
             np.testing.assert_equal(ours, theirs)
+
+
+WILD = {"critic_learning_rate": 1e30}
+TD3 = {"agent": AGENTS["td3"].config(hidden_sizes=(16, 16)), "algorithm": "td3"}
+
+
+@pytest.mark.parametrize("count", [1, 3])  # devices
+def test_a_member_that_diverges_is_stopped_and_reported_and_the_others_go_on_as_without_it(count):
+    members, devices = [Member(0), Member(0, WILD), Member(1)], jax.devices()[:count]
+    trainer, recorder, saved, finished = trained(config("action", **TD3), members=members, devices=devices)
+    assert finished
+    assert recorder.rows[1::3] == [None, None]
+    calm = [Member(0), Member(0, {"critic_learning_rate": 1e-3}), Member(1)]
+    expected = trained(config("action", **TD3), members=calm, devices=devices)[1].rows
+    for member in (0, 2):
+        np.testing.assert_equal(recorder.rows[member::3], expected[member::3])
+    (message,), (event,) = recorder.messages, recorder.events
+    assert message.startswith("warning: stopped: seed 0, critic_learning_rate 1e+30: ")
+    assert {name: event[name] for name in ("event", "step", "seed", "member")} == {
+        "event": "stopped", "step": 50, "seed": 0, "member": 1
+    }  # fmt: skip
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trainer.population.agent))
+    second, resumed = trained(config("action", **TD3), arrays=saved[100], members=members, devices=devices)[1:3]
+    np.testing.assert_equal(second.rows, recorder.rows)
+    assert not second.events
+    for name, array in saved[200].items():
+        np.testing.assert_array_equal(resumed[200][name], array, err_msg=name)
+
+
+def test_a_member_that_was_stopped_neither_steps_nor_learns():
+    trainer = DeviceTrainer(config("action", **TD3), members=[Member(0), Member(0, WILD)])
+    trainer.compile()
+    for _ in range(7):
+        before = jax.tree.map(np.array, trainer.population._replace(replay=None))
+        trainer.advance()
+    assert trainer.running.tolist() == [True, False]
+    after = trainer.population._replace(replay=None)
+    jax.tree.map(lambda new, old: np.testing.assert_array_equal(new[1], old[1]), after, before)
+    assert (trainer.population.envs.observation[0] != before.envs.observation[0]).any()
+    (_, _, lengths, _), _ = trainer.play(lambda: False)
+    assert lengths.tolist() == [[1, 1], [0, 0]]
+
+
+def test_the_run_ends_when_no_member_is_left():
+    with pytest.raises(NonFiniteError, match=r"action: .* of seed 3 is not finite before step 50"):
+        trained(config("action", **TD3), members=[Member(3, WILD), Member(4, WILD)])
+
+
+def test_an_environment_that_is_not_finite_from_its_reset_on_stops_its_member():
+    with pytest.raises(NonFiniteError, match="an observation or a parameter of seed 0 is not finite before step 10"):
+        trained(config("nan_reset"))
 
 
 def test_devices_share_the_members_between_them():

@@ -88,7 +88,9 @@ def test_restore_reaches_the_same_state_bit_for_bit(env_id):
     for _ in range(3):
         env.reset()
     last = rollout(env, actions[:1])[-1]
-    np.testing.assert_array_equal(again.restore(env.episode), last.observation)
+    observation, total = again.restore(env.episode)
+    np.testing.assert_array_equal(observation, last.observation)
+    assert total == last.reward
     for ours, theirs in zip(rollout(env, actions[1:2]), rollout(again, actions[1:2]), strict=True):
         np.testing.assert_array_equal(ours.observation, theirs.observation)
     np.testing.assert_array_equal(env.reset(), again.reset())
@@ -105,7 +107,7 @@ def test_an_episode_of_minatar_does_not_begin_with_the_last_action_of_the_one_be
 
 def test_restore_at_the_start_of_an_episode():
     env = HostEnv("Hopper-v5", [7])
-    np.testing.assert_array_equal(env.restore(Episode(4, np.zeros((0, 3), np.float32))), env.reset(4))
+    np.testing.assert_array_equal(env.restore(Episode(4, np.zeros((0, 3), np.float32)))[0], env.reset(4))
 
 
 def test_episodes_and_seeds_differ():

@@ -220,6 +220,29 @@ def test_a_platform_that_jax_does_not_have_is_refused_in_one_line(tmp_path, plat
     assert line.endswith("allowed: cpu, or the platform of an accelerator that JAX finds here")
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        ("OSError(28, 'No space left on device', 'summary.csv')", 1,
+         "error: No space left on device: summary.csv cannot be written"),
+        ("NonFiniteError('X-v0 gave a reward of nan')", 1, "error: X-v0 gave a reward of nan"),
+        ("KeyboardInterrupt", 130, "interrupted"),
+    ],
+)  # fmt: skip
+def test_a_program_that_cannot_continue_says_so_in_one_line(error, code, says, tmp_path):
+    program = f"""
+from experiments import flags
+from preqn_jax.types import NonFiniteError
+def main():
+    raise {error}
+flags.run(main)
+"""
+    command = [sys.executable, "-c", program]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (code, f"{says}\n")
+
+
 def test_another_configuration_does_not_take_over_a_work_folder(whole):
     code, _, errors = execute("run", *QUICK, "--config.agent.eta=0.9", "--workdir=run", cwd=whole.parent)
     assert code == 2

@@ -1,10 +1,12 @@
+import csv
 import dataclasses
 import re
 
 import pytest
 
-from experiments import configs, sweep_plan
+from experiments import configs, sweep_plan, sweep_report, workdir
 from experiments.sweep_plan import Axis
+from experiments.sweep_unit import UnitReporter
 from preqn_jax.settings import SettingError
 
 HOST = configs.get_config("preqn_hopper")
@@ -124,6 +126,32 @@ def test_a_plan_survives_its_file_and_other_values_are_refused(tmp_path):
     (tmp_path / sweep_plan.PLAN).write_text("[{")
     with pytest.raises(SettingError, match="holds no plan"):
         sweep_plan.read(tmp_path)
+
+
+def test_the_report_counts_runs_that_were_stopped_and_leaves_them_out_of_the_means(tmp_path):
+    config = dataclasses.replace(DEVICE, total_steps=100)
+    grid = ["agent.eta=0.9,0.97,0.99"]
+    axes = sweep_plan.parse_axes(config, grid)
+    plan = sweep_plan.units_of(config, sweep_plan.runs_of(axes, (0, 1)), lambda config, count: 6)
+    (unit,) = plan
+    workdir.claim(tmp_path / unit.name, unit.config).close()
+    reporter = UnitReporter(tmp_path / unit.name, unit.config, range(6), 0)
+    for member in (1, 2, 3):
+        reporter.event({"event": "stopped", "step": 50, "seed": member % 2, "member": member, "reason": "q is gone"})
+    row = lambda seed, value: {"step": 100, "seed": seed, "return_mean": value}  # noqa: E731
+    reporter.evaluation([row(0, 5.0), None, None, None, row(0, 7.0), row(1, 9.0)])
+    reporter.close()
+    text = sweep_report.write(plan, axes, tmp_path)
+    assert "| 0.9 | 1 | 5.0 |" in text
+    assert "| 0.99 | 2 | 8.0 |" in text
+    assert text.splitlines()[-3:] == [
+        "stopped: run 1 (agent.eta=0.9, seed 1): q is gone; it is in no mean",
+        "stopped: run 2 (agent.eta=0.97, seed 0): q is gone; it is in no mean",
+        "stopped: run 3 (agent.eta=0.97, seed 1): q is gone; it is in no mean",
+    ]
+    summary = list(csv.DictReader((tmp_path / "summary.csv").open()))
+    counts = [(row["agent.eta"], row["seeds"], row["stopped"]) for row in summary]
+    assert counts == [("0.9", "1", "1"), ("0.99", "2", "0"), ("0.97", "0", "2")]
 
 
 def test_an_axis_has_the_type_of_its_field():

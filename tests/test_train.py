@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -12,9 +13,10 @@ from preqn_jax.ops import ntk
 from preqn_jax.ops.diagnostics import FailureModes
 from preqn_jax.settings import SettingError
 from preqn_jax.train import StallWatch, run
-from preqn_jax.trainers.base import Interval, NonFiniteError
+from preqn_jax.trainers.base import Interval
 from preqn_jax.trainers.host import HostTrainer
-from tests import probes  # noqa: F401 (registers the probes)
+from preqn_jax.types import NonFiniteError
+from tests import probes  # registers the probes
 
 AGENT = PreQNConfig(hidden_sizes=(16, 16), gamma=0.5)
 SCHEDULE = {
@@ -38,13 +40,16 @@ class Recorder:
     """A Reporter that keeps everything."""
 
     def __init__(self):
-        self.rows, self.messages, self.steps = [], [], []
+        self.rows, self.messages, self.steps, self.events = [], [], [], []
 
     def message(self, text):
         self.messages.append(text)
 
     def checkpoint(self):
         pass
+
+    def event(self, event):
+        self.events.append(event)
 
     def progress(self, step, latest):
         self.steps.append(step)
@@ -354,12 +359,82 @@ def test_arrays_of_another_configuration_are_refused():
         other.restore(saved[100])
 
 
-def test_an_environment_that_comes_to_another_state_is_noticed():
-    *_, saved, _ = trained(config())
-    trainer = HostTrainer(config())
+def forgetful(hidden):
+    env = EnvConfig("ProbeForgetful-v0", kwargs={"hidden": hidden})
+    return dataclasses.replace(config(num_seeds=2), env=env)
+
+
+@pytest.mark.parametrize("hidden", ["observation", "reward", "error"])
+def test_an_environment_that_does_not_repeat_itself_resumes_with_a_new_episode_and_says_so(hidden, monkeypatch):
+    monkeypatch.setattr(probes.ForgetfulProbe, "before", 0)
+    _, first, saved, _ = trained(forgetful(hidden), stop_at=110)
+    assert saved[110]["env.0.actions"].shape[0] == 2  # in the middle of an episode
+    monkeypatch.setattr(probes.ForgetfulProbe, "before", -1000)  # another process
+    trainer, recorder, _, finished = trained(forgetful(hidden), arrays=saved[110])
+    assert finished
+    assert [row["step"] for row in first.rows + recorder.rows] == [100, 100, 200, 200]
+    (message,) = recorder.messages
+    (event,) = recorder.events
+    seeds = [0] if hidden == "error" else [0, 1]
+    assert f"seed {', '.join(map(str, seeds))} resumes with a new episode" in message
+    assert event == {"event": "resumed with a new episode", "step": 110, "seeds": seeds}
+    assert trainer.envs[0].episode.number == saved[110]["env.0.number"] + 1 + (200 - 110) // 4
+
+
+def test_only_the_environment_that_does_not_reach_its_state_begins_a_new_episode():
+    _, _, saved, _ = trained(config("Hopper-v5", num_seeds=2), stop_at=110)
+    other = saved[110]["observation"] + np.array([[0.0], [1.0]], np.float32)
+    trainer = HostTrainer(config("Hopper-v5", num_seeds=2))
     trainer.compile()
-    with pytest.raises(CheckpointError, match="does not come to the checkpoint's state"):
-        trainer.restore({**saved[100], "observation": saved[100]["observation"] + 1})
+    trainer.restore({**saved[110], "observation": other})
+    assert [notice.event["seeds"] for notice in trainer.notices] == [[1]]
+    np.testing.assert_array_equal(trainer.observation[0], saved[110]["observation"][0])
+    assert trainer.envs[1].episode.actions.size == trainer.returns[1] == 0
+
+
+def test_running_statistics_of_a_wrapper_are_told_and_resuming_works():
+    _, first, saved, _ = trained(config("ProbeNormalized-v0"), stop_at=110)
+    (message,) = first.messages
+    assert "ProbeNormalized-v0 keeps running statistics (NormalizeObservation), every environment its own" in message
+    _, second, *_ = trained(config("ProbeNormalized-v0"), arrays=saved[110])
+    assert [row["step"] for row in second.rows] == [200]
+    assert "resumes with a new episode" in second.messages[1]
+
+
+FAULTS = [("reward", np.nan), ("reward", -np.inf), ("reward", 1e39), ("reward", 1e30),
+          ("observation", np.nan), ("observation", np.inf), ("observation", -1e39)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("quantity", "value"), FAULTS)
+def test_what_float32_cannot_hold_ends_the_run_in_the_step_in_which_it_comes(quantity, value, monkeypatch):
+    # Two seeds: 100 steps, two evaluation episodes of three steps each, and 13 steps, the last with the fault.
+    for name, setting in {"steps": 0, "at": 2 * (100 + 6 + 13) - 1, "quantity": quantity, "value": value}.items():
+        monkeypatch.setattr(probes.FaultyProbe, name, setting)
+    trainer, saved = HostTrainer(config("ProbeFaulty-v0", num_seeds=2)), {}
+    trainer.compile()
+    save = lambda t: saved.update({t.step: {name: np.array(a) for name, a in t.arrays().items()}})  # noqa: E731
+    with pytest.raises(NonFiniteError) as error:
+        run(trainer, Recorder(), save=save, should_stop=lambda: False)
+    article, value = ("an", np.float32(value)) if quantity == "observation" else ("a", value)
+    assert str(error.value) == (
+        f"ProbeFaulty-v0 gave {article} {quantity} with the value {value:g} to seed 0 in step 2 of episode 37, in step "
+        "113 of the run"
+    )
+    assert trainer.step == 112
+    assert all(np.isfinite(leaf).all() for leaf in trainer.replay.data)
+    monkeypatch.setattr(probes.FaultyProbe, "at", -1)
+    assert trained(config("ProbeFaulty-v0", num_seeds=2), arrays=saved[100])[3]  # it does not come again
+
+
+def test_a_fault_in_an_evaluation_or_at_a_reset_is_told_too(monkeypatch):
+    monkeypatch.setattr(probes.FaultyProbe, "steps", 0)
+    monkeypatch.setattr(probes.FaultyProbe, "at", 102)
+    with pytest.raises(NonFiniteError, match="to seed 0 in step 1 of episode 3, in the evaluation after step 100"):
+        trained(config("ProbeFaulty-v0"))
+    monkeypatch.setattr(probes.FaultyProbe, "quantity", "observation")
+    monkeypatch.setattr(probes.FaultyProbe, "at", probes.FaultyProbe.steps)
+    with pytest.raises(NonFiniteError, match="an observation with the value nan to seed 0 in step 0 of episode 0"):
+        HostTrainer(config("ProbeFaulty-v0"))
 
 
 def test_a_non_finite_value_ends_the_run_before_anything_is_saved():
@@ -372,9 +447,78 @@ def test_a_non_finite_value_ends_the_run_before_anything_is_saved():
 
     trainer.agent = agent._replace(update=poisoned)
     trainer.compile()
-    with pytest.raises(NonFiniteError, match="actor_loss of seed 0 is not finite before step 50"):
+    with pytest.raises(NonFiniteError, match="ProbeOne-v0: actor_loss of seed 0 is not finite before step 50"):
         run(trainer, Recorder(), save=saved.append, should_stop=lambda: False)
     assert not saved
+
+
+class Poisoned(HostTrainer):
+    """Its second seed has a reward in its buffer after step 60 that no update survives."""
+
+    def learn(self):
+        if self.step == 60:
+            self.replay.data.reward[1] = np.nan
+        return super().learn()
+
+
+def test_a_seed_that_diverges_is_stopped_and_reported_and_the_other_goes_on_as_without_it(monkeypatch):
+    configuration = config("ProbeDelayed-v0", num_seeds=2)
+    whole = trained(configuration)[1]
+    monkeypatch.setattr(f"{__name__}.HostTrainer", Poisoned)
+    trainer, recorder, saved, finished = trained(configuration)
+    assert finished
+    np.testing.assert_equal(recorder.rows[::2], whole.rows[::2])
+    assert recorder.rows[1::2] == [None, None]
+    (message,), (event,) = recorder.messages, recorder.events
+    reason = event.pop("reason")
+    assert event == {"event": "stopped", "step": 60, "seed": 1, "member": 1}
+    assert re.fullmatch(r"\w+ of seed 1 is not finite before step 60", reason)
+    assert message == f"warning: stopped: seed 1: {reason}; the others continue, and config.json records it"
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trainer.state))
+    _, second, resumed, _ = trained(configuration, arrays=saved[100])
+    np.testing.assert_equal(second.rows, recorder.rows)
+    assert not second.events
+    for name, array in saved[200].items():
+        np.testing.assert_array_equal(resumed[200][name], array, err_msg=name)
+
+
+def test_a_parameter_that_is_not_finite_ends_the_run_before_a_checkpoint_has_it():
+    trainer, saved = HostTrainer(config(checkpoint_every=50)), []
+    agent = trainer.agent
+
+    def broken(state, transitions, key):  # with infos that look well
+        state, info = agent.update(state, transitions, key)
+        return state._replace(actor=jax.tree.map(lambda leaf: leaf * np.nan, state.actor)), info
+
+    trainer.agent = agent._replace(update=lambda *a: (broken(*a)[0], jax.tree.map(jax.numpy.zeros_like, broken(*a)[1])))
+    trainer.compile()
+    with pytest.raises(NonFiniteError, match="an observation or a parameter of seed 0 is not finite before step 50"):
+        run(trainer, Recorder(), save=saved.append, should_stop=lambda: False)
+    assert not saved
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_warning_unless_it_is_the_last():
+    def attempt(failing):
+        trainer, recorder, tried = HostTrainer(config()), Recorder(), []
+        trainer.compile()
+
+        def save(trainer):
+            tried.append(trainer.step)
+            if trainer.step in failing:
+                raise CheckpointError(f"checkpoint {trainer.step} cannot be written")
+
+        try:
+            return run(trainer, recorder, save, lambda: False), recorder, tried
+        except CheckpointError as error:
+            return str(error), recorder, tried
+
+    finished, recorder, tried = attempt(failing=[100])
+    assert finished is True
+    assert tried == [100, 200]
+    assert recorder.messages == ["warning: checkpoint 100 cannot be written; the run continues"]
+    error, recorder, _ = attempt(failing=[100, 200])
+    assert error == "checkpoint 200 cannot be written"
+    assert [row["step"] for row in recorder.rows] == [100, 200]
 
 
 def test_a_stall_is_told_once_with_its_remedy():

@@ -16,8 +16,10 @@ from preqn_jax.config import EnvConfig
 from preqn_jax.envs import interface
 from preqn_jax.envs.suggestions import suggest
 from preqn_jax.settings import SettingError, first_line
+from preqn_jax.types import NonFiniteError
 
 Float = np.ndarray
+LARGEST = 1e18  # squares of anything beyond it, summed over a minibatch, overflow float32
 
 
 class Step(NamedTuple):
@@ -72,6 +74,8 @@ class HostEnv:
 
         Raises:
           SettingError: if the id is unknown, its package is missing, or its spaces are not fit for a Q-learner.
+
+        Its methods raise NonFiniteError where the environment gives what float32 cannot hold.
         """
         render = {"render_mode": render_mode} if render_mode else {}
         # Of an id with a limit of its own this replaces it, as the backends on the device do.
@@ -96,7 +100,7 @@ class HostEnv:
         seed = np.random.SeedSequence([*self._seed, self._number]).generate_state(1)[0]
         options = copy.deepcopy(self._reset_options)  # an environment may change what it is given
         observation, _ = interface.call(self._id, self._env, "reset", seed=int(seed), options=options or None)
-        return interface.flat(self._observations, observation)
+        return self._flat(observation)
 
     def step(self, action: Float) -> Step:
         """Takes an action ``[A]`` in [-1, 1], or one-hot.
@@ -108,8 +112,23 @@ class HostEnv:
         self._actions.append(action)
         result = interface.call(self._id, self._env, "step", _to_space(action, self._space))
         observation, reward, terminated, truncated, _ = result
-        flat = interface.flat(self._observations, observation)
-        return Step(flat, float(reward), bool(terminated), bool(truncated))
+        self._check_finite("a reward", reward)
+        return Step(self._flat(observation), float(reward), bool(terminated), bool(truncated))
+
+    def _flat(self, observation: Any) -> Float:
+        with np.errstate(over="ignore"):  # it is then infinite
+            flat = interface.flat(self._observations, observation)
+        self._check_finite("an observation", flat)
+        return flat
+
+    def _check_finite(self, quantity: str, value: Any) -> None:
+        numbers = np.asarray(value, np.float64)
+        sound = np.abs(numbers) < LARGEST  # false for a NaN
+        if not sound.all():
+            raise NonFiniteError(
+                f"{self._id} gave {quantity} with the value {numbers[~sound].flat[0]:g} to seed {self._seed[0]} in "
+                f"step {len(self._actions)} of episode {self._number}"
+            )
 
     @property
     def discrete(self) -> bool:
@@ -119,10 +138,18 @@ class HostEnv:
     @property
     def caveats(self) -> list[str]:
         """What a user of this environment should know, a line each."""
-        if any(isinstance(layer, gymnasium.wrappers.TimeLimit) for layer in _layers(self._env)):
-            return []
-        return [f"{self._id} has no time limit: an episode that does not end by itself never ends; "
-                "--config.env.time_limit=1000 sets one"]  # fmt: skip
+        lines, layers = [], list(_layers(self._env))
+        if not any(isinstance(layer, gymnasium.wrappers.TimeLimit) for layer in layers):
+            lines.append(
+                f"{self._id} has no time limit: an episode that does not end by itself never ends; "
+                "--config.env.time_limit=1000 sets one"
+            )
+        if running := [type(layer).__name__ for layer in layers if _has_statistics(layer)]:
+            lines.append(
+                f"{self._id} keeps running statistics ({', '.join(running)}), every environment its own: training, "
+                "evaluations and rollouts do not share them, and a run that resumes begins new ones"
+            )
+        return lines
 
     def random_action(self, generator: np.random.Generator) -> Float:
         """A uniformly random action ``[A]``."""
@@ -136,12 +163,13 @@ class HostEnv:
         actions = np.array(self._actions, np.float32).reshape(-1, self.action_size)
         return Episode(self._number, actions)
 
-    def restore(self, episode: Episode) -> Float:
-        """Goes back to an :class:`Episode`; returns its last observation ``[O]``."""
-        observation = self.reset(episode.number)
+    def restore(self, episode: Episode) -> tuple[Float, float]:
+        """Goes back to an :class:`Episode`; returns its last observation ``[O]`` and its return so far."""
+        observation, total = self.reset(episode.number), 0.0
         for action in episode.actions:
-            observation = self.step(action).observation
-        return observation
+            step = self.step(action)
+            observation, total = step.observation, total + step.reward
+        return observation, total
 
     def render(self) -> np.ndarray:
         """The current picture ``[height, width, 3]`` uint8; needs render_mode="rgb_array".
@@ -187,6 +215,13 @@ def _layers(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
         yield env
         env = env.env
     yield env
+
+
+def _has_statistics(layer: gymnasium.Env) -> bool:
+    """Whether a wrapper keeps what looks like Gymnasium's RunningMeanStd."""
+    return any(
+        all(hasattr(value, name) for name in ("mean", "var", "count", "update")) for value in vars(layer).values()
+    )
 
 
 def _make(env_id: str, kwargs: Mapping[str, Any]) -> gymnasium.Env:

@@ -15,7 +15,7 @@ from preqn_jax.agents.base import Agent, AgentState
 from preqn_jax.checkpoint import Arrays, CheckpointError
 from preqn_jax.config import Config, check_config
 from preqn_jax.rollout import Evaluation
-from preqn_jax.types import Array, Transition
+from preqn_jax.types import Array, NonFiniteError, Transition
 
 Infos = dict[str, np.ndarray]  # scalars of each update by name, [S, U]
 Row = dict[str, float]  # of metrics.csv
@@ -26,18 +26,16 @@ Burst = Callable[[AgentState, Transition, Array, Array], tuple[AgentState, dict[
 INIT, EXPLORE, UPDATE, DIAGNOSE, RESET, UNIFORM_ACTION, REPLAY, EVALUATE, HELD_OUT = range(9)
 
 
-class NonFiniteError(RuntimeError):
-    """Training produced a NaN or an infinity."""
-
-
 class Notice(NamedTuple):
     """Something that whoever uses a run's results has to know.
 
     Attributes:
       text: one line.
+      event: what is kept of it beside the results, for JSON; ``step`` is among it. None: nothing.
     """
 
     text: str
+    event: dict[str, Any] | None = None
 
 
 class Trainer(abc.ABC):
@@ -49,6 +47,7 @@ class Trainer(abc.ABC):
       keys: one a learner, ``[S]``; every stream of random numbers springs from them.
       step: environment steps of each seed so far.
       interval: what happened since the last evaluation.
+      running: false for learners that were stopped because something of theirs was not finite, ``[S]``.
       evaluation_due: whether an evaluation has to follow before the next step; a checkpoint keeps it.
       notices: what has to be reported and has not been yet.
       replay_bytes: memory of all replay buffers.
@@ -60,6 +59,7 @@ class Trainer(abc.ABC):
     seeds: Sequence[int]
     step: int
     interval: Interval
+    running: np.ndarray
     evaluation_due: bool
     notices: list[Notice]
     replay_bytes: int
@@ -69,7 +69,7 @@ class Trainer(abc.ABC):
         """Raises SettingError on a configuration that cannot be."""
         check_config(config)
         self.config, self.seeds, self.step = config, seeds, 0
-        self.evaluation_due, self.notices = False, []
+        self.running, self.evaluation_due, self.notices = np.ones(len(seeds), bool), False, []
         self.keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
 
     @abc.abstractmethod
@@ -80,8 +80,10 @@ class Trainer(abc.ABC):
     def advance(self) -> Infos:
         """``update_every`` environment steps, then as many updates; their infos, empty while there are none yet.
 
+        A learner with an update that is not finite stays as it was before it, and is stopped, with a notice.
+
         Raises:
-          NonFiniteError: if anything that an update reports is not finite.
+          NonFiniteError: if no learner is left.
         """
 
     @abc.abstractmethod
@@ -100,20 +102,23 @@ class Trainer(abc.ABC):
           CheckpointError: if the arrays are of another configuration.
         """
 
-    def evaluate(self, should_stop: Callable[[], bool] = lambda: False) -> list[Row] | None:
+    def evaluate(self, should_stop: Callable[[], bool] = lambda: False) -> list[Row | None] | None:
         """Plays the deterministic policies and closes the interval.
 
         Args:
           should_stop: asked on the way; once it is true nothing has changed, and the evaluation stays due.
 
         Returns:
-          One row of metrics a seed; None if it was stopped.
+          One row of metrics a seed, None for one that was stopped; None for all if the evaluation was.
         """
         if (played := self.play(should_stop)) is None:
             return None
         (returns, discounted, lengths, _), first_q = played
-        rows = []
+        rows: list[Row | None] = []
         for s, seed in enumerate(self.seeds):
+            if not self.running[s]:
+                rows.append(None)
+                continue
             evaluation = {
                 "step": self.step,
                 "seed": seed,
@@ -132,14 +137,31 @@ class Trainer(abc.ABC):
         self.evaluation_due = False
         return rows
 
-    def _record(self, info: Infos) -> Infos:
-        """Checks and counts the infos of a burst."""
-        for name, value in info.items():
-            if not np.isfinite(value).all():
-                seed = self.seeds[int(np.nonzero(~np.isfinite(value).all(axis=1))[0][0])]
-                raise NonFiniteError(f"{name} of seed {seed} is not finite before step {self.step}")
-        self.interval.add_updates(info)
+    def _record(self, info: Infos, running: np.ndarray) -> Infos:
+        """Counts the infos of a burst, of which ``running`` are left; NaN for the others."""
+        stopped = [int(s) for s in np.nonzero(self.running & ~running)[0]]
+        reasons = [self._reason(info, s) for s in stopped]
+        if reasons and not running.any() and jax.process_count() == 1:  # other processes may have some left
+            raise NonFiniteError(f"{self.config.env.id}: {reasons[0]}")
+        for s, reason in zip(stopped, reasons, strict=True):
+            text = f"warning: stopped: {self.label(s)}: {reason}; the others continue, and config.json records it"
+            event = {"event": "stopped", "step": self.step, "seed": self.seeds[s], "member": s, "reason": reason}
+            self.notices.append(Notice(text, event))
+        self.running = running
+        if not running.all():
+            info = {name: np.where(running[:, None], value, np.nan) for name, value in info.items()}
+        if info:
+            self.interval.add_updates(info)
         return info
+
+    def _reason(self, info: Infos, s: int) -> str:
+        names = [name for name, value in info.items() if not np.isfinite(value[s]).all()]
+        what = names[0] if names else "an observation or a parameter"
+        return f"{what} of seed {self.seeds[s]} is not finite before step {self.step}"
+
+    def label(self, s: int) -> str:
+        """What tells a learner from the others."""
+        return f"seed {self.seeds[s]}"
 
 
 class Interval:
@@ -216,6 +238,28 @@ def burst_of(agent: Agent) -> Burst:
         return jax.lax.scan(lambda state, x: agent.update(state, *x), state, (batches, keys))
 
     return burst
+
+
+def guarded_burst_of(agent: Agent) -> Callable[..., tuple[AgentState, dict[str, Array], Array]]:
+    """As :func:`burst_of`, with a last argument and result: whether the learner is running.
+
+    If anything of the burst is not finite the state stays as it was, and the learner stops running.
+    """
+    burst = burst_of(agent)
+
+    def guarded(
+        state: AgentState, batches: Transition, key: Array, step: Array, running: Array
+    ) -> tuple[AgentState, dict[str, Array], Array]:
+        after, infos = burst(state, batches, key, step)
+        running = running & all_finite((after, infos))
+        return jax.tree.map(lambda new, old: jnp.where(running, new, old), after, state), infos, running
+
+    return guarded
+
+
+def all_finite(tree: Any) -> Array:
+    """Whether every number in a pytree is finite, a scalar bool."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def value_of_policy(agent: Agent, state: AgentState, observation: Array) -> Array:

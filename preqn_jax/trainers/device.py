@@ -54,12 +54,14 @@ class Population(NamedTuple):
       envs: of the environments, ``[M, N, ...]``.
       returns: of the episodes under way, ``[M, N]``.
       replay: ring buffers, ``[M, capacity, ...]``.
+      running: false for members that were stopped, ``[M]``; nothing of theirs changes any more but their replay.
     """
 
     agent: AgentState
     envs: EnvState
     returns: Array
     replay: Ring
+    running: Array
 
 
 class Report(NamedTuple):
@@ -210,28 +212,29 @@ class DeviceTrainer(Trainer):
         ring = replay.device_replay(config.replay_capacity, env.observation_size, env.action_size)
         rings = jax.tree.map(lambda leaf: jnp.zeros((*identity.key.shape, *leaf.shape), leaf.dtype), ring)
         agent, envs, returns = over_members(init, identity)
-        return Population(agent, envs, returns, rings)
+        return Population(agent, envs, returns, rings, jnp.ones(identity.key.shape, bool))
 
     def _burst(self, identity: Identity, population: Population, step: Array) -> tuple[Population, Report]:
         """From environment step ``step``, ``update_every`` steps and as many updates, of every member."""
-        agent, envs, returns, ring = population
+        agent, envs, returns, ring, running = population
         collect = functools.partial(self._collect, step=step)
-        envs, returns, collected, *ended = over_members(collect, identity, agent, envs, returns)
+        given = identity, agent, envs, returns, running
+        envs, returns, running, collected, *ended = over_members(unless_stopped(collect, kept=3), *given)
         ring = jax.vmap(lambda ring, new: replay.add(ring, new, step))(ring, collected)
-        observe = lambda one, agent, seen: self._agent(one.hyperparameters).observe(agent, seen)  # noqa: E731
-        agent = jax.vmap(observe)(identity, agent, collected.transitions.observation)
+        agent = jax.vmap(self._observe)(identity, agent, collected.transitions.observation, running)
         after = step + self.config.update_every
 
-        def learn(agent: AgentState) -> tuple[AgentState, dict[str, Array]]:
+        def learn(agent: AgentState, running: Array) -> tuple[AgentState, Array, dict[str, Array]]:
             batches = jax.vmap(functools.partial(self._draw, after=after))(identity, ring)
-            return over_members(functools.partial(self._learn, step=after), identity, agent, batches)
+            learn = unless_stopped(functools.partial(self._learn, step=after), kept=2)
+            return over_members(learn, identity, batches, agent, running)
 
-        def wait(agent: AgentState) -> tuple[AgentState, dict[str, Array]]:
-            infos = jax.eval_shape(learn, agent)[1]
-            return agent, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), infos)
+        def wait(agent: AgentState, running: Array) -> tuple[AgentState, Array, dict[str, Array]]:
+            return agent, running, zeros(jax.eval_shape(learn, agent, running)[2])
 
-        agent, infos = jax.lax.cond(after >= self.config.update_after, learn, wait, agent)
-        return Population(agent, envs, returns, ring), Report(infos, *ended)
+        due = after >= self.config.update_after
+        agent, running, infos = jax.lax.cond(due, learn, wait, agent, running)
+        return Population(agent, envs, returns, ring, running), Report(infos, *ended)
 
     def _draw(self, one: Identity, ring: Ring, *, after: Array) -> Transition:
         """Minibatches of one member's updates, ``[U, B, ...]``; with the rows that are held out ``[U, 2 B, ...]``."""
@@ -245,9 +248,12 @@ class DeviceTrainer(Trainer):
         return replay.sample(ring, key, total, shape, self.config.n_step, gamma, num_envs)
 
     def _collect(
-        self, one: Identity, agent_state: AgentState, envs: EnvState, returns: Array, *, step: Array
-    ) -> tuple[EnvState, Array, Ring, Array, Array, Array]:
-        """``update_every`` environment steps of one member; the last three are those of its :class:`Report`."""
+        self, one: Identity, agent_state: AgentState, envs: EnvState, returns: Array, running: Array, *, step: Array
+    ) -> tuple[EnvState, Array, Array, Ring, Array, Array, Array]:
+        """``update_every`` environment steps of one member; the last three are those of its :class:`Report`.
+
+        A member whose environment is not finite from a reset on is stopped; one that breaks later begins anew.
+        """
         config, agent, key = self.config, self._agent(one.hyperparameters), one.key
         count = config.env.num_envs
 
@@ -268,23 +274,30 @@ class DeviceTrainer(Trainer):
         steps = step + count * jnp.arange(config.update_every // count, dtype=jnp.uint32)
         (envs, returns), (collected, counts) = jax.lax.scan(step_all, (envs, returns), steps)
         collected = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), collected)
-        return envs, returns, collected, *(count.sum() for count in counts)
+        running &= base.all_finite((envs.observation, collected.transitions))
+        return envs, returns, running, collected, *(count.sum() for count in counts)
+
+    def _observe(self, one: Identity, agent: AgentState, observations: Array, running: Array) -> AgentState:
+        after = self._agent(one.hyperparameters).observe(agent, observations)
+        return jax.tree.map(lambda new, old: jnp.where(running, new, old), after, agent)
 
     def _learn(
-        self, one: Identity, agent: AgentState, batches: Transition, *, step: Array
-    ) -> tuple[AgentState, dict[str, Array]]:
-        return base.burst_of(self._agent(one.hyperparameters))(agent, batches, one.key, step)
+        self, one: Identity, batches: Transition, agent: AgentState, running: Array, *, step: Array
+    ) -> tuple[AgentState, Array, dict[str, Array]]:
+        burst = base.guarded_burst_of(self._agent(one.hyperparameters))
+        agent, infos, running = burst(agent, batches, one.key, step, running)
+        return agent, running, infos
 
-    def _play(self, identity: Identity, agent_state: AgentState, step: Array) -> tuple[Evaluation, Array]:
+    def _play(self, identity: Identity, population: Population, step: Array) -> tuple[Evaluation, Array]:
         """Episodes of every member, and Q at the first state of each."""
 
-        def play(one: Identity, state: AgentState) -> tuple[Evaluation, Array]:
+        def play(one: Identity, state: AgentState, _: Array) -> tuple[Evaluation, Array]:
             agent = self._agent(one.hyperparameters)
             reset_keys = jax.random.split(base.stream(one.key, base.EVALUATE, step), self.config.evaluate_episodes)
             evaluation = evaluate_on_device(lambda x: agent.act(state, x), self.env, reset_keys, agent.gamma)
             return evaluation, base.value_of_policy(agent, state, evaluation.first_observation)
 
-        return over_members(play, identity, agent_state)
+        return over_members(unless_stopped(play, kept=0), identity, population.agent, population.running)
 
     def _diagnose(self, identity: Identity, population: Population, step: Array) -> dict[str, Array]:
         """Of the update that each member would make now, on a minibatch drawn for this alone."""
@@ -302,7 +315,7 @@ class DeviceTrainer(Trainer):
         """``update_every`` environment steps, then as many updates; their infos, empty while there are none yet.
 
         Raises:
-          NonFiniteError: if anything that an update reports is not finite.
+          NonFiniteError: if no learner is left.
         """
         config = self.config
         arguments = self._identity, self.population, np.uint32(self.step)
@@ -313,14 +326,19 @@ class DeviceTrainer(Trainer):
         self.step += config.update_every
         self.interval.add_episodes(episodes, returns)
         self.broken_episodes += int(broken.sum())
-        return self._record(infos) if self.step >= config.update_after else {}
+        return self._record(infos if self.step >= config.update_after else {}, _local(self.population.running))
+
+    def label(self, s: int) -> str:
+        """What tells a member from the others."""
+        numbers = self.members[s].hyperparameters.items()
+        return ", ".join([f"seed {self.seeds[s]}", *(f"{name} {value:g}" for name, value in numbers)])
 
     def play(self, should_stop: Callable[[], bool]) -> tuple[Evaluation, np.ndarray] | None:
         """As of any trainer, ``[M, E]``; one program, which nothing stops once it runs."""
         return None if should_stop() else _local(self._compiled_play(*self._play_arguments()))
 
     def _play_arguments(self) -> tuple[Any, ...]:
-        return self._identity, self.population.agent, np.uint32(self.step)
+        return self._identity, self.population, np.uint32(self.step)
 
     def arrays(self) -> Arrays:
         """Everything that :meth:`restore` needs, as arrays by name; of all members, spread, if of several processes."""
@@ -345,6 +363,7 @@ class DeviceTrainer(Trainer):
         Raises:
           CheckpointError: if the arrays are of another configuration.
         """
+        arrays = {"running": np.ones(len(self.members), bool), **arrays}  # an older checkpoint has none
         spread = [name for name, array in arrays.items() if isinstance(array, jax.Array)]
         arrays = {name: _local(array) if name in spread else array for name, array in arrays.items()}
         self.step, self.evaluation_due = int(arrays["step"]), bool(arrays.get("evaluation_due", False))
@@ -360,6 +379,7 @@ class DeviceTrainer(Trainer):
         fields = {name: _local_shapes(tree) for name, tree in self.population._asdict().items()}
         restored = [base.restore_tree(like, {**arrays, **whole}, field) for field, like in fields.items()]
         self.population = self._spread(Population(*restored))
+        self.running = _local(self.population.running)
 
 
 def over_members(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -371,6 +391,28 @@ def over_members(function: Callable[..., Any], *arguments: Any) -> Any:
     if jax.default_backend() == "cpu":
         return jax.lax.map(lambda one: function(*one), arguments)
     return jax.vmap(function)(*arguments)
+
+
+def unless_stopped(function: Callable[..., Any], kept: int) -> Callable[..., Any]:
+    """Of one member: ``function(*arguments, running)``, or nothing where ``running`` is false.
+
+    The first ``kept`` results of ``function`` take the place of its last arguments, ``running`` among them; a member
+    that was stopped has these unchanged, and zeros for all others.
+    """
+
+    def guarded(*arguments: Any) -> Any:
+        def rest() -> Any:
+            results = jax.eval_shape(function, *arguments)
+            return (*arguments[len(arguments) - kept :], *zeros(results[kept:]))
+
+        return jax.lax.cond(arguments[-1], lambda: function(*arguments), rest)
+
+    return guarded
+
+
+def zeros(tree: Any) -> Any:
+    """Zeros in the shapes of a pytree."""
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
 
 
 def memory_of(device: jax.Device, count: int) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -13,15 +14,15 @@ import numpy as np
 from preqn_jax.agents import AGENTS
 from preqn_jax.agents.base import Agent, AgentState
 from preqn_jax.agents.measured import diagnosis_of, with_alignment
-from preqn_jax.checkpoint import Arrays, CheckpointError
+from preqn_jax.checkpoint import Arrays
 from preqn_jax.config import Config, check_actions
 from preqn_jax.envs import host as host_env
-from preqn_jax.envs.host import Episode, HostEnv
+from preqn_jax.envs.host import Episode, HostEnv, Step
 from preqn_jax.replay import HostReplay
 from preqn_jax.rollout import Evaluation, evaluate
 from preqn_jax.trainers import base
 from preqn_jax.trainers.base import Infos, Interval, Notice, Trainer
-from preqn_jax.types import Array, Transition, transition_shapes
+from preqn_jax.types import Array, NonFiniteError, Transition, transition_shapes
 
 _UNIFORM_ACTION, _REPLAY, _HELD_OUT = range(3)  # streams of NumPy generators
 _TRAINING, _EVALUATION = range(2)  # of environments
@@ -46,7 +47,8 @@ class HostTrainer(Trainer):
         self._plain_agent = self.agent  # whose update takes one minibatch
         if config.measure_alignment:
             self.agent = with_alignment(self.agent)
-        self.observation = np.stack([env.reset() for env in self.envs])
+        with _during("the first reset"):
+            self.observation = np.stack([env.reset() for env in self.envs])
         self.returns = np.zeros(config.num_seeds)  # of the episodes under way
         self._eval_envs: list[list[HostEnv]] = []
         self.notices += [Notice(f"warning: {caveat}") for caveat in env.caveats]
@@ -69,8 +71,8 @@ class HostTrainer(Trainer):
         lead = (seeds, config.update_every, config.batch_size * (1 + config.measure_alignment))
         shapes = transition_shapes(env.observation_size, env.action_size)
         batches = Transition(*(jax.ShapeDtypeStruct((*lead, *shape), jnp.float32) for shape in shapes))
-        burst = jax.jit(_over_seeds(base.burst_of(agent), seeds, in_axes=(0, 0, 0, None)), donate_argnums=0)
-        lowered = burst.lower(self.state, batches, self.keys, np.uint32(0))
+        burst = jax.jit(_over_seeds(base.guarded_burst_of(agent), seeds, in_axes=(0, 0, 0, None, 0)), donate_argnums=0)
+        lowered = burst.lower(self.state, batches, self.keys, np.uint32(0), self.running)
         # Compiled ahead: a call with other shapes fails instead of compiling again.
         self._burst = lowered.compile()
         self._diagnose = self._compile_diagnosis(batches) if config.diagnose_every else None
@@ -97,17 +99,25 @@ class HostTrainer(Trainer):
         """``update_every`` environment steps, then as many updates; their infos, empty while there are none yet.
 
         Raises:
-          NonFiniteError: if anything that an update reports is not finite.
+          NonFiniteError: if an environment gives what float32 cannot hold, or no learner is left.
         """
         observations = np.stack([self.collect() for _ in range(self.config.update_every)], axis=1)
         self.state = self._observe(self.state, observations)
         return self.learn() if self.step >= self.config.update_after else {}
 
     def collect(self) -> np.ndarray:
-        """One environment step of every seed, into the buffer; returns the observations before it, ``[S, O]``."""
+        """One environment step of every seed, into the buffer; returns the observations before it, ``[S, O]``.
+
+        Raises:
+          NonFiniteError: if an environment gives what float32 cannot hold; it is not stored.
+        """
+        with _during(f"step {self.step + 1} of the run"):
+            return self._collect()
+
+    def _collect(self) -> np.ndarray:
         observation = self.observation.copy()
         action = self._next_action()
-        steps = [env.step(a) for env, a in zip(self.envs, action, strict=True)]
+        steps = [self.envs[s].step(action[s]) if self.running[s] else self._rest(s) for s in range(len(self.envs))]
         reward = np.array([step.reward for step in steps])
         next_observation = np.stack([step.observation for step in steps])
         discount = np.array([not step.terminated for step in steps])
@@ -121,6 +131,10 @@ class HostTrainer(Trainer):
             self.returns[s] = 0.0
             self.observation[s] = self.envs[s].reset()
         return observation
+
+    def _rest(self, s: int) -> Step:
+        """The step of a learner that was stopped."""
+        return Step(self.observation[s], 0.0, terminated=False, truncated=False)
 
     def _next_action(self) -> np.ndarray:
         if self.step < self.config.start_steps:
@@ -136,7 +150,7 @@ class HostTrainer(Trainer):
         """One burst of updates of every seed; returns the info of each update.
 
         Raises:
-          NonFiniteError: if anything that it reports is not finite.
+          NonFiniteError: if no learner is left.
         """
         batches = self._draw(_REPLAY)
         if self.config.measure_alignment:
@@ -144,8 +158,8 @@ class HostTrainer(Trainer):
             batches = jax.tree.map(lambda *parts: np.concatenate(parts, axis=2), *both)
         if self._diagnose and self.step % self.config.diagnose_every == 0:
             self.interval.add_diagnosis(self._diagnose(self.state, batches, self.keys, np.uint32(self.step)))
-        self.state, info = self._burst(self.state, batches, self.keys, np.uint32(self.step))
-        return self._record({name: np.asarray(value) for name, value in info.items()})
+        self.state, info, running = self._burst(self.state, batches, self.keys, np.uint32(self.step), self.running)
+        return self._record({name: np.asarray(value) for name, value in info.items()}, np.asarray(running))
 
     def _draw(self, stream: int) -> Transition:
         """A minibatch for each update of an iteration, ``[S, U, B, ...]``."""
@@ -163,7 +177,10 @@ class HostTrainer(Trainer):
             ]
         first_episode = self.step // config.evaluate_every * config.evaluate_episodes
         act = lambda x: self.act(self.state, x)  # noqa: E731
-        evaluation = evaluate(act, self._eval_envs, first_episode, self.agent.gamma, should_stop)
+        with _during(f"the evaluation after step {self.step}"):
+            evaluation = evaluate(
+                act, self._eval_envs, first_episode, self.agent.gamma, should_stop, playing=self.running
+            )
         if evaluation is None:
             return None
         return evaluation, np.asarray(self._value(self.state, evaluation.first_observation))
@@ -171,6 +188,7 @@ class HostTrainer(Trainer):
     def arrays(self) -> Arrays:
         """Everything that :meth:`restore` needs, as arrays by name."""
         arrays = {"step": np.asarray(self.step), "evaluation_due": np.asarray(self.evaluation_due)}
+        arrays["running"] = self.running
         arrays |= {"returns": self.returns, "observation": self.observation}
         arrays |= {f"interval.{name}": array for name, array in self.interval.arrays().items()}
         arrays |= {f"replay.{name}": array for name, array in self.replay.state().items()}
@@ -183,22 +201,56 @@ class HostTrainer(Trainer):
     def restore(self, arrays: Arrays) -> None:
         """Takes up where a trainer of the same configuration stopped; call after :meth:`compile`.
 
+        An environment that does not reach the checkpoint's state again begins a new episode, with a notice.
+
         Raises:
-          CheckpointError: if the arrays are of another configuration, or the environment does not come to the same
-            state again.
+          CheckpointError: if the arrays are of another configuration.
         """
         self.state = base.restore_tree(self.state, arrays, "agent")
         self.step, self.evaluation_due = int(arrays["step"]), bool(arrays.get("evaluation_due", False))
+        self.running = np.array(arrays.get("running", self.running))
         self.returns = np.array(arrays["returns"])
         self.replay.restore(base.below(arrays, "replay."))
         self.interval.restore(base.below(arrays, "interval."))
-        episodes = [Episode(int(arrays[f"env.{s}.number"]), arrays[f"env.{s}.actions"]) for s in range(len(self.envs))]
-        self.observation = np.stack([env.restore(episode) for env, episode in zip(self.envs, episodes, strict=True)])
-        if not np.array_equal(self.observation, arrays["observation"]):
-            raise CheckpointError(
-                f"{self.config.env.id} does not come to the checkpoint's state again (another MuJoCo version, or an "
-                "environment with hidden randomness): the run cannot go on exactly; choose another --workdir"
-            )
+        self.observation = np.array(arrays["observation"])
+        changed = []
+        for s, env in enumerate(self.envs):
+            episode = Episode(int(arrays[f"env.{s}.number"]), arrays[f"env.{s}.actions"])
+            if not _reaches(env, episode, self.observation[s], self.returns[s]):
+                changed.append(s)
+                self.returns[s] = 0.0
+                with _during(f"a reset at step {self.step} of the run"):
+                    self.observation[s] = env.reset()
+        if changed:
+            self.notices.append(self._new_episodes([self.seeds[s] for s in changed]))
+
+    def _new_episodes(self, seeds: list[int]) -> Notice:
+        """Of environments that could not be brought back to a checkpoint's state."""
+        names = ", ".join(map(str, seeds))
+        text = (
+            f"warning: {self.config.env.id} does not reach the checkpoint's state again (hidden randomness, running "
+            f"statistics, or another version of a package): seed {names} resumes with a new episode, so this is not "
+            "exactly the run that was stopped; config.json records it"
+        )
+        return Notice(text, {"event": "resumed with a new episode", "step": self.step, "seeds": seeds})
+
+
+def _reaches(env: HostEnv, episode: Episode, observation: np.ndarray, total: float) -> bool:
+    """Whether an environment comes to an episode's observation and return again."""
+    try:
+        reached = env.restore(episode)
+    except Exception:  # on another course it may refuse the actions, each environment in its own way
+        return False
+    return np.array_equal(reached[0], observation) and reached[1] == total
+
+
+@contextlib.contextmanager
+def _during(what: str) -> Iterator[None]:
+    """Adds to a NonFiniteError of an environment when in the run it came."""
+    try:
+        yield
+    except NonFiniteError as error:
+        raise NonFiniteError(f"{error}, in {what}") from None
 
 
 def _explore_at(agent: Agent) -> Callable[[AgentState, Array, Array, Array], Array]:
