@@ -124,7 +124,7 @@ def test_the_constructor_and_every_reset_are_given_what_the_configuration_says()
     assert host_env.make(EnvConfig("NeedsArgument-v0", kwargs={"size": 7}), [0]).reset().tolist() == [7, 7, 7]
     env = host_env.make(EnvConfig("NeedsOptions-v0", reset_options={"goal": 2}), [0])
     assert [env.reset().tolist() for _ in range(2)] == [[2, 2, 2]] * 2
-    assert env.restore(Episode(4, np.zeros((1, 1)))).tolist() == [2, 2, 2]
+    assert env.restore(Episode(4, np.zeros((1, 1))))[0].tolist() == [2, 2, 2]
 
 
 def test_an_argument_that_is_missing_or_unknown_is_named_with_the_flag_that_gives_one():
