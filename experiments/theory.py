@@ -7,8 +7,6 @@ cases, and what was compared. ``--out`` gets theory.csv, theory.png and theory.j
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import time
 
@@ -16,9 +14,8 @@ import jax
 from absl import flags
 
 from experiments import flags as command_line
-from experiments import provenance, theory_checks, theory_pictures
+from experiments import provenance, theory_checks, theory_pictures, theory_report
 from experiments.loggers import replace_file
-from experiments.theory_checks import WRONG, Check
 from experiments.workdir import results_folder
 
 _OUT = flags.DEFINE_string("out", "runs/theory", "folder for the table and the picture")
@@ -32,38 +29,14 @@ def main() -> int:
     checks = [check for function in theory_checks.ALL for check in function()]
     curves = theory_pictures.measure()
     seconds = time.perf_counter() - start
-    replace_file(out / "theory.csv", to_csv(checks))
+    replace_file(out / "theory.csv", theory_report.to_csv(checks))
     replace_file(out / "theory.json", json.dumps({**provenance.collect(), "seconds": seconds}, indent=2) + "\n")
     drawn = theory_pictures.draw_picture(curves, out / "theory.png")
-    print("\n".join([*table(checks), *theory_pictures.lines(curves)]))
+    print("\n".join([*theory_report.table(checks), *theory_pictures.lines(curves)]))
     print(
         f"{seconds:.0f} s on {provenance.device()}; saved in {out}" + ("" if drawn else " (no picture: no matplotlib)")
     )
-    return exit_code(checks)
-
-
-def exit_code(checks: list[Check]) -> int:
-    """1 if any statement does not come out as it should."""
-    return int(any(check.verdict == WRONG for check in checks))
-
-
-def to_csv(checks: list[Check]) -> str:
-    """One row a check."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(Check._fields)
-    for check in checks:
-        writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in check])
-    return buffer.getvalue()
-
-
-def table(checks: list[Check]) -> list[str]:
-    """Lines of a table, one a check."""
-    width = max(len(check.statement) for check in checks) + 2
-    return [
-        f"{check.statement:{width}}{check.verdict:17}{check.worst:<10.4g} {check.cases:>6} cases  {check.compared}"
-        for check in checks
-    ]
+    return theory_report.exit_code(checks)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ import csv
 import numpy as np
 import pytest
 
-from experiments import theory, theory_checks, theory_pictures
+from experiments import theory_checks, theory_pictures, theory_report
 from experiments.theory_checks import FAILS, HOLDS, WRONG
 from preqn_jax.ops import mdps
 from tests.ops.precision import double
@@ -73,9 +73,9 @@ def test_a_counterexample_that_holds_is_seen(monkeypatch):
 
 def test_the_program_ends_with_1_where_something_is_wrong():
     checks = [theory_checks.Check("a", "b", 1, 0.5, verdict) for verdict in (HOLDS, WRONG)]
-    assert "NOT AS EXPECTED" in theory.table(checks)[1]
-    assert theory.exit_code(checks) == 1
-    assert theory.exit_code(checks[:1]) == 0
+    assert "NOT AS EXPECTED" in theory_report.table(checks)[1]
+    assert theory_report.exit_code(checks) == 1
+    assert theory_report.exit_code(checks[:1]) == 0
 
 
 def test_blend_ends_at_u1():
