@@ -45,6 +45,30 @@ def test_actions_cover_the_whole_box():
     np.testing.assert_allclose(seen, [low[0], 2.0, high[0]])
 
 
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"),
+    [
+        *((dtype, np.finfo(dtype).min, np.finfo(dtype).max) for dtype in (np.float16, np.float32, np.float64)),
+        *((dtype, np.iinfo(dtype).min, np.iinfo(dtype).max) for dtype in (np.int8, np.int32, np.int64, np.uint64)),
+        (np.int64, 0, np.iinfo(np.int64).max),
+        (np.float32, -3e38, 3e38),
+        (np.float32, 1e38, 3e38),
+    ],
+)
+def test_actions_cover_the_widest_box(dtype, low, high):
+    space = gymnasium.spaces.Box(np.array([low, 0], dtype), np.array([high, 2], dtype), (2,), dtype)
+    scale = host_env._to_space(space)
+    with np.errstate(all="raise"):
+        taken = [scale(np.array([share, share], np.float32)) for share in (-1, -0.5, 0, 0.5, 1)]
+    assert all(space.contains(action) for action in taken)
+    span = int(high) - int(low)  # of Python's integers, which have no bounds
+    for action, quarter in zip(taken, range(5), strict=True):
+        assert abs(int(action[0]) - (int(low) + span * quarter // 4)) <= max(1, span / 2000)
+        assert abs(float(action[1]) - quarter / 2) < 1
+    assert taken[0].tolist() == space.low.tolist()
+    assert taken[-1].tolist() == space.high.tolist()
+
+
 def test_discrete_actions_are_one_hot_and_all_are_drawn():
     env = HostEnv("ProbeChoice-v0", [0])
     assert env.discrete

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.metadata
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import gymnasium
@@ -88,6 +88,7 @@ class HostEnv:
         self._space, self._observations = self._env.action_space, self._env.observation_space
         self.observation_size = gymnasium.spaces.flatdim(self._observations)
         self.action_size = _size(self._space)
+        self._to_space = _to_space(self._space)
 
     def reset(self, number: int | None = None) -> Float:
         """Starts episode ``number``, the next one if left out; returns its first observation ``[O]``.
@@ -110,7 +111,7 @@ class HostEnv:
         """
         action = np.array(action, np.float32)
         self._actions.append(action)
-        result = interface.call(self._id, self._env, "step", _to_space(action, self._space))
+        result = interface.call(self._id, self._env, "step", self._to_space(action))
         observation, reward, terminated, truncated, _ = result
         self._check_finite("a reward", reward)
         return Step(self._flat(observation), float(reward), bool(terminated), bool(truncated))
@@ -286,10 +287,27 @@ def _size(actions: gymnasium.Space) -> int:
     return actions.low.size
 
 
-def _to_space(action: Float, space: gymnasium.Space) -> Any:
-    """An agent's action ``[A]`` as the environment takes it."""
+def _to_space(space: gymnasium.Space) -> Callable[[Float], Any]:
+    """What turns an agent's action ``[A]`` into one that the environment takes."""
     if isinstance(space, Discrete):
-        return int(space.start) + int(action.argmax())
+        return lambda action: int(space.start) + int(action.argmax())
     assert isinstance(space, Box)
-    scaled = space.low + 0.5 * (action.reshape(space.shape) + 1.0) * (space.high - space.low)
-    return np.clip(scaled, space.low, space.high).astype(space.dtype)
+    low, high = space.low, space.high
+    with np.errstate(over="ignore"):
+        width = high - low
+    if np.all(np.isfinite(width) & (width >= 0)) and width.dtype not in (np.int64, np.uint64):
+
+        def scale(action: Float) -> Any:
+            scaled = low + 0.5 * (action.reshape(space.shape) + 1.0) * width
+            return np.clip(scaled, low, high).astype(space.dtype)
+
+        return scale
+
+    # A width may leave the range of its type (of integers it comes out negative), a weighted mean never does.
+    def mean(action: Float) -> Any:
+        share = 0.5 * (action.reshape(space.shape) + 1.0)
+        scaled = np.clip((1.0 - share) * low + share * high, low, high)
+        inside = scaled < high  # the largest integers have no float of their own
+        return np.where(inside, np.where(inside, scaled, low).astype(space.dtype), high)
+
+    return mean
