@@ -110,7 +110,7 @@ def update(critic_step: Any, state: State, batch: Batch) -> State:
 def train(critic: str, env_id: str, steps: int, warmup: int, seed: int) -> list[float]:
     """Returns of the episodes that ended within so many steps, the first ``warmup`` of them random."""
     env: Any = gymnasium.make(env_id)
-    (low, high), (observation, _) = np.float64([env.action_space.low, env.action_space.high]), env.reset(seed=seed)
+    low, high, (observation, _) = env.action_space.low, env.action_space.high.astype(float), env.reset(seed=seed)
     keys, generator, act = jax.random.split(jax.random.key(seed)), np.random.default_rng(seed), jax.jit(policy)
     online = Critic().init(keys[0], observation[None], low[None]), MLP(low.size).init(keys[1], observation)
     state, returns, total = State(online, online, (ADAM.init(online[0]), ADAM.init(online[1]))), [], 0.0
