@@ -2,25 +2,38 @@
 
 cos(Q' - Q, y - Q) of every critic update of PreQN and TD3, each with sin and relu, y being the target that the update
 went towards: bootstrapped from the critic itself for PreQN, from the target networks for TD3. ``--out`` gets, besides
-the report on returns, alignment.csv and alignment.png.
+the report on returns, alignment.csv and a figure for each of the paper's.
+
+``--variants`` has two more questions of the paper's section 5.2: PreQN with relu and a smaller step
+(``--variants=preqn-relu-step0.03,preqn-relu-step0.01``), and TD3 with sin and target networks that update more quickly
+(``--variants=td3-sin-polyak0.98,td3-sin-polyak0.95``). ``--stored`` runs nothing: it pools the metrics of earlier runs
+and draws the figures from them.
 """
 
 from __future__ import annotations
+
+import pathlib
 
 from absl import flags
 
 from experiments import alignment_report, suite, suite_program
 from experiments import flags as command_line
-from experiments.alignment_report import VARIANTS
+from experiments.alignment_report import PAPER, VARIANTS
 from experiments.suite_program import Extent
+from preqn_jax.settings import SettingError
 
 DEFAULT = Extent(("halfcheetah", "walker2d"), (0, 1, 2), 50_000)
 
-_VARIANTS = flags.DEFINE_list("variants", list(VARIANTS), f"what to run; allowed: {', '.join(VARIANTS)}")
+_VARIANTS = flags.DEFINE_list("variants", list(PAPER), f"what to run; allowed: {', '.join(VARIANTS)}")
+_STORED = flags.DEFINE_string(
+    "stored", None, "folder of metrics as <variant>_<task>_seed<seed>.csv to report on, in place of running"
+)
 
 
 def main() -> int:
     """Runs what is missing, then reports on all there is; returns the exit code."""
+    if _STORED.value is not None:
+        return _report_on_stored(pathlib.Path(_STORED.value))
     suite.check_names("--variants", _VARIANTS.value, list(VARIANTS))
     extent, overrides = suite_program.read_extent(DEFAULT), suite_program.overrides(alignment_report.MEASURING)
     variants = [VARIANTS[name] for name in _VARIANTS.value]
@@ -28,6 +41,14 @@ def main() -> int:
     jobs = [suite.Job(variant, env, seed, extent.steps)
             for seed in extent.seeds for env in extent.envs for variant in variants]  # fmt: skip
     return suite_program.run("alignment", "Alignment", jobs, alignment_report.write)
+
+
+def _report_on_stored(stored: pathlib.Path) -> int:
+    for name in ("variants", "envs", "seeds", "steps", "set", "workers"):
+        if flags.FLAGS[name].present:
+            raise SettingError(f"--{name} says what to run; --stored={stored} holds what was run")
+    print(alignment_report.write_stored(stored, suite_program.folder_of_stored("alignment")))
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,30 +1,44 @@
-"""What experiments.alignment compares, and its report on the updates: alignment.csv and alignment.png."""
+"""What experiments.alignment compares, and its report on the updates: alignment.csv and the figures."""
 
 from __future__ import annotations
 
 import csv
 import io
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from experiments import plots, report, suite
+from experiments import plots, report, statistics, suite
 from experiments.loggers import replace_file
 from preqn_jax.agents.preqn import PreQNConfig
+from preqn_jax.envs import ENVS
 from preqn_jax.settings import SettingError
 
 MEASURING = ("measure_alignment", "record_updates")  # fields that every run has to have set
-VARIANTS = {
-    f"{agent}-{activation}": suite.Variant(
-        f"{agent}-{activation}",
-        agent,
-        (f"agent.activation={activation}", *(f"{name}=true" for name in MEASURING)),
+
+
+def _variant(name: str, agent: str, activation: str, *overrides: str) -> suite.Variant:
+    measuring = tuple(f"{field}=true" for field in MEASURING)
+    return suite.Variant(name, agent, (f"agent.activation={activation}", *overrides, *measuring))
+
+
+PAPER = tuple(f"{agent}-{activation}" for agent in ("preqn", "td3") for activation in ("sin", "relu"))
+VARIANTS = {name: _variant(name, *name.split("-")) for name in PAPER} | {
+    variant.name: variant
+    for variant in (
+        # Section 5.2: a smaller learning rate "straightforwardly" resolves the divergence of PreQN with relu.
+        _variant("preqn-relu-step0.03", "preqn", "relu", "agent.critic_step_size=0.03"),
+        _variant("preqn-relu-step0.01", "preqn", "relu", "agent.critic_step_size=0.01"),
+        # Section 5.2 speculates that TD3 with sin is better with target networks that update more quickly.
+        _variant("td3-sin-polyak0.98", "td3", "sin", "agent.polyak=0.98"),
+        _variant("td3-sin-polyak0.95", "td3", "sin", "agent.polyak=0.95"),
     )
-    for agent in ("preqn", "td3")
-    for activation in ("sin", "relu")
 }
+_FIGURES = {"HalfCheetah": 10, "Hopper": 11, "Walker2d": 12, "Swimmer": 13, "Ant": 14}  # of the paper, by task
+_COSINE = "cos(Q' - Q, y - Q)"
 _COLUMNS = (
     "algo",
     "task",
@@ -44,17 +58,19 @@ class Alignments(NamedTuple):
 
     Attributes:
       cosine: of every update, ``[updates]``.
+      step: environment steps before each, ``[updates]``.
       accepted: which updates moved the critic at all, ``[updates]``.
       eta: what the linesearch asked for, or would have where there is none.
     """
 
     cosine: np.ndarray
+    step: np.ndarray
     accepted: np.ndarray
     eta: float
 
 
 def write(jobs: Sequence[suite.Job], folder: pathlib.Path) -> str:
-    """Writes alignment.csv and alignment.png; returns a table for the terminal."""
+    """Writes alignment.csv and the figures; returns a table for the terminal."""
     cells = report.collect(jobs, folder)
     eta = {(job.variant.name, job.task): getattr(job.config().agent, "eta", PreQNConfig.eta) for job in jobs}
     measured = {
@@ -68,11 +84,8 @@ def write(jobs: Sequence[suite.Job], folder: pathlib.Path) -> str:
     table.writerow(_COLUMNS)
     table.writerows(rows)
     replace_file(folder / "alignment.csv", buffer.getvalue())
-    returns = report.panels(cells)
-    cosines: dict[str, dict[str, report.Curve]] = {task: {} for task in returns}
-    for cell in cells:
-        cosines[cell.environment][cell.variant] = _curve(measured[cell.variant, cell.task])
-    plots.rows_of_curves({"cos(Q' - Q, y - Q)": cosines, "return": returns}, folder / "alignment.png")
+    cosines = {name: _curve(runs) for name, runs in measured.items()}
+    draw(cells, [cosines[cell.variant, cell.task] for cell in cells], folder)
     lines = ["| agent | task | seeds | updates | mean cos(Q' - Q, y - Q) | lowest of an accepted step | "
              "below eta | accepted and below eta | accepted |", "| --- " * len(_COLUMNS) + "|"]  # fmt: skip
     return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows), ""])
@@ -87,11 +100,12 @@ def _read(folder: pathlib.Path, cell: report.Cell, seed: int, eta: float) -> Ali
     cosine = np.concatenate([file["update_alignment"][0] for file in files])
     # Agents without a linesearch take every step.
     accepted = [file["accepted"][0] if "accepted" in file else np.ones_like(file["step"][0]) for file in files]
-    return Alignments(cosine, np.concatenate(accepted).astype(bool), eta)
+    step = np.concatenate([file["step"][0] for file in files])
+    return Alignments(cosine, step, np.concatenate(accepted).astype(bool), eta)
 
 
 def _row(cell: report.Cell, runs: Sequence[Alignments]) -> list[str | int]:
-    cosine, accepted = (np.concatenate([run[i] for run in runs]) for i in range(2))
+    cosine, accepted = (np.concatenate([getattr(run, name) for run in runs]) for name in ("cosine", "accepted"))
     below = cosine < np.float32(runs[0].eta)
     return [
         cell.variant,
@@ -107,7 +121,111 @@ def _row(cell: report.Cell, runs: Sequence[Alignments]) -> list[str | int]:
 
 
 def _curve(runs: Sequence[Alignments]) -> report.Curve:
-    """Updates at the bins' ends, and the mean of each bin, ``[runs, bins]``."""
+    """Environment steps at the bins' ends, and the mean of each bin, ``[runs, bins]``."""
     bins = min(len(run.cosine) for run in runs) // _BIN
     values = [run.cosine[: bins * _BIN].reshape(bins, _BIN).mean(axis=1) for run in runs]
-    return _BIN * np.arange(1, bins + 1), np.stack(values)
+    return runs[0].step[_BIN - 1 : bins * _BIN : _BIN], np.stack(values)
+
+
+def draw(cells: Sequence[report.Cell], cosines: Sequence[report.Curve], folder: pathlib.Path) -> bool:
+    """Draws figure3.png, the alignment on every task, and each task's own figure; False without matplotlib.
+
+    The latter are figure10_HalfCheetah-v5.png and so on for the paper's tasks and alignment_<task>.png for others:
+    alignment of all variants, of PreQN's alone, which are too near to 1 to be told apart beside TD3's, and returns.
+
+    Args:
+      cells: runs of each variant on each task.
+      cosines: of each cell, alignment over environment steps.
+      folder: to draw into.
+    """
+    returns = report.panels(cells)
+    curves: dict[str, dict[str, report.Curve]] = {environment: {} for environment in returns}
+    for cell, curve in zip(cells, cosines, strict=True):
+        curves[cell.environment][cell.variant] = curve
+    panels = [plots.Panel(environment, _COSINE, lines) for environment, lines in curves.items()]
+    drawn = plots.row_of_panels(panels, folder / "figure3.png")
+    for environment, lines in curves.items():
+        near = {name: line for name, line in lines.items() if name.startswith("preqn")}
+        row = [
+            plots.Panel("alignment", _COSINE, lines),
+            *([plots.Panel("alignment of PreQN", _COSINE, near)] if near and near != lines else []),
+            plots.Panel("return", "return of the deterministic policy", returns[environment]),
+        ]
+        number = _FIGURES.get(environment.rpartition("-")[0])
+        name = f"alignment_{environment}.png" if number is None else f"figure{number}_{environment}.png"
+        plots.row_of_panels(row, folder / name, environment)
+    return drawn
+
+
+def write_stored(stored: pathlib.Path, folder: pathlib.Path) -> str:
+    """Pools the runs whose metrics.csv are stored as <variant>_<task>_seed<seed>.csv, as ``docs/results`` has them.
+
+    Of each evaluation the metrics have the mean alignment since the one before: the figures are drawn from that, at the
+    evaluation's step, and pooled.csv holds alignment and return of each cell.
+
+    Args:
+      stored: folder of the files.
+      folder: to write pooled.csv and the figures into.
+
+    Returns:
+      A table for the terminal.
+
+    Raises:
+      SettingError: if there are none, one is damaged, empty or of no known task, or seeds differ in their evaluations.
+    """
+    cells = stored_cells(stored)
+    rows = [_pooled(cell) for cell in cells]
+    header = ("algo", "task", "seeds", "alignment", "alignment_by_seed", "final", "final_low", "final_high",
+              "final_by_seed")  # fmt: skip
+    buffer = io.StringIO()
+    table = csv.writer(buffer, lineterminator="\n")
+    table.writerow(header)
+    table.writerows(rows)
+    replace_file(folder / "pooled.csv", buffer.getvalue())
+    draw(cells, [(cell.steps, cell.metric("update_alignment")) for cell in cells], folder)
+    lines = [f"| {' | '.join(name.replace('_', ' ') for name in header)} |", "| --- " * len(header) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows), ""])
+
+
+def stored_cells(stored: pathlib.Path) -> list[report.Cell]:
+    """The cells of :func:`write_stored`, in the order of ``VARIANTS`` and then by name, task by task."""
+    groups: dict[tuple[str, str], list[tuple[int, pathlib.Path]]] = {}
+    for path in stored.glob("*.csv"):
+        match = re.fullmatch(r"(.+)_([a-z0-9]+)_seed(\d+)", path.stem)
+        if match is None or match[2] not in ENVS:
+            raise SettingError(f"{path} is not <variant>_<task>_seed<seed>.csv with a task of {', '.join(ENVS)}")
+        groups.setdefault((match[2], match[1]), []).append((int(match[3]), path))
+    if not groups:
+        raise SettingError(f"--stored={stored} holds no <variant>_<task>_seed<seed>.csv")
+    order = list(VARIANTS)
+    keys = sorted(groups, key=lambda key: (key[0], order.index(key[1]) if key[1] in order else len(order), key[1]))
+    return [_stored_cell(variant, task, sorted(groups[task, variant])) for task, variant in keys]
+
+
+def _stored_cell(variant: str, task: str, runs: Sequence[tuple[int, pathlib.Path]]) -> report.Cell:
+    seeds, paths = zip(*runs, strict=True)
+    tables = tuple(plots.read_metrics(path) for path in paths)
+    for path, table in zip(paths, tables, strict=True):
+        if "update_alignment" not in (table.dtype.names or ()):
+            raise SettingError(f"{path} has no column update_alignment: the run did not measure it")
+        if not len(table):
+            raise SettingError(f"{path} has no evaluation yet: leave it out")
+        if not np.array_equal(table["step"], tables[0]["step"]):
+            raise SettingError(f"{path} has other evaluations than {paths[0]}: only runs of the same steps are pooled")
+    return report.Cell(variant, task, ENVS[task], seeds, tables)
+
+
+def _pooled(cell: report.Cell) -> list[str | int]:
+    """A row of pooled.csv: the alignment is the mean over all updates, the return that of the last evaluations."""
+    updates, cosine = cell.metric("updates"), cell.metric("update_alignment")
+    by_seed = np.nansum(updates * cosine, axis=1) / updates.sum(axis=1)
+    final = statistics.estimate(np.mean, cell.final)
+    return [
+        cell.variant,
+        cell.task,
+        len(cell.seeds),
+        f"{by_seed.mean():.4f}",
+        ", ".join(f"{value:.4f}" for value in by_seed),
+        *(f"{value:.1f}" for value in final),
+        ", ".join(f"{value:.1f}" for value in cell.final),
+    ]

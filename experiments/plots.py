@@ -8,7 +8,7 @@ import itertools
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -117,9 +117,31 @@ def rows_of_curves(rows: Mapping[str, Mapping[str, Curves]], out: pathlib.Path) 
             _draw(grid[i, j], panels[task], _labels(panels))
             grid[i, j].set(
                 title=task if i == 0 else "",
-                xlabel="environment steps, updates" if i == len(rows) - 1 else "",
+                xlabel="environment steps" if i == len(rows) - 1 else "",
                 ylabel=quantity if j == 0 else "",
             )
+    save(figure, out)
+    return True
+
+
+class Panel(NamedTuple):
+    """Curves in axes of their own, and what stands above and beside them."""
+
+    title: str
+    ylabel: str
+    lines: Curves
+
+
+@harmless
+def row_of_panels(panels: Sequence[Panel], out: pathlib.Path, title: str = "") -> bool:
+    """Draws panels side by side over environment steps, as :func:`curves` does; False without matplotlib."""
+    if not panels or (figure := new_figure(4.2 * len(panels), 3.6)) is None:
+        return False
+    labels = _labels({str(i): panel.lines for i, panel in enumerate(panels)})
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _draw(axes, panel.lines, labels)
+        axes.set(title=panel.title, xlabel="environment steps", ylabel=panel.ylabel)
+    figure.suptitle(title)
     save(figure, out)
     return True
 

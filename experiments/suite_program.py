@@ -10,6 +10,7 @@ from typing import NamedTuple
 from absl import flags
 
 from experiments import report, suite
+from experiments.workdir import results_folder
 from preqn_jax.envs import DISCRETE_ENVS, ENVS
 from preqn_jax.settings import SettingError
 
@@ -57,6 +58,15 @@ def overrides(fixed: Sequence[str] = ()) -> tuple[str, ...]:
         if override.partition("=")[0] in fixed:
             raise SettingError(f"--set={override}: this suite needs {' and '.join(fixed)} as they are")
     return tuple(_SET.value)
+
+
+def folder_of_stored(kind: str) -> pathlib.Path:
+    """The folder for a report on stored runs, runs/<kind>_stored if ``--out`` is left out.
+
+    Raises:
+      SettingError: if it holds a run or a suite, or cannot be written.
+    """
+    return results_folder(_OUT.value or f"runs/{kind}_stored")
 
 
 def run(kind: str, title: str, jobs: Sequence[suite.Job], more: Report = lambda jobs, folder: "") -> int:
