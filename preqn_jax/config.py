@@ -21,14 +21,6 @@ class EnvConfig:
         "those of Brax, those of MuJoCo Playground",
         choices=BACKENDS,
     )
-    kwargs: Options = setting(
-        Options(),
-        "further arguments of the environment's constructor, with backend=gymnasium or brax: "
-        "--config.env.kwargs.<name>=<value> for each, the value in JSON; or all as one JSON object",
-    )
-    reset_options: Options = setting(
-        Options(), "options of every reset, with backend=gymnasium, spelled in the same way as kwargs"
-    )
     num_envs: int = setting(1, "environments side by side of each seed; on the device only", interval="[1, inf)")
     time_limit: int = setting(
         0,
@@ -40,6 +32,14 @@ class EnvConfig:
         "at most so many of MJX's constraint solver, and of its linesearch; 0: as the task says; 8 gives the same "
         "errors in a third of the time (docs/parity.md)",
         interval="[0, inf)",
+    )
+    kwargs: Options = setting(
+        Options(),
+        "further arguments of the environment's constructor, with backend=gymnasium or brax: "
+        "--config.env.kwargs.<name>=<value> for each, the value in JSON; or all as one JSON object",
+    )
+    reset_options: Options = setting(
+        Options(), "options of every reset, with backend=gymnasium, spelled in the same way as kwargs"
     )
 
     def __post_init__(self) -> None:
