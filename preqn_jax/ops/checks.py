@@ -45,11 +45,11 @@ def td_error_of(td_error: Array, values: Array) -> Array:
     return jax.lax.stop_gradient(td_error.astype(values.dtype))
 
 
-def check_arguments(q_fn: Callable[[Params, Inputs], Array], params: Params, inputs: Inputs) -> jax.ShapeDtypeStruct:
+def check_arguments(q_fn: Callable[[Params, Inputs], Array], params: Params, inputs: Inputs) -> Any:
     """Refuses what would otherwise broadcast into a wrong kernel without a word. Only shapes are computed.
 
     Returns:
-      Shape ``[B]`` and type of the values.
+      The type of the values, of shape ``[B]``.
 
     Raises:
       ValueError: on parameters or inputs of the wrong kind, or Q-values not shaped [B].
@@ -69,7 +69,7 @@ def check_arguments(q_fn: Callable[[Params, Inputs], Array], params: Params, inp
         raise ValueError(f"q_fn must return one value per example, shape [B] = {(size,)}, got {found}")
     if values.dtype not in (jnp.float32, jnp.float64):  # in less no kernel can be solved
         raise ValueError(f"q_fn must return float32 or float64 (cast its values to float32), got {values.dtype}")
-    return values
+    return jaxpr.out_avals[0]  # which says where it varies between devices; the shape does not, before JAX 0.8
 
 
 def check_one_example(q_fn: Callable[[Params, Inputs], Array], params: Params, inputs: Inputs) -> jax.ShapeDtypeStruct:

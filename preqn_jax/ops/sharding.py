@@ -81,9 +81,7 @@ def _named_axes(thing: Any) -> bool:
 
 
 def _varying(leaf: Any) -> frozenset[Any]:
-    if not isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
-        return frozenset()
-    kind: Any = jax.typeof(leaf) if isinstance(leaf, jax.Array) else leaf
+    kind: Any = jax.typeof(leaf) if isinstance(leaf, jax.Array) else leaf  # which may be a type itself
     if hasattr(kind, "manual_axis_type"):  # since JAX 0.10
         return getattr(kind.manual_axis_type, "varying", frozenset())
     return getattr(kind, "vma", None) or frozenset()
