@@ -54,21 +54,21 @@ def test_what_is_not_there_is_named_with_its_remedy(monkeypatch, address, missin
 
 PIN = """
 import os, sys
-os.sched_setaffinity(0, range(os.cpu_count()))  # the tests themselves are pinned to one
+os.sched_getaffinity = lambda pid: {3, 4, 7}  # whatever this machine has
+os.sched_setaffinity = lambda pid, cores: print(pid, cores, flush=True)
 from experiments import cluster
-kept = cluster.pin()
-print(sorted(os.sched_getaffinity(0)), flush=True)
+if (kept := cluster.pin()) is None:
+    print("none is free", flush=True)
 sys.stdin.read()
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins nothing")
 def test_every_worker_has_a_core_of_its_own_while_there_are_enough(tmp_path):
+    pytest.importorskip("fcntl")
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
-    workers = [subprocess.Popen([sys.executable, "-c", PIN], **pipes) for _ in range(os.cpu_count() + 1)]
+    workers = [subprocess.Popen([sys.executable, "-c", PIN], **pipes) for _ in range(4)]
     cores = [worker.stdout.readline().strip() for worker in workers]
     for worker in workers:
         worker.communicate()
-    everywhere = str(list(range(os.cpu_count())))
-    assert sorted(cores) == sorted([*(f"[{core}]" for core in range(os.cpu_count())), everywhere])
+    assert sorted(cores) == ["0 {3}", "0 {4}", "0 {7}", "none is free"]

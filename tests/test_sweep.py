@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import numpy as np
 import psutil
@@ -203,11 +202,9 @@ def test_a_sweep_stops_at_a_signal_and_goes_on(whole, tmp_path):
 def test_bad_input_ends_with_one_line(flags, message, tmp_path):
     if "ray://" in flags[0] and importlib.util.find_spec("ray") is not None:
         message = "no such cluster (ray client connection timeout"
-    started = time.monotonic()
     process = start(*flags, "--out=out", cwd=tmp_path)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2
     (line,) = [line for line in errors.splitlines() if line.startswith("error:")]
     assert message in line
     assert "Traceback" not in errors
-    assert time.monotonic() - started < 100
