@@ -111,8 +111,8 @@ def test_every_activation_can_be_had(agent_name, draw):
     assert len({np.asarray(value).tobytes() for value in values}) == len(ACTIVATIONS)
 
 
-@pytest.mark.parametrize("kind", ["fixed", "learned"])
-def test_every_network_can_have_layer_norm(agent_name, kind, draw):
+def test_every_network_can_have_layer_norm(agent_name, draw):
+    kind = "learned" if agent_name in ("preqn", "sac") else "fixed"  # one of each, as every case is compiled
     config = AGENTS[agent_name].config
     names = [name for name in ("critic_layer_norm", "actor_layer_norm") if hasattr(config(), name)]
     agent = make(agent_name, **dict.fromkeys(names, kind))

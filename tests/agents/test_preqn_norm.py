@@ -35,8 +35,9 @@ def after(agent, updates=1, data=None):
     return state, info
 
 
-@pytest.mark.parametrize("activation", ["sin", "relu"])
-@pytest.mark.parametrize("more", [{}, {"split_minibatch": True}, {"target_pessimism": 0.0}])
+@pytest.mark.parametrize(
+    ("activation", "more"), [("sin", {"split_minibatch": True}), ("relu", {"target_pessimism": 0.0})]
+)
 def test_with_every_option_off_it_is_the_papers_agent_bit_for_bit(activation, more):
     shared = {"hidden_sizes": (16, 16), "activation": activation, "normalize_observations": False}
     ours, info = after(preqn_norm.make(PreQNNormConfig(**shared, **{**OFF, **more}), O, A), updates=3)
@@ -46,8 +47,7 @@ def test_with_every_option_off_it_is_the_papers_agent_bit_for_bit(activation, mo
     jax.tree.map(np.testing.assert_array_equal, info, papers_info)
 
 
-@pytest.mark.parametrize("split", [True, False])
-@pytest.mark.parametrize("pessimism", [1.0, 0.4, 0.0])
+@pytest.mark.parametrize(("split", "pessimism"), [(True, 1.0), (True, 0.4), (False, 0.0)])
 def test_each_critic_takes_preqns_step_on_its_rows_towards_one_target(split, pessimism):
     agent, data = make(split_minibatch=split, target_pessimism=pessimism), batch()
     state = agent.init(jax.random.key(1))
