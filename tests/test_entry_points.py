@@ -63,7 +63,10 @@ REFUSED = {
     "td_error_column": ({"td_error": DELTA[:, None]}, r"^td_error must have shape \[B\] = \(4,\).* got shape \(4, 1\)"),
     "td_error_scalar": ({"td_error": jnp.float32(1)}, r"^td_error must have shape \[B\] = \(4,\).* got shape \(\)"),
     "td_error_short": ({"td_error": DELTA[1:]}, r"^td_error must have shape \[B\] = \(4,\).* got shape \(3,\)"),
-    "td_error_missing": ({"td_error": None}, r"^td_error must be an array \[B\] = \(4,\), got NoneType"),
+    "td_error_missing": (
+        {"td_error": None},
+        r"^td_error must be an array \[B\] = \(4,\), got NoneType|got no td_error$",
+    ),
     "td_error_integer": ({"td_error": jnp.ones(B, jnp.int32)}, "^td_error must .* floating-point, got .* int32"),
 }
 

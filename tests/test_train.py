@@ -139,7 +139,7 @@ def test_the_best_of_discrete_actions_is_found(name):
     ("env_id", "name", "allowed"),
     [
         ("ProbeChoice-v0", "preqn", "preqn_dqn, dqn, naive_dqn"),
-        ("ProbeOne-v0", "preqn_dqn", "preqn, td3, sac, ddpg, naive_ddpg"),
+        ("ProbeOne-v0", "preqn_dqn", "preqn, preqn_norm, td3, sac, ddpg, naive_ddpg"),
     ],
 )
 def test_an_agent_for_the_other_kind_of_actions_is_refused(env_id, name, allowed):

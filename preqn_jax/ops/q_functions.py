@@ -71,7 +71,7 @@ class ModuleQFunction:
 
 def split(q_fn: QFunction | None, params: Params) -> tuple[Params, dict[str, Any]]:
     """The parameters that are free, and the collections that are held fixed, none unless a Linen module has others."""
-    if not isinstance(q_fn, ModuleQFunction) or not isinstance(params, Mapping) or set(params) <= {"params"}:
+    if not isinstance(q_fn, ModuleQFunction) or not isinstance(params, Mapping) or "params" not in params:
         return params, {}
     of_type: Any = type(params)
     free = of_type({name: collection for name, collection in params.items() if name == "params"})
