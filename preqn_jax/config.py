@@ -69,7 +69,7 @@ class Config:
     evaluate_episodes: int = setting(10, "of each evaluation [episodes]", interval="[1, inf)")
     checkpoint_every: int = setting(10_000, "between checkpoints [environment steps]", interval="[1, inf)")
     measure_alignment: bool = setting(
-        False, "report cos(Q' - Q, y - Q) of every critic update; slows it by about a fifth"
+        False, "report cos(Q' - Q, y - Q) of every critic update, on its minibatch and on one held out"
     )
     diagnose_every: int = setting(
         0,
