@@ -45,6 +45,7 @@ _COLUMNS = (
     "seeds",
     "updates",
     "mean",
+    "heldout",
     "lowest_accepted",
     "below_eta",
     "accepted_below_eta",
@@ -57,13 +58,15 @@ class Alignments(NamedTuple):
     """What one run measured.
 
     Attributes:
-      cosine: of every update, ``[updates]``.
+      cosine: of every update, on the minibatch that it is made from, ``[updates]``.
+      heldout: of every update, on a second minibatch, ``[updates]``; NaN where the run did not measure it.
       step: environment steps before each, ``[updates]``.
       accepted: which updates moved the critic at all, ``[updates]``.
       eta: what the linesearch asked for, or would have where there is none.
     """
 
     cosine: np.ndarray
+    heldout: np.ndarray
     step: np.ndarray
     accepted: np.ndarray
     eta: float
@@ -86,8 +89,9 @@ def write(jobs: Sequence[suite.Job], folder: pathlib.Path) -> str:
     replace_file(folder / "alignment.csv", buffer.getvalue())
     cosines = {name: _curve(runs) for name, runs in measured.items()}
     draw(cells, [cosines[cell.variant, cell.task] for cell in cells], folder)
-    lines = ["| agent | task | seeds | updates | mean cos(Q' - Q, y - Q) | lowest of an accepted step | "
-             "below eta | accepted and below eta | accepted |", "| --- " * len(_COLUMNS) + "|"]  # fmt: skip
+    titles = ("agent", "task", "seeds", "updates", f"mean {_COSINE}", "on a second minibatch",
+              "lowest of an accepted step", "below eta", "accepted and below eta", "accepted")  # fmt: skip
+    lines = [f"| {' | '.join(titles)} |", "| --- " * len(titles) + "|"]
     return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows), ""])
 
 
@@ -98,14 +102,17 @@ def _read(folder: pathlib.Path, cell: report.Cell, seed: int, eta: float) -> Ali
     if not files:
         raise SettingError(f"{workdir} has no record of its updates (updates/*.npz); move it away")
     cosine = np.concatenate([file["update_alignment"][0] for file in files])
+    unmeasured = [np.full(len(file["update_alignment"][0]), np.nan) for file in files]
+    heldout = [file.get("heldout_alignment", [nan])[0] for file, nan in zip(files, unmeasured, strict=True)]
     # Agents without a linesearch take every step.
     accepted = [file["accepted"][0] if "accepted" in file else np.ones_like(file["step"][0]) for file in files]
     step = np.concatenate([file["step"][0] for file in files])
-    return Alignments(cosine, step, np.concatenate(accepted).astype(bool), eta)
+    return Alignments(cosine, np.concatenate(heldout), step, np.concatenate(accepted).astype(bool), eta)
 
 
 def _row(cell: report.Cell, runs: Sequence[Alignments]) -> list[str | int]:
-    cosine, accepted = (np.concatenate([getattr(run, name) for run in runs]) for name in ("cosine", "accepted"))
+    cosine, heldout, accepted = (np.concatenate([getattr(run, name) for run in runs])
+                                 for name in ("cosine", "heldout", "accepted"))  # fmt: skip
     below = cosine < np.float32(runs[0].eta)
     return [
         cell.variant,
@@ -113,11 +120,17 @@ def _row(cell: report.Cell, runs: Sequence[Alignments]) -> list[str | int]:
         len(runs),
         len(cosine),
         f"{cosine.mean():.4f}",
+        _known(heldout.mean()),
         f"{cosine[accepted].min():.6f}",
         f"{below.mean():.4f}",
         int((below & accepted).sum()),
         f"{accepted.mean():.6f}",
     ]
+
+
+def _known(value: float) -> str:
+    """Four decimals, or nothing where the runs did not measure it."""
+    return "" if np.isnan(value) else f"{value:.4f}"
 
 
 def _curve(runs: Sequence[Alignments]) -> report.Curve:
@@ -175,8 +188,8 @@ def write_stored(stored: pathlib.Path, folder: pathlib.Path) -> str:
     """
     cells = stored_cells(stored)
     rows = [_pooled(cell) for cell in cells]
-    header = ("algo", "task", "seeds", "alignment", "alignment_by_seed", "final", "final_low", "final_high",
-              "final_by_seed")  # fmt: skip
+    header = ("algo", "task", "seeds", "alignment", "alignment_by_seed", "heldout_alignment", "final", "final_low",
+              "final_high", "final_by_seed")  # fmt: skip
     buffer = io.StringIO()
     table = csv.writer(buffer, lineterminator="\n")
     table.writerow(header)
@@ -217,8 +230,7 @@ def _stored_cell(variant: str, task: str, runs: Sequence[tuple[int, pathlib.Path
 
 def _pooled(cell: report.Cell) -> list[str | int]:
     """A row of pooled.csv: the alignment is the mean over all updates, the return that of the last evaluations."""
-    updates, cosine = cell.metric("updates"), cell.metric("update_alignment")
-    by_seed = np.nansum(updates * cosine, axis=1) / updates.sum(axis=1)
+    by_seed = _mean_of_updates(cell, "update_alignment")
     final = statistics.estimate(np.mean, cell.final)
     return [
         cell.variant,
@@ -226,6 +238,14 @@ def _pooled(cell: report.Cell) -> list[str | int]:
         len(cell.seeds),
         f"{by_seed.mean():.4f}",
         ", ".join(f"{value:.4f}" for value in by_seed),
+        _known(_mean_of_updates(cell, "heldout_alignment").mean()),
         *(f"{value:.1f}" for value in final),
         ", ".join(f"{value:.1f}" for value in cell.final),
     ]
+
+
+def _mean_of_updates(cell: report.Cell, name: str) -> np.ndarray:
+    """Mean of a metric over all updates of each run, ``[seeds]``; NaN where the run did not measure it."""
+    updates, values = cell.metric("updates"), cell.metric(name)
+    means = np.nansum(updates * values, axis=1) / updates.sum(axis=1)
+    return np.where(np.isnan(values).all(axis=1), np.nan, means)

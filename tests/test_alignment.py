@@ -25,7 +25,9 @@ def make_run(folder, job, first, second, accepted):
     record = UpdatesRecord(work / "updates", first_step=0)
     for step, value in ((STEPS // 2, first), (STEPS, second)):
         info = {"update_alignment": np.full((1, STEPS // 2), value)}
-        if accepted is not None:
+        if accepted is None:  # the two agents differ in what they report
+            info["heldout_alignment"] = np.full((1, STEPS // 2), value - 0.05)
+        else:
             info["accepted"] = np.full((1, STEPS // 2), step < STEPS or accepted)
         record.add(step, info)
         record.write()
@@ -41,8 +43,8 @@ def jobs(tmp_path):
 
 def test_every_update_counts_and_refused_steps_stand_apart(jobs, tmp_path):
     text = alignment_report.write(jobs, tmp_path)
-    assert "| preqn-sin | hopper | 2 | 8000 | 0.7450 | 0.990000 | 0.5000 | 0 | 0.500000 |" in text
-    assert "| td3-relu | hopper | 2 | 8000 | 0.3000 | 0.200000 | 1.0000 | 8000 | 1.000000 |" in text
+    assert "| preqn-sin | hopper | 2 | 8000 | 0.7450 |  | 0.990000 | 0.5000 | 0 | 0.500000 |" in text
+    assert "| td3-relu | hopper | 2 | 8000 | 0.3000 | 0.2500 | 0.200000 | 1.0000 | 8000 | 1.000000 |" in text
     with (tmp_path / "alignment.csv").open() as file:
         assert [row["lowest_accepted"] for row in csv.DictReader(file)] == ["0.990000", "0.200000"]
     assert {path.name for path in tmp_path.glob("*.png")} == {"figure3.png", "figure11_Hopper-v5.png"}
@@ -83,8 +85,9 @@ def test_an_accepted_step_below_eta_is_counted(tmp_path):
     variant = alignment_report.VARIANTS["preqn-sin"]
     job = Job(variant._replace(overrides=(*variant.overrides, "agent.eta=0.995")), "hopper", 0, STEPS)
     make_run(tmp_path, job, *RUNS["preqn-sin"])
-    assert "| preqn-sin | hopper | 1 | 4000 | 0.7450 | 0.990000 | 1.0000 | 2000 | 0.500000 |" in alignment_report.write(
-        [job], tmp_path
+    assert (
+        "| preqn-sin | hopper | 1 | 4000 | 0.7450 |  | 0.990000 | 1.0000 | 2000 | 0.500000 |"
+        in alignment_report.write([job], tmp_path)
     )
 
 
@@ -97,8 +100,12 @@ def stored(tmp_path):
     folder.mkdir()
     for name, (first, second) in STORED.items():
         seed = name[-1]
-        rows = f"5000,{seed},-1,0,nan\n10000,{seed},1,100,{first}\n20000,{seed},2,300,{second}\n"
-        (folder / f"{name}.csv").write_text("step,seed,return_mean,updates,update_alignment\n" + rows)
+        rows = ["step,seed,return_mean,updates,update_alignment", f"5000,{seed},-1,0,nan",
+                f"10000,{seed},1,100,{first}", f"20000,{seed},2,300,{second}"]  # fmt: skip
+        if name.startswith("td3"):
+            heldout = ("heldout_alignment", "nan", "0.1", "0.3")
+            rows = [f"{row},{value}" for row, value in zip(rows, heldout, strict=True)]
+        (folder / f"{name}.csv").write_text("\n".join(rows) + "\n")
     return folder
 
 
@@ -111,8 +118,9 @@ def test_stored_runs_are_pooled_over_seeds(stored, tmp_path):
     # An interval counts by its updates, and one without any not at all.
     assert second["alignment_by_seed"] == "0.4250, 0.5500"
     assert second["alignment"] == "0.4875"
+    assert (first["heldout_alignment"], second["heldout_alignment"]) == ("", "0.2500")
     assert second["final_by_seed"] == "0.7, 0.7"
-    assert "| td3-sin | ant | 2 | 0.4875 | 0.4250, 0.5500 |" in text
+    assert "| td3-sin | ant | 2 | 0.4875 | 0.4250, 0.5500 | 0.2500 |" in text
 
 
 @pytest.mark.parametrize(
