@@ -30,6 +30,8 @@ VARIANTS = {
         Variant("raw_observations", "preqn_norm", ("agent.normalize_observations=false",)),
         Variant("moment2", "preqn_norm", ("agent.observation_moment=2",)),
         Variant("floor1", "preqn_norm", ("agent.observation_moment=2", "agent.observation_floor=1")),
+        Variant("power0.5", "preqn_norm", ("agent.observation_moment=2", "agent.observation_power=0.5")),
+        Variant("moment8_power0.5", "preqn_norm", ("agent.observation_power=0.5",)),
         Variant("no_layer_norm", "preqn_norm", ("agent.critic_layer_norm=none",)),
         Variant("sin", "preqn_norm", ("agent.activation=sin",)),
         Variant("actor_layer_norm", "preqn_norm", ("agent.actor_layer_norm=fixed",)),

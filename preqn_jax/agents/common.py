@@ -43,7 +43,12 @@ class AgentConfig:
     observation_floor: float = setting(
         0.01, "smallest scale that an observation is divided by [observation]", interval="(0, inf)"
     )
-    observation_clip: float = setting(10.0, "to which normalized observations are clipped", interval="(0, inf)")
+    observation_power: float = setting(
+        1.0, "power of the scale that observations are divided by; 1 standardizes, 0 only centres", interval="[0, 1]"
+    )
+    observation_clip: float = setting(
+        10.0, "bound on the deviations of normalized observations [scale]", interval="(0, inf)"
+    )
     gamma: float = setting(0.99, "discount factor [per step]", interval="[0, 1]")
 
 

@@ -48,9 +48,17 @@ def include(statistics: Statistics, observations: Array, moment: float | Array) 
 
 
 def normalize(
-    statistics: Statistics, observation: Array, moment: float | Array, floor: float | Array, clip: float | Array
+    statistics: Statistics,
+    observation: Array,
+    moment: float | Array,
+    floor: float | Array,
+    clip: float | Array,
+    power: float | Array = 1.0,
 ) -> Array:
     """(observation - mean) / max(scale, floor), clipped to +-clip; observation is ``[..., O]``.
+
+    With a power below 1 the result is multiplied by max(scale, floor)^(1 - power), so that entries of a larger scale
+    keep a larger part: 1 standardizes, 0 only centres and clips.
 
     The scale is the spread over that of a standard normal variable, (E |z|^p)^(1/p): an entry that is normally
     distributed gets unit variance whatever p is. The larger p, the less is an entry magnified that is nearly always at
@@ -59,7 +67,8 @@ def normalize(
     scale = jnp.maximum(statistics.spread / _normal_spread(moment), floor)
     scale = jnp.where(statistics.total > 0, scale, 1.0)
     mean, scale = (jnp.broadcast_to(leaf, observation.shape) for leaf in (statistics.mean, scale))
-    return jnp.where(statistics.total > 0, jnp.clip((observation - mean) / scale, -clip, clip), observation)
+    standardized = jnp.clip((observation - mean) / scale, -clip, clip)
+    return jnp.where(statistics.total > 0, standardized * scale ** (1.0 - power), observation)
 
 
 def _normal_spread(moment: float | Array) -> Array:
@@ -92,7 +101,7 @@ def normalized(agent: Agent, config: Any, observation_size: int) -> Agent:
 
     def preprocess(state: NormalizedState, observation: Array) -> Array:
         moment, floor, clip = config.observation_moment, config.observation_floor, config.observation_clip
-        return normalize(state.statistics, observation, moment, floor, clip)
+        return normalize(state.statistics, observation, moment, floor, clip, config.observation_power)
 
     def observe(state: NormalizedState, observation: Array) -> NormalizedState:
         return state._replace(statistics=include(state.statistics, observation, config.observation_moment))

@@ -84,6 +84,20 @@ def test_normalization_is_of_the_last_axis_and_clips():
     np.testing.assert_array_equal(far[:2], [10.0, -10.0])
 
 
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_a_smaller_power_leaves_larger_entries_larger(power):
+    x = np.random.default_rng(0).normal(size=(10_000, 3)) * [0.1, 1.0, 100.0] + 5.0
+    normalized = normalize(statistics_of([x], 2.0), jnp.asarray(x, jnp.float32), 2.0, 0.01, 10.0, power)
+    np.testing.assert_allclose(np.std(normalized, axis=0), x.std(axis=0) ** (1 - power), rtol=1e-3)
+    np.testing.assert_allclose(np.mean(normalized, axis=0), 0.0, atol=0.01)
+
+
+def test_the_clip_is_of_deviations_in_units_of_the_scale():
+    far = normalize(statistics_of([seen(1000, 3)]), jnp.asarray([1.0, -1e6, 0.0]), 2.0, 1e-3, 10.0, 0.5)
+    scale = seen(1000, 3).std(axis=0)
+    np.testing.assert_allclose(far[:2], [10.0 * scale[0] ** 0.5, -10.0 * scale[1] ** 0.5], rtol=1e-3)
+
+
 def test_an_entry_that_never_moves_is_divided_by_the_floor():
     statistics, x = statistics_of([np.full((10, 3), 2.0)]), jnp.asarray([2.0, 2.001, 1.0])
     np.testing.assert_allclose(normalize(statistics, x, 2.0, 0.01, 10.0), [0, 0.1, -10], rtol=1e-3)
