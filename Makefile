@@ -41,15 +41,15 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements.txt
 	touch $@
 
-.venv/installed-dev: .venv/installed setup.py
+.venv/installed-dev: .venv/installed setup.py pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-.venv/installed-docs: .venv/installed setup.py
+.venv/installed-docs: .venv/installed setup.py pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@
 
-.venv-examples/installed: requirements.txt constraints.txt setup.py
+.venv-examples/installed: requirements.txt constraints.txt setup.py pyproject.toml
 	@$(RECENT)
 	$(PYTHON) -m venv .venv-examples
 	.venv-examples/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \

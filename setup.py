@@ -1,6 +1,5 @@
-"""Installs the library, ``preqn_jax``; the programs in experiments/ and examples/ run from a checkout."""
+"""The dependencies and extras of the distribution; pyproject.toml has everything else about it."""
 
-import ast
 import pathlib
 import re
 
@@ -12,7 +11,7 @@ MINATAR = "MinAtar>=1.0.15,<2"
 
 
 def requirements() -> dict[str, list[str]]:
-    """requirements.txt by the headings in it."""
+    """Return the lines of requirements.txt, grouped by the heading above them."""
     groups: dict[str, list[str]] = {}
     for line in (ROOT / "requirements.txt").read_text().splitlines():
         if heading := re.fullmatch(r"# \[(\w+)\]", line):
@@ -22,24 +21,9 @@ def requirements() -> dict[str, list[str]]:
     return groups
 
 
-def version() -> str:
-    """``__version__`` of the package, without importing it."""
-    text = (ROOT / "preqn_jax" / "__init__.py").read_text()
-    (value,) = re.findall(r"^__version__ = (.+)$", text, re.MULTILINE)
-    return ast.literal_eval(value)
-
-
 groups = requirements()
 library = groups.pop("library")
 setuptools.setup(
-    name="preqn_jax",
-    version=version(),
-    description="PreQN in JAX: Q-learning preconditioned by its own neural tangent kernel",
-    long_description=(ROOT / "README.md").read_text(),
-    long_description_content_type="text/markdown",
-    python_requires=">=3.11",
-    packages=setuptools.find_packages(include=["preqn_jax", "preqn_jax.*"]),
-    package_data={"preqn_jax": ["py.typed"]},
     install_requires=library,
     extras_require={
         **groups,

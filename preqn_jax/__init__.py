@@ -11,7 +11,7 @@ from preqn_jax.ops.preqn import PreQNInfo, Status, preqn_update, step_linearized
 from preqn_jax.ops.probe import NTKProbe, ntk_probe
 from preqn_jax.transforms import precondition_by_ntk, preqn, preqn_info, scale_by_alignment_linesearch
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "NTKProbe",
