@@ -12,6 +12,7 @@ what it was made with to the JSON file ``--out``.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pathlib
@@ -201,7 +202,10 @@ def gram_section(problem: Problem, options: Options) -> Section:
 def solver_section(problem: Problem, options: Options) -> Section:
     """Every solver on the K and delta of a replayed minibatch."""
     gram = jax.jit(_grams(problem)["dense"])(problem.critic_params, problem.inputs)
-    candidates = [in_loop(name, constructor(), gram, problem.td_error) for name, constructor in solvers.SOLVERS.items()]
+    candidates = [
+        in_loop(name, functools.partial(solvers.solve, constructor()), gram, problem.td_error)
+        for name, constructor in solvers.SOLVERS.items()
+    ]
     timings = measure(candidates, options.repeats)
     predicted = {candidate.name: float(candidate.result[1].predicted_alignment) for candidate in candidates}
     rows = np.asarray(jnp.concatenate(problem.inputs, axis=1))

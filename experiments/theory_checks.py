@@ -459,8 +459,8 @@ _SHAPES = [(8, 6, 3), (6, 6, 6), (4, 9, 4), (4, 9, 2)]  # pairs, parameters, ran
 
 
 _RIDGE = 1e-2
-_lstsq = jax.jit(jax.vmap(lambda gram, delta: solvers.lstsq(1e-12)(gram, delta)[0]))
-_ridge = jax.jit(jax.vmap(lambda gram, delta: solvers.ridge(_RIDGE)(gram, delta)[0]))
+_lstsq = jax.jit(jax.vmap(lambda gram, delta: solvers.solve(solvers.lstsq(1e-12), gram, delta)[0]))
+_ridge = jax.jit(jax.vmap(lambda gram, delta: solvers.solve(solvers.ridge(_RIDGE), gram, delta)[0]))
 _natural = jax.jit(jax.vmap(operators.natural_gradient_direction))
 
 

@@ -14,9 +14,10 @@ from preqn_jax.ops import linesearch, ntk, solvers
 from preqn_jax.ops.checks import check_arguments, td_error_of
 from preqn_jax.ops.linesearch import SearchInfo
 from preqn_jax.ops.precision import full_precision
-from preqn_jax.ops.preqn import DirectionInfo, PreQNInfo, check_options, join, preqn_direction
+from preqn_jax.ops.preqn import PreQNInfo, check_options, join, preqn_direction
 from preqn_jax.ops.q_functions import merge, split, unmoved
 from preqn_jax.ops.sharding import vary, varying_axes, whole
+from preqn_jax.ops.solvers import SolveInfo
 from preqn_jax.types import Array, Inputs, Params
 
 T = TypeVar("T")
@@ -25,7 +26,7 @@ T = TypeVar("T")
 class PreconditionByNTKState(NamedTuple):
     """Of :func:`precondition_by_ntk`: diagnostics of the last update, all zero before the first."""
 
-    info: DirectionInfo
+    info: SolveInfo
 
 
 class ScaleByAlignmentLinesearchState(NamedTuple):
@@ -93,7 +94,7 @@ def precondition_by_ntk(
 
     def init(params: Params) -> PreconditionByNTKState:
         zero = _zero(params)
-        info = DirectionInfo(jnp.zeros((), jnp.int32), zero, zero, zero, zero)
+        info = SolveInfo(jnp.zeros((), jnp.int32), zero, zero, zero, zero)
         return PreconditionByNTKState(vary(info, varying_axes(params)))
 
     def update(

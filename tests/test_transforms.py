@@ -33,7 +33,7 @@ def normal(*shape, seed=0):
 
 def overflowing(gram, td_error):
     del gram
-    return jnp.zeros_like(td_error), solvers.SolveInfo(*jnp.zeros(3), jnp.asarray(False))
+    return jnp.full_like(td_error, jnp.inf)
 
 
 CRITIC_INPUTS = normal(B, 3), normal(B, 2, seed=1)

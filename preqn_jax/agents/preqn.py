@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,10 +13,9 @@ import optax
 
 from preqn_jax.agents import common, observations
 from preqn_jax.agents.base import Agent
-from preqn_jax.ops import diagnostics, ntk, td
+from preqn_jax.ops import diagnostics, ntk, solvers, td
 from preqn_jax.ops.activations import ACTIVATIONS
 from preqn_jax.ops.preqn import step_linearized
-from preqn_jax.ops.solvers import SOLVERS, Solver
 from preqn_jax.settings import setting
 from preqn_jax.types import Array, Inputs, Params, Transition
 
@@ -39,7 +37,7 @@ class CriticStepConfig:
     max_backtracks: int = setting(20, "backtracks after which a critic step is rejected", interval="[0, inf)")
     linearizer: str = setting("dense", "how the kernel is formed: layer by layer, or by vmap(grad)",
                               choices=("dense", "per_example"))  # fmt: skip
-    solver: str = setting("ridge", "how K Z = delta is solved", choices=SOLVERS)
+    solver: str = setting("ridge", "how K Z = delta is solved", choices=solvers.SOLVERS)
     solver_damping: float = setting(1e-4, "for ridge [mean of K's diagonal]", interval="(0, inf)")
     solver_rcond: float = setting(1e-7, "for lstsq and eigh: cut-off [largest singular value]", interval="[0, 1)")
     solver_target: float = setting(0.985, "for aligned: predicted alignment to keep", interval="(0, 1)")
@@ -133,17 +131,21 @@ def make_critic_step(config: CriticStepConfig, critic: nn.Module) -> CriticStep:
 
 def make_operator(config: CriticStepConfig) -> Callable[[Array, dict[str, Array]], tuple[Array, Array, Array]]:
     """``Agent.operator`` of that step."""
+    rcond = solvers.cut_off(make_solver(config))
 
     def operator(gram: Array, info: dict[str, Array]) -> tuple[Array, Array, Array]:
-        rcond = config.solver_rcond if config.solver in ("lstsq", "eigh") else 0.0
         kernel = diagnostics.preconditioned_kernel(gram, info["damping"], rcond)
         return kernel, jnp.ones_like(kernel[0]), info["step_size"]
 
     return operator
 
 
-def make_solver(config: CriticStepConfig) -> Solver:
-    """The solver that a configuration names, with its one parameter from the field ``solver_<parameter>``."""
-    constructor: Any = SOLVERS[config.solver]
-    (parameter,) = inspect.signature(constructor).parameters
-    return constructor(getattr(config, f"solver_{parameter}"))
+def make_solver(config: CriticStepConfig) -> solvers.Solver:
+    """The solver that a configuration names, with its parameter."""
+    parameter = {
+        "lstsq": config.solver_rcond,
+        "ridge": config.solver_damping,
+        "eigh": config.solver_rcond,
+        "aligned": config.solver_target,
+    }
+    return solvers.SOLVERS[config.solver](parameter[config.solver])

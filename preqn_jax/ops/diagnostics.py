@@ -177,7 +177,7 @@ def unsupported_share(
     return jnp.where(empty, 0.0, jnp.clip(share, 0.0, 1.0))
 
 
-def preconditioned_kernel(gram: Array, damping: float | Array = 0.0, rcond: float = 1e-7) -> Array:
+def preconditioned_kernel(gram: Array, damping: float | Array = 0.0, rcond: float | Array = 1e-7) -> Array:
     """K (K + damping mean(diag K) I)^+, ``[N, N]``: what stands in K's place in PreQN's update; I if K is invertible.
 
     Args:
@@ -190,7 +190,7 @@ def preconditioned_kernel(gram: Array, damping: float | Array = 0.0, rcond: floa
         return (vectors * (eigenvalues * inverse)[None, :]) @ vectors.T
 
 
-def _spectrum(gram: Array, damping: float | Array, rcond: float) -> tuple[Array, Array, Array]:
+def _spectrum(gram: Array, damping: float | Array, rcond: float | Array) -> tuple[Array, Array, Array]:
     """Eigenvalues of K, those of the damped pseudo-inverse, and the eigenvectors as columns."""
     _check_square(gram)
     with full_precision():

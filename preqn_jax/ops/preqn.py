@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import enum
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from preqn_jax.ops import linesearch, ntk, solvers
-from preqn_jax.ops.alignment import all_finite
 from preqn_jax.ops.checks import check_arguments, known, td_error_of
 from preqn_jax.ops.q_functions import merge, split
 from preqn_jax.ops.sharding import whole
+from preqn_jax.ops.status import Status as Status
 from preqn_jax.types import Array, Inputs, Params
-
-
-class Status(enum.IntEnum):
-    """Why the parameters moved, or did not."""
-
-    ACCEPTED = 0
-    NO_TD_ERROR = 1  # delta = 0: nothing to correct, an accepted no-op
-    NOT_ALIGNED = 2  # no step size reached eta; if always, see ntk.check_example_by_example
-    NON_FINITE_TD_ERROR = 3
-    NON_FINITE_KERNEL = 4
-    NON_FINITE_SOLUTION = 5
 
 
 class PreQNInfo(NamedTuple):
@@ -51,19 +38,6 @@ class PreQNInfo(NamedTuple):
     damping: Array
     step_size: Array
     backtracks: Array
-    kernel_diagonal: Array
-
-
-class DirectionInfo(NamedTuple):
-    """The part of :class:`PreQNInfo` that is known before the search.
-
-    Its status is ``ACCEPTED`` for a direction to search along, else why there is none.
-    """
-
-    status: Array
-    predicted_alignment: Array
-    residual: Array
-    damping: Array
     kernel_diagonal: Array
 
 
@@ -181,8 +155,8 @@ def step_linearized(
 
 def preqn_direction(
     linearization: ntk.Linearization, td_error: Array, solve: solvers.Solver | None = None
-) -> tuple[Params, DirectionInfo]:
-    """sum_i Z_i grad Q(x_i) with K Z = delta, along which Q moves towards its targets.
+) -> tuple[Params, solvers.SolveInfo]:
+    """sum_i z_i grad Q(x_i) with K z = delta, along which Q moves towards its targets.
 
     Args:
       linearization: of Q on the minibatch.
@@ -190,47 +164,28 @@ def preqn_direction(
       solve: as :func:`preqn_update` takes it.
 
     Returns:
-      The direction, like the parameters, and a :class:`DirectionInfo`. A failed solve asks for no step: zeros.
+      The direction, like the parameters, and a ``SolveInfo``. A failed solve asks for no step: zeros.
     """
     values, gram, pullback = linearization
-    chex.assert_shape(gram, (*values.shape, *values.shape))
-    td_error = td_error_of(td_error, values)
-    z, solved = (solve or solvers.lstsq())(gram, td_error)
-    reasons = {
-        Status.NON_FINITE_TD_ERROR: ~all_finite(td_error),
-        Status.NON_FINITE_KERNEL: ~all_finite(gram),
-        Status.NON_FINITE_SOLUTION: ~solved.finite,
-        Status.NO_TD_ERROR: jnp.all(td_error == 0),
-    }
-    status = jnp.asarray(Status.ACCEPTED, jnp.int32)
-    for reason, holds in reversed(reasons.items()):  # the first that holds is the cause of the rest
-        status = jnp.where(holds, jnp.asarray(reason, jnp.int32), status)
-    direction = jax.tree.map(lambda leaf: jnp.where(_failed(status), jnp.zeros_like(leaf), leaf), pullback(z))
-    kernel_diagonal = jnp.mean(jnp.diagonal(gram))
-    return direction, DirectionInfo(
-        status, solved.predicted_alignment, solved.residual, solved.damping, kernel_diagonal
-    )
+    z, solved = solvers.solve(solve or solvers.lstsq(), gram, td_error_of(td_error, values))
+    direction = jax.tree.map(lambda leaf: jnp.where(solved.finite, leaf, jnp.zeros_like(leaf)), pullback(z))
+    return direction, solved
 
 
-def join(found: DirectionInfo, search: linesearch.SearchInfo) -> PreQNInfo:
+def join(solved: solvers.SolveInfo, search: linesearch.SearchInfo) -> PreQNInfo:
     """What is known after the search: both parts of a :class:`PreQNInfo`."""
-    failed = _failed(found.status)
-    unaligned = ~failed & ~search.accepted
+    unaligned = solved.finite & ~search.accepted
     return PreQNInfo(
-        accepted=search.accepted & ~failed,
-        status=jnp.where(unaligned, jnp.asarray(Status.NOT_ALIGNED, jnp.int32), found.status),
-        predicted_alignment=found.predicted_alignment,
+        accepted=search.accepted & solved.finite,
+        status=jnp.where(unaligned, jnp.asarray(Status.NOT_ALIGNED, jnp.int32), solved.status),
+        predicted_alignment=solved.predicted_alignment,
         alignment=search.alignment,
-        residual=found.residual,
-        damping=found.damping,
+        residual=solved.residual,
+        damping=solved.damping,
         step_size=search.step_size,
         backtracks=search.backtracks,
-        kernel_diagonal=found.kernel_diagonal,
+        kernel_diagonal=solved.kernel_diagonal,
     )
-
-
-def _failed(status: Array) -> Array:
-    return status >= Status.NON_FINITE_TD_ERROR
 
 
 def check_options(**options: float | Array) -> None:

@@ -1,16 +1,19 @@
-"""Solvers of K Z = delta, the system behind PreQN's update (Achiam et al. 2019, Eq. 22).
+"""Solvers of K z = delta, the system behind PreQN's update (Achiam et al. 2019, Eq. 22).
 
-Each public function but the table makes a solver: ``solve(gram [B, B], td_error [B]) -> (z [B], SolveInfo)``.
-A minibatch drawn with replacement repeats rows, so K is singular as a rule; how a solver regularizes decides
-whether K Z can still point along delta, which ``SolveInfo.predicted_alignment`` tells before any step is taken.
+A solver is any function ``(gram [B, B], delta [B]) -> z [B]``, or ``-> (z, damping)`` if it reports what it added to
+the diagonal; :func:`solve` checks, guards and measures it. Each of :func:`lstsq`, :func:`ridge`, :func:`eigh` and
+:func:`aligned` makes one.
+
+A minibatch drawn with replacement repeats rows, so K is singular as a rule. How a solver regularizes decides whether
+K z can still point along delta, which ``SolveInfo.predicted_alignment`` reports before any step is taken.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -18,30 +21,120 @@ from preqn_jax.ops.alignment import all_finite, cosine, relative_norm
 from preqn_jax.ops.checks import known
 from preqn_jax.ops.precision import full_precision
 from preqn_jax.ops.sharding import vary, varying_axes, whole
+from preqn_jax.ops.status import Status, failed
 from preqn_jax.types import Array
 
-
-class SolveInfo(NamedTuple):
-    """How well a solver did.
-
-    Attributes:
-      predicted_alignment: cos(K z, delta), the alignment that a step would have were Q linear; 1 for delta = 0,
-        float [].
-      residual: ||K z - delta|| / ||delta||, 0 for delta = 0, float [].
-      damping: what was added to K's diagonal, in units of its mean, float [].
-      finite: whether the input and the solution were finite; if not, z is zero, bool [].
-    """
-
-    predicted_alignment: Array
-    residual: Array
-    damping: Array
-    finite: Array
-
+Solver = Callable[[Array, Array], Array | tuple[Array, Array]]
 
 _TINY = float(jnp.finfo(jnp.float32).tiny)  # no range here includes zero
 
-Solver = Callable[[Array, Array], tuple[Array, SolveInfo]]
-_Method = Callable[[Array, Array], tuple[Array, Array]]  # (gram, td_error) -> (z, damping)
+
+class SolveInfo(NamedTuple):
+    """What :func:`solve` measures; all scalars.
+
+    Attributes:
+      status: ``Status.ACCEPTED`` if z is a direction to search along, else why it is not, int32.
+      predicted_alignment: cos(K z, delta), the alignment that a step would have were Q linear; 1 for delta = 0.
+      residual: ||K z - delta|| / ||delta||, 0 for delta = 0.
+      damping: what the solver added to K's diagonal, in units of ``kernel_diagonal``.
+      kernel_diagonal: mean of K_ii.
+    """
+
+    status: Array
+    predicted_alignment: Array
+    residual: Array
+    damping: Array
+    kernel_diagonal: Array
+
+    @property
+    def finite(self) -> Array:
+        """Whether kernel, delta and solution were finite, bool []; if not, z is zero."""
+        return ~failed(self.status)
+
+
+def solve(solver: Solver, gram: Array, td_error: Array) -> tuple[Array, SolveInfo]:
+    """Solves K z = delta with any solver, in full float32 precision, and measures the solution.
+
+    The solver never sees a NaN, an infinity or K = 0: a factorization of those is undefined or endless. It gets the
+    identity and zeros in their place, and z is zero then, as it is if the solution is not finite.
+
+    Example:
+      >>> z, info = solve(lambda gram, delta: jnp.linalg.solve(gram, delta), 2.0 * jnp.eye(2), jnp.array([1.0, 3.0]))
+      >>> z.tolist(), float(info.residual)
+      ([0.5, 1.5], 0.0)
+
+    Args:
+      solver: (gram ``[B, B]``, delta ``[B]``) -> z ``[B]``, or (z, damping []).
+      gram: the kernel K, ``[B, B]``.
+      td_error: delta, ``[B]``.
+
+    Returns:
+      z ``[B]`` and a :class:`SolveInfo`.
+
+    Raises:
+      ValueError: at trace time, on shapes that do not fit, of the arguments or of what the solver returns.
+    """
+    gram, td_error = whole((gram, td_error))
+    if td_error.ndim != 1 or gram.shape != td_error.shape * 2:
+        raise ValueError(f"gram and td_error must have shapes [B, B] and [B], got {gram.shape} and {td_error.shape}")
+    with full_precision():
+        finite_gram, finite_error = all_finite(gram), all_finite(td_error)
+        finite_input = finite_gram & finite_error
+        solvable = finite_input & (jnp.max(jnp.diagonal(gram)) > 0)
+        safe_gram = jnp.where(solvable, gram, jnp.eye(gram.shape[0], dtype=gram.dtype))
+        safe_error = jnp.where(finite_input, td_error, 0.0)
+
+        z, damping = _solution(solver(safe_gram, safe_error), safe_error)
+        finite = finite_input & all_finite(z)
+        z = jnp.where(finite & solvable, z, 0.0)
+        predicted = safe_gram @ z  # 0 where not solvable, as z is
+        residual = relative_norm(predicted - safe_error, safe_error)
+        no_error = jnp.all(td_error == 0)
+        predicted_alignment = jnp.where(finite & no_error, 1.0, cosine(predicted, safe_error))
+    reasons = {
+        Status.NON_FINITE_TD_ERROR: ~finite_error,
+        Status.NON_FINITE_KERNEL: ~finite_gram,
+        Status.NON_FINITE_SOLUTION: ~finite,
+        Status.NO_TD_ERROR: no_error,
+    }
+    status = jnp.asarray(Status.ACCEPTED, jnp.int32)
+    for reason, holds in reversed(reasons.items()):  # the first that holds is the cause of the rest
+        status = jnp.where(holds, jnp.asarray(reason, jnp.int32), status)
+    return z, SolveInfo(status, predicted_alignment, residual, damping, jnp.mean(jnp.diagonal(gram)))
+
+
+def _solution(found: Any, td_error: Array) -> tuple[Array, Array]:
+    """z and damping from what a solver returned."""
+    z, damping = found if isinstance(found, tuple) and len(found) == 2 else (found, 0.0)
+    if isinstance(z, tuple) or jnp.shape(z) != td_error.shape or jnp.shape(damping) != ():
+        shapes = jax.tree.map(jnp.shape, found)
+        raise ValueError(f"solver must return z of shape [B] = {td_error.shape}, or (z, damping []), got {shapes}")
+    return jnp.asarray(z, td_error.dtype), jnp.asarray(damping, td_error.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class PseudoInverse:
+    """A solver that knows its cut-off, which :func:`cut_off` asks for.
+
+    Attributes:
+      solver: (gram ``[B, B]``, delta ``[B]``) -> z ``[B]``.
+      rcond: it counts eigenvalues below rcond times the largest as zero.
+    """
+
+    solver: Solver
+    rcond: float | Array
+
+    def __call__(self, gram: Array, td_error: Array) -> Array | tuple[Array, Array]:
+        """As any solver."""
+        return self.solver(gram, td_error)
+
+
+def cut_off(solver: Solver) -> float | Array:
+    """Share of the largest eigenvalue below which a solver counts eigenvalues as zero: its ``rcond``, 0 if it has none.
+
+    :func:`preqn_jax.diagnostics.preconditioned_kernel` takes it.
+    """
+    return getattr(solver, "rcond", 0.0)
 
 
 def lstsq(rcond: float = 1e-7) -> Solver:
@@ -56,10 +149,7 @@ def lstsq(rcond: float = 1e-7) -> Solver:
     """
     _check_range("rcond", rcond, 0.0, 1.0)
 
-    def method(gram: Array, td_error: Array) -> tuple[Array, Array]:
-        return jnp.linalg.lstsq(gram, td_error, rcond=rcond)[0], jnp.zeros((), gram.dtype)
-
-    return _guarded(method)
+    return PseudoInverse(lambda gram, td_error: jnp.linalg.lstsq(gram, td_error, rcond=rcond)[0], rcond)
 
 
 def ridge(damping: float = 1e-4) -> Solver:
@@ -75,7 +165,7 @@ def ridge(damping: float = 1e-4) -> Solver:
     """
     _check_range("damping", damping, _TINY, jnp.inf)
 
-    def method(gram: Array, td_error: Array) -> tuple[Array, Array]:
+    def solver(gram: Array, td_error: Array) -> tuple[Array, Array]:
         mean_diagonal = jnp.mean(jnp.diagonal(gram))
         identity = jnp.eye(gram.shape[0], dtype=gram.dtype)
 
@@ -95,7 +185,7 @@ def ridge(damping: float = 1e-4) -> Solver:
         first = (attempt(smallest), smallest)
         return jax.lax.while_loop(failed, grow, vary(first, varying_axes(first)))
 
-    return _guarded(method)
+    return solver
 
 
 def eigh(rcond: float = 1e-7) -> Solver:
@@ -109,13 +199,13 @@ def eigh(rcond: float = 1e-7) -> Solver:
     """
     _check_range("rcond", rcond, 0.0, 1.0)
 
-    def method(gram: Array, td_error: Array) -> tuple[Array, Array]:
+    def solver(gram: Array, td_error: Array) -> Array:
         eigenvalues, vectors = jnp.linalg.eigh(gram)
         kept = (eigenvalues > rcond * eigenvalues[-1]) & (eigenvalues > 0)
         inverse = jnp.where(kept, 1.0 / jnp.where(kept, eigenvalues, 1.0), 0.0)
-        return vectors @ (inverse * (vectors.T @ td_error)), jnp.zeros((), gram.dtype)
+        return vectors @ (inverse * (vectors.T @ td_error))
 
-    return _guarded(method)
+    return PseudoInverse(solver, rcond)
 
 
 def aligned(target: float = 0.985) -> Solver:
@@ -134,7 +224,7 @@ def aligned(target: float = 0.985) -> Solver:
     """
     _check_range("target", target, _TINY, 1.0)
 
-    def method(gram: Array, td_error: Array) -> tuple[Array, Array]:
+    def solver(gram: Array, td_error: Array) -> tuple[Array, Array]:
         eigenvalues, vectors = jnp.linalg.eigh(gram)
         # Below float rounding of the largest an eigenvalue is noise: no ridge, however small, is to divide by it.
         kept = eigenvalues > jnp.finfo(gram.dtype).eps * eigenvalues[-1]
@@ -156,36 +246,10 @@ def aligned(target: float = 0.985) -> Solver:
         low, _ = jax.lax.fori_loop(0, 30, bisect, bracket)
         return vectors @ solution(low), jnp.exp(low)
 
-    return _guarded(method)
+    return solver
 
 
 SOLVERS: dict[str, Callable[..., Solver]] = {"lstsq": lstsq, "ridge": ridge, "eigh": eigh, "aligned": aligned}
-
-
-def _guarded(method: _Method) -> Solver:
-    """What all solvers share: shapes, full precision, K = 0, non-finite input, and the SolveInfo."""
-
-    def solve(gram: Array, td_error: Array) -> tuple[Array, SolveInfo]:
-        gram, td_error = whole((gram, td_error))
-        chex.assert_rank(td_error, 1)
-        chex.assert_shape(gram, (td_error.shape[0], td_error.shape[0]))
-        with full_precision():
-            finite_input = all_finite(gram) & all_finite(td_error)
-            # A factorization of NaN, or of K = 0, is undefined or endless; such input never reaches one.
-            solvable = finite_input & (jnp.max(jnp.diagonal(gram)) > 0)
-            safe_gram = jnp.where(solvable, gram, jnp.eye(gram.shape[0], dtype=gram.dtype))
-            safe_error = jnp.where(finite_input, td_error, 0.0)
-
-            z, damping = method(safe_gram, safe_error)
-            finite = finite_input & all_finite(z)
-            z = jnp.where(finite & solvable, z, 0.0)
-            predicted = safe_gram @ z  # 0 where not solvable, as z is
-            residual = relative_norm(predicted - safe_error, safe_error)
-            nothing_wanted = finite & jnp.all(td_error == 0)
-            predicted_alignment = jnp.where(nothing_wanted, 1.0, cosine(predicted, safe_error))
-        return z, SolveInfo(predicted_alignment, residual, damping, finite)
-
-    return solve
 
 
 def _check_range(name: str, value: float | Array, low: float, high: float) -> None:

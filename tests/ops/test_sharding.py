@@ -47,7 +47,7 @@ def kernels(params, x, delta):
 def updates(params, x, delta):
     return {
         name: preqn_update(Q_FN, params, x, delta, linearize=ntk.dense(CRITIC), solve=solver(), step_size=0.5)
-        for name, solver in SOLVERS.items()
+        for name, solver in {**SOLVERS, "own": lambda: lambda gram, delta: jnp.linalg.pinv(gram) @ delta}.items()
     }
 
 

@@ -1,3 +1,4 @@
+import doctest
 import functools
 import inspect
 
@@ -8,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preqn_jax.ops import solvers
+from preqn_jax.ops import diagnostics, solvers
 from preqn_jax.ops.solvers import SOLVERS
+from preqn_jax.ops.status import Status
 from tests import oracles
 
 B = 12
@@ -18,9 +20,13 @@ each_solver = pytest.mark.parametrize("name", SOLVERS)
 NEARLY_EXACT = {"rcond": 1e-14, "damping": 1e-13, "target": 1 - 1e-13}
 
 
+def solved_by(solver):
+    return functools.partial(solvers.solve, solver)
+
+
 @functools.cache
 def jitted(name, *arguments):
-    return jax.jit(SOLVERS[name](*arguments))
+    return jax.jit(solved_by(SOLVERS[name](*arguments)))
 
 
 def nearly_exact(name):
@@ -246,7 +252,7 @@ def test_vmap_equals_a_loop(x64, name):
     grams = [gram_of(WELL_CONDITIONED, dtype=np.float64), singular, jnp.asarray(INDEFINITE), jnp.zeros((B, B))]
     grams = jnp.stack([*grams, jnp.full((B, B), jnp.nan)])
     td_errors = jnp.stack([errors(seed=seed, dtype=np.float64) for seed in range(len(grams))])
-    many = jax.jit(jax.vmap(SOLVERS[name]()))(grams, td_errors)
+    many = jax.jit(jax.vmap(solved_by(SOLVERS[name]())))(grams, td_errors)
     for i in range(len(grams)):
         one = jitted(name)(grams[i], td_errors[i])
         jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-7, atol=1e-12), many, one)
@@ -254,7 +260,7 @@ def test_vmap_equals_a_loop(x64, name):
 
 @each_solver
 def test_jit_changes_nothing_and_other_values_are_not_traced_again(x64, name):
-    solve, traces = SOLVERS[name](), 0
+    solve, traces = solved_by(SOLVERS[name]()), 0
 
     @jax.jit
     def counted(gram, td_error):
@@ -281,7 +287,7 @@ def test_permuting_the_batch_permutes_z(x64, name):
 @each_solver
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_dtype_is_kept(x64, name, dtype):
-    z, info = jax.eval_shape(SOLVERS[name](), gram_of(WELL_CONDITIONED, dtype=dtype), errors(dtype=dtype))
+    z, info = jax.eval_shape(solved_by(SOLVERS[name]()), gram_of(WELL_CONDITIONED, dtype=dtype), errors(dtype=dtype))
     assert {z.dtype, info.predicted_alignment.dtype, info.residual.dtype, info.damping.dtype} == {np.dtype(dtype)}
 
 
@@ -290,8 +296,72 @@ def test_dtype_is_kept(x64, name, dtype):
     ("gram_shape", "error_shape"), [((B, B), (B, 1)), ((B, B + 1), (B,)), ((B, B), (B + 1,)), ((B,), (B,))]
 )
 def test_wrong_shapes_raise(name, gram_shape, error_shape):
-    with pytest.raises((AssertionError, ValueError)):
-        SOLVERS[name]()(jnp.ones(gram_shape), jnp.ones(error_shape))
+    with pytest.raises(ValueError, match=r"gram and td_error must have shapes \[B, B\] and \[B\], got "):
+        solvers.solve(SOLVERS[name](), jnp.ones(gram_shape), jnp.ones(error_shape))
+
+
+def test_a_users_own_solver_is_measured_and_reports_no_damping(x64):
+    gram, td_error = gram_of(WELL_CONDITIONED, dtype=np.float64), errors(dtype=np.float64)
+    z, info = jax.jit(solved_by(lambda gram, delta: 0.5 * jnp.linalg.solve(gram, delta)))(gram, td_error)
+    np.testing.assert_allclose(z, 0.5 * np.linalg.solve(gram, td_error), rtol=1e-10)
+    assert info.predicted_alignment == pytest.approx(1.0)
+    assert info.residual == pytest.approx(0.5)
+    assert info.damping == 0
+    assert info.kernel_diagonal == pytest.approx(np.trace(gram) / B)
+    assert info.status == Status.ACCEPTED
+
+
+def test_a_users_own_solver_may_report_its_damping():
+    z, info = solvers.solve(lambda gram, delta: (delta, 0.25), gram_of(WELL_CONDITIONED), errors())
+    np.testing.assert_array_equal(z, errors())
+    assert info.damping == 0.25
+
+
+@pytest.mark.parametrize("problem", ["nan", "inf", "zero"])
+def test_a_users_own_solver_sees_no_kernel_that_cannot_be_factorized(problem):
+    gram = {"nan": jnp.full((B, B), jnp.nan), "inf": jnp.full((B, B), jnp.inf), "zero": jnp.zeros((B, B))}[problem]
+    seen = []
+    z, info = solvers.solve(lambda gram, delta: seen.append(gram) or jnp.linalg.solve(gram, delta), gram, errors())
+    np.testing.assert_array_equal(seen[0], jnp.eye(B))
+    assert not np.any(z)
+    assert info.status == (Status.ACCEPTED if problem == "zero" else Status.NON_FINITE_KERNEL)
+
+
+def test_a_users_own_solver_that_fails_is_reported():
+    z, info = solvers.solve(lambda gram, delta: jnp.full_like(delta, jnp.nan), jnp.eye(B), errors())
+    assert info.status == Status.NON_FINITE_SOLUTION
+    assert not info.finite
+    assert not np.any(z)
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        lambda gram, delta: delta[:, None],
+        lambda gram, delta: delta[:-1],
+        lambda gram, delta: (delta, jnp.zeros(2)),
+        lambda gram, delta: jnp.linalg.lstsq(gram, delta),
+    ],
+    ids=["column", "fewer", "several_dampings", "four_results"],
+)
+def test_a_solution_of_another_shape_raises(solver):
+    with pytest.raises(ValueError, match=r"solver must return z of shape \[B\] = \(12,\), or \(z, damping \[\]\), got"):
+        solvers.solve(solver, jnp.eye(B), errors())
+
+
+def test_a_solver_says_what_it_cuts_off():
+    assert [solvers.cut_off(solver) for solver in (solvers.lstsq(0.1), solvers.eigh(0.2))] == [0.1, 0.2]
+    assert [solvers.cut_off(s) for s in (solvers.ridge(), solvers.aligned(), jnp.linalg.solve)] == [0.0] * 3
+
+
+@each_solver
+def test_the_cut_off_tells_which_kernel_an_update_has(x64, name):
+    """What a diagnosis takes for K (K + damping)^+ is what the solver does to delta."""
+    gram, td_error = gram_of(SINGULAR, dtype=np.float64), errors(dtype=np.float64)
+    solver = SOLVERS[name]()
+    z, info = solvers.solve(solver, gram, td_error)
+    kernel = diagnostics.preconditioned_kernel(gram, info.damping, solvers.cut_off(solver))
+    np.testing.assert_allclose(kernel @ td_error, gram @ z, rtol=0, atol=1e-6)
 
 
 @each_solver
@@ -329,3 +399,9 @@ def test_any_kernel_has_a_finite_solution(name, seed, rank, repeated, log_scales
     assert info.finite
     assert np.isfinite(z).all()
     assert -1 <= info.predicted_alignment <= 1
+
+
+def test_docstring_example_runs():
+    result = doctest.testmod(solvers)
+    assert result.attempted > 0
+    assert result.failed == 0
