@@ -7,7 +7,7 @@ BIN := .venv/bin
 RECENT = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
   { echo "error: $(PYTHON) is older than Python 3.11; name a later one: make PYTHON=python3.12"; exit 2; }
 
-.PHONY: run test check pytest bench docs examples clean
+.PHONY: run test check pytest bench docs examples dist clean
 
 run: .venv/installed
 	$(BIN)/python -m experiments.run --config=$(CONFIG) $(ARGS)
@@ -32,8 +32,20 @@ docs: .venv/installed-docs
 examples: .venv-examples/installed
 	REQUIRE_HOSTS=1 .venv-examples/bin/python -m pytest --override-ini=addopts=--import-mode=importlib -q tests/test_examples.py $(ARGS)
 
+# Built in one environment, then installed and imported in an empty one, from a folder without the checkout's modules.
+dist:
+	@$(RECENT)
+	rm -rf dist
+	$(PYTHON) -m venv --clear .venv-dist
+	.venv-dist/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt build
+	.venv-dist/bin/python -m build
+	$(PYTHON) -m venv --clear .venv-dist
+	.venv-dist/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	cd dist && ../.venv-dist/bin/python -c 'import importlib.metadata, preqn_jax; \
+	  assert {"LICENSE", "py.typed"} <= {file.name for file in importlib.metadata.files("preqn_jax")}'
+
 clean:
-	rm -rf .venv .venv-examples
+	rm -rf .venv .venv-examples .venv-dist dist
 
 .venv/installed: requirements.txt constraints.txt
 	@$(RECENT)
