@@ -12,7 +12,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted(
-    {ROOT / "README.md", ROOT / "BUILD.md"}
+    set(ROOT.glob("*.md"))
     | {path for folder in ("preqn_jax", "experiments", "examples", "docs", "tests")
        for suffix in ("py", "md") for path in (ROOT / folder).rglob(f"*.{suffix}")} - {pathlib.Path(__file__)}
 )  # fmt: skip
