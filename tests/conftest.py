@@ -3,6 +3,8 @@
 import os
 import tempfile
 
+import pytest
+
 _cache = tempfile.TemporaryDirectory(prefix="preqn_jax_tests_")
 
 
@@ -12,7 +14,7 @@ def pytest_configure(config):
     # In the environment, before JAX starts: the processes that tests start are to have it too.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache.name)  # a worker of pytest-xdist has the controller's
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
     import jax
@@ -25,3 +27,14 @@ def _take_a_core(worker):
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_quickly(request):
+    """Few optimizations where tests of small programs compile for longer than they run."""
+    import jax
+
+    quick = request.path.parent.name in ("ops", "agents")
+    jax.config.update("jax_disable_most_optimizations", quick)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import re
 
 import jax
@@ -45,6 +46,12 @@ def trained(configuration, arrays=None, stop_at=None, **options):
         should_stop=lambda: trainer.step == stop_at,
     )
     return trainer, recorder, saved, finished
+
+
+@functools.cache
+def whole_run(configuration):
+    """A run that nothing stopped, made once for all tests that compare with it; none may change it."""
+    return trained(configuration)
 
 
 @pytest.mark.parametrize(("env_id", "value"), [("delayed", 0.5), ("truncated", 1.75)])
@@ -193,7 +200,7 @@ def test_targets_of_n_steps_stay_within_their_environment():
 
 
 def test_a_stop_before_an_evaluation_leaves_it_to_the_run_that_goes_on():
-    whole = trained(config("delayed"))[1]
+    whole = whole_run(config("delayed"))[1]
     _, first, partial, finished = trained(config("delayed"), stop_at=100)
     assert not finished
     assert not first.rows

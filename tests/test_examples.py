@@ -139,6 +139,7 @@ def test_the_kernel_of_the_critic_of_sbx(example):
     assert_same_kernel(example.Critic(), example.Critic().init(jax.random.key(2), *inputs), inputs)
 
 
+@pytest.mark.skipif("REQUIRE_HOSTS" not in os.environ, reason="takes a minute; make examples runs it")
 @of("brax_sac", "brax")
 def test_brax_learns(example):
     returns = example.train("preqn", "inverted_pendulum", steps=2_000, seed=0)

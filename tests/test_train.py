@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import re
 
 import jax
@@ -72,6 +73,12 @@ def trained(configuration, arrays=None, stop_at=None, should_stop=None):
     return trainer, recorder, saved, finished
 
 
+@functools.cache
+def whole_run(configuration):
+    """A run that nothing stopped, made once for all tests that compare with it; none may change it."""
+    return trained(configuration)
+
+
 def q_values(trainer, observation, action):
     from preqn_jax.networks import Critic
 
@@ -101,7 +108,7 @@ def test_the_critic_learns_the_known_value(env_id, time_left, value):
         np.testing.assert_allclose(now, 1.0 + 0.5 * then, atol=0.1)
         assert abs(then) > 0.05  # else this could not tell truncation from termination
         return
-    trainer, *_ = trained(config(env_id, total_steps=1000))
+    trainer, *_ = whole_run(config(env_id, total_steps=1000))
     observation = np.stack([np.full(len(GRID), time_left), GRID[:, 0]], -1)
     np.testing.assert_allclose(q_values(trainer, observation, GRID[:, 1:]), value, atol=0.1)
 
@@ -148,7 +155,7 @@ def test_an_agent_for_the_other_kind_of_actions_is_refused(env_id, name, allowed
 
 
 def test_the_value_claimed_at_the_first_state_stands_beside_the_discounted_return():
-    row = trained(config("ProbeDelayed-v0", total_steps=1000))[1].rows[-1]
+    row = whole_run(config("ProbeDelayed-v0", total_steps=1000))[1].rows[-1]
     assert row["return_mean"] == 1.0
     assert row["discounted_return"] == 0.5  # gamma times the reward that follows
     np.testing.assert_allclose(row["first_q"], 0.5, atol=0.1)
@@ -230,10 +237,12 @@ def test_seeds_side_by_side_learn_what_they_learn_alone():
     assert together[-1]["q"] != together[-2]["q"]
 
 
-@pytest.mark.parametrize("env_id", ["ProbeDelayed-v0", "Hopper-v5"])
-@pytest.mark.parametrize("stop_at", [30, 100, 130])
+@pytest.mark.parametrize(
+    ("env_id", "stop_at"),
+    [("ProbeDelayed-v0", 30), ("ProbeDelayed-v0", 100), ("ProbeDelayed-v0", 130), ("Hopper-v5", 130)],
+)
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(env_id, stop_at):
-    _, whole, saved, _ = trained(config(env_id, num_seeds=2))
+    _, whole, saved, _ = whole_run(config(env_id, num_seeds=2))
     _, first, partial, finished = trained(config(env_id, num_seeds=2), stop_at=stop_at)
     assert not finished
     _, second, resumed, _ = trained(config(env_id, num_seeds=2), arrays=partial[stop_at])
@@ -251,7 +260,7 @@ def stop_in_the_evaluation_after(asked):
 
 @pytest.mark.parametrize("asked", [9, 10, 22])  # before the first step of an evaluation, in it, and in the last one
 def test_a_run_that_was_stopped_during_an_evaluation_makes_it_again(asked):
-    whole = trained(config("ProbeDelayed-v0"))[1]
+    whole = whole_run(config("ProbeDelayed-v0"))[1]
     _, first, partial, finished = trained(config("ProbeDelayed-v0"), should_stop=stop_in_the_evaluation_after(asked))
     step = max(partial)
     assert not finished
@@ -283,8 +292,8 @@ def test_an_environment_without_a_time_limit_is_told_once_at_the_start():
 
 
 def test_a_run_that_gets_longer_is_one_that_was_that_long_from_the_start():
-    whole = trained(config("ProbeDelayed-v0", total_steps=300))
-    shorter = trained(config("ProbeDelayed-v0", total_steps=200))
+    whole = whole_run(config("ProbeDelayed-v0", total_steps=300))
+    shorter = whole_run(config("ProbeDelayed-v0", total_steps=200))
     longer = trained(config("ProbeDelayed-v0", total_steps=300), arrays=shorter[2][200])
     np.testing.assert_equal(shorter[1].rows[:1] + longer[1].rows, whole[1].rows)
 
@@ -312,7 +321,7 @@ def test_targets_of_several_steps_and_held_out_alignment_go_on_bit_for_bit():
 
 
 def test_measuring_the_alignment_leaves_the_run_as_it_is():
-    plain, measured = (trained(config("ProbeDelayed-v0", measure_alignment=on))[1].rows for on in (False, True))
+    plain, measured = (whole_run(config("ProbeDelayed-v0", measure_alignment=on))[1].rows for on in (False, True))
     for ours, theirs in zip(measured, plain, strict=True):
         for name in theirs:
             np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-5, err_msg=name)

@@ -1,11 +1,21 @@
-"""Minibatches of no environment."""
+"""Small agents, and minibatches of no environment."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 
+from preqn_jax.agents import AGENTS
 from preqn_jax.types import Transition
 
 B, O, A = 24, 5, 2
+
+
+@functools.cache
+def make(name, **settings):
+    """The same agent for the same settings, as jax.jit compiles each function once."""
+    entry = AGENTS[name]
+    return entry.make(entry.config(**{"hidden_sizes": (16, 16), **settings}), O, A)
 
 
 def batch(seed=0, discrete=False):

@@ -44,7 +44,7 @@ def test_the_kernel_is_that_of_the_outputs_taken():
 def test_one_update_of_preqn_is_written_out():
     agent, data = agent_of("preqn_dqn"), batch(discrete=True)
     state = agent.init(jax.random.key(1))
-    new, info = agent.update(state, data, jax.random.key(2))
+    new, info = jax.jit(agent.update)(state, data, jax.random.key(2))
     inputs = (data.observation, data.action)
     delta = target(state.critic, data) - CRITIC.apply(state.critic, *inputs)
     expected, expected_info = preqn_update(
@@ -59,7 +59,7 @@ def test_one_update_of_preqn_is_written_out():
 def test_updates_of_dqn_are_written_out(name):
     agent, batches = agent_of(name), [batch(seed, discrete=True) for seed in range(2)]
     critic, adam = DiscreteCritic(A, (16, 16), "relu"), optax.adam(1e-3)
-    state = agent.init(jax.random.key(1))
+    state, update = agent.init(jax.random.key(1)), jax.jit(agent.update)
     params = slow = state.critic
     optimizer = adam.init(params)
     for data in batches:
@@ -71,7 +71,7 @@ def test_updates_of_dqn_are_written_out(name):
         updates, optimizer = adam.update(jax.grad(loss)(params), optimizer)
         params = optax.apply_updates(params, updates)
         slow = jax.tree.map(lambda old, new: 0.995 * old + 0.005 * new, slow, params)
-        state, info = agent.update(state, data, jax.random.key(2))
+        state, info = update(state, data, jax.random.key(2))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), state.critic, params)
     assert (state.target is None) == (name == "naive_dqn")
     if name == "dqn":

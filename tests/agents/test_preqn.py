@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +21,14 @@ def test_one_update_is_algorithm_1_written_out():
     agent = preqn_agent.make(SMALL, O, A)
     state = agent.init(jax.random.key(1))
     data = batch()
-    new, info = agent.update(state, data, jax.random.key(2))
+    new, info = jax.jit(agent.update)(state, data, jax.random.key(2))
 
     critic, actor = Critic((16, 16)), Actor(A, (16, 16))
     next_action = actor.apply(state.actor, data.next_observation)
     target = data.reward + 0.99 * data.discount * critic.apply(state.critic, data.next_observation, next_action)
     delta = target - critic.apply(state.critic, data.observation, data.action)
-    critic_params, critic_info = preqn_update(
-        ntk.module_q_fn(critic),
+    update = jax.jit(functools.partial(preqn_update, ntk.module_q_fn(critic)), static_argnames="solve")
+    critic_params, critic_info = update(
         state.critic,
         (data.observation, data.action),
         delta,
@@ -70,7 +71,7 @@ def test_kernels_are_glorot_uniform_and_biases_zero():
 def test_every_solver_and_linearizer_makes_an_aligned_step(solver, linearizer):
     config = dataclasses.replace(SMALL, solver=solver, linearizer=linearizer)
     agent = preqn_agent.make(config, O, A)
-    _, info = agent.update(agent.init(jax.random.key(1)), batch(), jax.random.key(2))
+    _, info = jax.jit(agent.update)(agent.init(jax.random.key(1)), batch(), jax.random.key(2))
     assert info["accepted"]
     assert info["alignment"] >= 0.97
 

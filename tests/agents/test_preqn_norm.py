@@ -23,8 +23,12 @@ OFF = {"num_critics": 1, "split_minibatch": False, "critic_layer_norm": "none"} 
 CRITIC = Critic((16, 16), "relu", layer_norm="fixed")
 
 
+@functools.cache
 def make(**changes):
     return preqn_norm.make(dataclasses.replace(SMALL, **changes), O, A)
+
+
+papers_update = jax.jit(functools.partial(preqn_update, ntk.module_q_fn(CRITIC), solve=solvers.ridge(1e-4)))
 
 
 def after(agent, updates=1, data=None):
@@ -56,10 +60,9 @@ def test_each_critic_takes_preqns_step_on_its_rows_towards_one_target(split, pes
     one, two = (CRITIC.apply(params, data.next_observation, action) for params in state.critics)
     target = data.reward + 0.99 * data.discount * ((one + two) / 2 - pessimism * abs(one - two) / 2)
     rows = [slice(0, B // 2), slice(B // 2, B)] if split else [slice(0, B)] * 2
-    update = jax.jit(functools.partial(preqn_update, ntk.module_q_fn(CRITIC), solve=solvers.ridge(1e-4)))
     for before, got, own in zip(state.critics, new.critics, rows, strict=True):
         inputs = data.observation[own], data.action[own]
-        expected, info = update(before, inputs, target[own] - CRITIC.apply(before, *inputs))
+        expected, info = papers_update(before, inputs, target[own] - CRITIC.apply(before, *inputs))
         assert info.accepted
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), got, expected)
 

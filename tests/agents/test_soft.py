@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from preqn_jax.agents import AGENTS, soft
+from preqn_jax.agents import soft
 from tests import oracles
+from tests.agents import batches
 from tests.agents.batches import A, O, batch
 
 LEARNED = {"automatic_temperature": True, "temperature": 0.2, "temperature_learning_rate": 0.01}
@@ -15,7 +16,7 @@ LEARNED = {"automatic_temperature": True, "temperature": 0.2, "temperature_learn
 
 def make(name, **settings):
     settings |= {"policy": "gaussian"} if name == "preqn_norm" else {}
-    return AGENTS[name].make(AGENTS[name].config(hidden_sizes=(8, 8), **settings), O, A)
+    return batches.make(name, hidden_sizes=(8, 8), **settings)
 
 
 def temperature(name, state):
