@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 from experiments import plots, provenance
 from experiments.workdir import claim, write_record
 from preqn_jax.checkpoint import CheckpointError, Checkpoints
+from preqn_jax.settings import SettingError
 from preqn_jax.train import Reporter, run
 from preqn_jax.trainers.base import Trainer
 from preqn_jax.types import NonFiniteError
@@ -48,7 +49,7 @@ def train(
       Whether the end was reached, now or before; if not, a checkpoint of where it stopped is written.
 
     Raises:
-      SettingError: if the work folder is not this run's, or another process is at it.
+      SettingError: if the work folder is not this run's, another process is at it, or the environment fails.
       CheckpointError: if the checkpoint cannot be used.
       NonFiniteError: if training produced a NaN; the checkpoint before stays the newest.
     """
@@ -71,6 +72,9 @@ def train(
         reporter.message(f"compiled in {seconds:.1f} s; training from step {trainer.step}")
         try:
             return run(trainer, reporter, lambda t: checkpoints.save(t.step, t.arrays()), should_stop)
+        except SettingError as error:  # the environment failed: nothing that was saved is lost
+            kept = f"the same command resumes from step {checkpoints.latest_step() or 0}"
+            raise SettingError(f"{error}, in step {trainer.step} of the run; {kept}") from error
         finally:
             reporter.close()
     finally:

@@ -79,8 +79,17 @@ class ResetWithoutSeed(Odd):
 
 
 class Raises(Odd):
+    """Fails after so many steps."""
+
+    def __init__(self, after=0):
+        super().__init__()
+        self.left = after
+
     def step(self, action):
-        raise RuntimeError("the robot is\non fire")
+        if not self.left:
+            raise RuntimeError("the robot is\non fire")
+        self.left -= 1
+        return super().step(action)
 
 
 class Draws(Odd):
