@@ -21,7 +21,7 @@ from brax.training import acting, gradients, networks, replay_buffers, types
 from brax.training.agents.sac import losses
 from brax.training.agents.sac import networks as sac_networks
 
-from preqn_jax import ntk, preqn_update, solvers, td
+from preqn_jax import ntk, preqn_update, td
 
 HIDDEN_SIZES, BATCH_SIZE, GAMMA, TAU, ADAM = (64, 64), 128, 0.97, 0.005, optax.adam(1e-3)
 NUM_ENVS, EPISODE_LENGTH, EVALUATIONS = 4, 200, 5
@@ -49,8 +49,7 @@ class Training(NamedTuple):
 
 def make_preqn_step(network: sac_networks.SACNetworks) -> Any:
     """PreQN's step with the arguments and results of Brax's ``critic_update``; it reads no target network."""
-    q_fn, actions = ntk.module_q_fn(Critic()), network.parametric_action_distribution
-    linearize, solve = ntk.dense(Critic()), solvers.ridge()
+    q, actions = ntk.dense(Critic()), network.parametric_action_distribution
 
     def critic_update(
         params: Any,
@@ -67,14 +66,14 @@ def make_preqn_step(network: sac_networks.SACNetworks) -> Any:
         distribution = network.policy_network.apply(normalizer, policy, batch.next_observation)
         raw = actions.sample_no_postprocessing(distribution, key)
         next_inputs = (batch.next_observation, actions.postprocess(raw), jnp.ones_like(batch.reward))
-        next_value = q_fn(params, next_inputs) - alpha * actions.log_prob(distribution, raw)
+        next_value = q.q_fn(params, next_inputs) - alpha * actions.log_prob(distribution, raw)
         # After a time limit Brax holds the next episode's observation: nothing to learn from. A TD error of 0 would ask
         # Q to stay as it is there; a Q that is 0 has no row in K.
         kept = 1.0 - batch.extras["state_extras"]["truncation"]
         inputs = (batch.observation, batch.action, kept)
-        td_error = kept * td.td_target(batch.reward, batch.discount, next_value, GAMMA) - q_fn(params, inputs)
-        params, _ = preqn_update(q_fn, params, inputs, td_error, linearize=linearize, solve=solve)
-        return jnp.mean(td_error**2), params, optimizer_state
+        target = kept * td.td_target(batch.reward, batch.discount, next_value, GAMMA)
+        params, info = preqn_update(q, params, inputs, target)
+        return info.td_error**2, params, optimizer_state
 
     return critic_update
 

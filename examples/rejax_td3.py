@@ -16,7 +16,7 @@ import numpy as np
 from rejax.algos.td3 import TD3
 from rejax.networks import QNetwork
 
-from preqn_jax import ntk, preqn_update, solvers, td
+from preqn_jax import ntk, preqn_update, td
 
 
 class Critic(nn.Module):
@@ -45,8 +45,8 @@ class PreQN(TD3):
         params, inputs = {"params": {"critic": one["params"]}}, (minibatch.obs, minibatch.action, kept)
         next_action = self.actor.apply(ts.actor_ts.params, minibatch.next_obs)
         next_value = q_fn(params, (minibatch.next_obs, next_action, kept))
-        td_error = kept * td.td_target(minibatch.reward, kept, next_value, self.gamma) - q_fn(params, inputs)
-        params, _ = preqn_update(q_fn, params, inputs, td_error, linearize=ntk.dense(critic), solve=solvers.ridge())
+        target = kept * td.td_target(minibatch.reward, kept, next_value, self.gamma)
+        params, _ = preqn_update(ntk.dense(critic), params, inputs, target)
         stacked = jax.tree.map(lambda leaf: leaf[None], {"params": params["params"]["critic"]})
         return ts.replace(critic_ts=ts.critic_ts.replace(params=stacked))
 

@@ -13,14 +13,13 @@ from typing import Any
 import flax.linen as nn
 import gymnasium
 import jax
-import jax.numpy as jnp
 import numpy as np
 from sbx import DDPG
 from sbx.common.policies import ContinuousCritic
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.noise import NormalActionNoise
 
-from preqn_jax import ntk, preqn_update, solvers
+from preqn_jax import ntk, preqn_update
 
 NET_ARCH = (128, 128)
 
@@ -46,13 +45,12 @@ class PreQN(DDPG):
         """One step towards the targets of critic and actor themselves; SBX's target networks are not read."""
         (name,) = qf_state.params["params"]
         params = {"params": {"only": jax.tree.map(lambda leaf: leaf[0], qf_state.params["params"][name])}}
-        q_fn, inputs = ntk.module_q_fn(Critic()), (observations, actions)
+        q_fn = ntk.module_q_fn(Critic())
         next_actions = actor_state.apply_fn(actor_state.params, next_observations)
         target = rewards + (1 - dones) * discounts * q_fn(params, (next_observations, next_actions))
-        td_error = target - q_fn(params, inputs)
-        params, _ = preqn_update(q_fn, params, inputs, td_error, linearize=ntk.dense(Critic()), solve=solvers.ridge())
+        params, info = preqn_update(ntk.dense(Critic()), params, (observations, actions), target)
         stacked = {"params": {name: jax.tree.map(lambda leaf: leaf[None], params["params"]["only"])}}
-        return qf_state.replace(params=stacked), jnp.mean(td_error**2), key
+        return qf_state.replace(params=stacked), info.td_error**2, key
 
 
 def evaluations(algorithm: type[DDPG], steps: int, seed: int) -> list[float]:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from preqn_jax import ntk, preqn_update, solvers
+from preqn_jax import ntk, preqn_update
 
 BATCH_SIZE, GAMMA, POLYAK, EXPLORATION_NOISE, ADAM = 128, 0.99, 0.995, 0.1, optax.adam(1e-3)
 
@@ -85,9 +85,8 @@ def ddpg_critic(state: State, batch: Batch) -> tuple[Any, optax.OptState]:
 
 def preqn_critic(state: State, batch: Batch) -> tuple[Any, optax.OptState]:
     """PreQN's step, towards what critic and actor themselves say; no target network, no Adam."""
-    params, inputs, q_fn = state.online[0], (batch.observation, batch.action), ntk.module_q_fn(Critic())
-    td_error = target_of(state.online, batch) - q_fn(params, inputs)
-    params, _ = preqn_update(q_fn, params, inputs, td_error, linearize=ntk.dense(Critic()), solve=solvers.ridge())
+    inputs, target = (batch.observation, batch.action), target_of(state.online, batch)
+    params, _ = preqn_update(ntk.dense(Critic()), state.online[0], inputs, target)
     return params, state.adam[0]
 
 

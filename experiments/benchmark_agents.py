@@ -15,8 +15,9 @@ from preqn_jax.agents.sac import SACConfig
 from preqn_jax.agents.sac import make as make_sac
 from preqn_jax.agents.td3 import TD3Config
 from preqn_jax.agents.td3 import make as make_td3
-from preqn_jax.ops import ntk, solvers
-from preqn_jax.ops.preqn import step_linearized
+from preqn_jax.ops import ntk, solvers, td
+from preqn_jax.ops.linesearch import Linesearch
+from preqn_jax.ops.preqn import preqn_update
 from preqn_jax.types import Array, Inputs, Params, Transition
 
 _SLOW_UPDATES = 4  # per burst of the forms with per-example gradients; even, as TD3's actor moves at every second one
@@ -45,6 +46,7 @@ def gradients_formed_twice(q_fn: ntk.QFunction) -> ntk.Linearizer:
         return backward(z)[0]
 
     return ntk.Linearizer(
+        q_fn,
         tangents,
         gram=lambda tangents: once.gram(tangents[0]),
         inner=lambda left, right: once.inner(left[0], right[0]),
@@ -61,25 +63,18 @@ def paper_agent(config: PreQNConfig, observation_size: int, action_size: int) ->
       action_size: numbers in an action.
     """
     agent = make_preqn(config, observation_size, action_size)
-    linearize = gradients_formed_twice(agent.q_fn)
+    q, linesearch = gradients_formed_twice(agent.q_fn), Linesearch(config.critic_step_size, config.eta)
     policy = ntk.module_q_fn(common.make_actor(config, action_size))
     adam = optax.adam(config.actor_learning_rate)
 
     def update(state: PreQNState, batch: Transition, key: Array) -> tuple[PreQNState, dict[str, Array]]:
+        next_value = q.q_fn(state.critic, (batch.next_observation, policy(state.actor, batch.next_observation)))
+        target = td.td_target(batch.reward, batch.discount, next_value, config.gamma)
         inputs = (batch.observation, batch.action)
-        critic, info = step_linearized(
-            agent.q_fn,
-            state.critic,
-            inputs,
-            agent.td_error(state, batch, key),
-            linearize(state.critic, inputs),
-            solve=solvers.lstsq(),
-            step_size=config.critic_step_size,
-            alignment=config.eta,
-        )
+        critic, info = preqn_update(q, state.critic, inputs, target, solver=solvers.lstsq(), linesearch=linesearch)
         loss = common.climb(policy, agent.q_fn, critic, batch.observation)
         actor, optimizer, scalars = common.descend(adam, loss, state.actor, state.actor_optimizer)
-        return PreQNState(critic, actor, optimizer), {"backtracks": info.backtracks, **scalars}
+        return PreQNState(critic, actor, optimizer), {"backtracks": info.search.backtracks, **scalars}
 
     return agent._replace(update=update)
 

@@ -55,23 +55,22 @@ def probe_section(batch_size: int, repeats: int) -> Section:
     """The probe by both linearizers, and what it is to be logged beside."""
     problem = make_problem(batch_size, _HIDDEN_SIZES)
     q_fn, adam = ntk.module_q_fn(problem.critic), optax.adam(_LEARNING_RATE)
-    linearizers = {"dense": ntk.dense(problem.critic), "per_example": ntk.per_example(q_fn)}
+    networks = {"dense": ntk.dense(problem.critic), "per_example": ntk.per_example(q_fn)}
 
     def gradient_step(params: Params, state: Any, inputs: Any, target: Array) -> tuple[Params, Any]:
         gradient = jax.grad(lambda params: jnp.mean((q_fn(params, inputs) - target) ** 2))(params)
         updates, state = adam.update(gradient, state, params)
         return optax.apply_updates(params, updates), state
 
-    arguments = (problem.critic_params, problem.inputs, problem.td_error)
+    arguments = (problem.critic_params, problem.inputs, problem.target)
     step = "gradient step with Adam"
     candidates = [
         in_loop(step, gradient_step, problem.critic_params, adam.init(problem.critic_params), *arguments[1:]),
-        *(in_loop(f"probe, {name}", ntk_probe(q_fn, linearize=linearize), *arguments)
-          for name, linearize in linearizers.items()),
-    ]  # fmt: skip
+        *(in_loop(f"probe, {name}", ntk_probe(q), *arguments) for name, q in networks.items()),
+    ]
     timings = measure(candidates, repeats)
     lines = table(timings)
-    for name in linearizers:
+    for name in networks:
         share = timings[f"probe, {name}"].cpu_ms / timings[step].cpu_ms / 1000
         lines.append(f"once in a thousand steps the probe ({name}) adds {share:.2%} to them")
     return Section(f"The probe at B = {batch_size}, hidden sizes {_HIDDEN_SIZES}", lines, numbers(timings))

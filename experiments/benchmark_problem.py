@@ -34,6 +34,7 @@ class Problem(NamedTuple):
     actor_params: Params
     batch: Transition
     bursts: Transition  # [U, B, ...]
+    target: Array
     td_error: Array
 
     @property
@@ -63,21 +64,21 @@ def make_problem(
 
     critic_params = critic.init(jax.random.key(0), batch.observation, batch.action)
     actor_params = actor.init(jax.random.key(1), batch.observation)
-    problem = Problem(critic, actor, critic_params, actor_params, batch, bursts, batch.reward)
-    return problem._replace(td_error=jax.jit(_td_error(problem))(critic_params, actor_params, batch))
+    errors = jax.jit(_errors_of(critic, actor))(critic_params, actor_params, batch)
+    return Problem(critic, actor, critic_params, actor_params, batch, bursts, *errors)
 
 
-def _td_error(problem: Problem) -> Callable[[Params, Params, Transition], Array]:
-    """(critic's and actor's parameters, batch) -> delta, computed as the agent does."""
-    gamma, q_fn = PreQNConfig().gamma, ntk.module_q_fn(problem.critic)
+def _errors_of(critic: Critic, actor: Actor) -> Callable[[Params, Params, Transition], tuple[Array, Array]]:
+    """(critic's and actor's parameters, batch) -> (targets, TD errors), computed as the agent does."""
+    gamma, q_fn = PreQNConfig().gamma, ntk.module_q_fn(critic)
 
-    def td_error(critic_params: Params, actor_params: Params, batch: Transition) -> Array:
-        next_action = problem.actor.apply(actor_params, batch.next_observation)
+    def errors(critic_params: Params, actor_params: Params, batch: Transition) -> tuple[Array, Array]:
+        next_action = actor.apply(actor_params, batch.next_observation)
         next_value = q_fn(critic_params, (batch.next_observation, next_action))
-        value = q_fn(critic_params, (batch.observation, batch.action))
-        return td.td_error(value, batch.reward, batch.discount, next_value, gamma)
+        target = td.td_target(batch.reward, batch.discount, next_value, gamma)
+        return target, target - q_fn(critic_params, (batch.observation, batch.action))
 
-    return td_error
+    return errors
 
 
 def burst(

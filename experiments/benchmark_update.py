@@ -38,6 +38,7 @@ from experiments.timing import Candidate, Section, Target, Timing, in_loop, meas
 from preqn_jax.agents.preqn import PreQNConfig
 from preqn_jax.config import Config, EnvConfig
 from preqn_jax.ops import activations, linesearch, ntk, solvers
+from preqn_jax.ops.linesearch import Linesearch
 from preqn_jax.ops.precision import full_precision
 from preqn_jax.ops.preqn import preqn_update
 from preqn_jax.settings import SettingError
@@ -51,7 +52,8 @@ _HIDDEN_SIZES = flags.DEFINE_string("hidden_sizes", "256,256", "width of each hi
 
 _SECTIONS = flags.DEFINE_list("sections", None, "names of the sections to measure, as in the progress; all if left out")
 
-_STEP_SIZE = 1e-3  # of the linesearch: small, so that nothing backtracks and all updates do the same work
+_STEP_SIZE = 1e-3  # of the line search: small, so that nothing backtracks and all updates do the same work
+_LINESEARCH = Linesearch(step_size=_STEP_SIZE)
 _SEEDS_BURST = 10  # updates per burst where seeds are compared
 _ENV, _WARM_UP, _BURSTS = "HalfCheetah-v5", 200, 6  # whole loop: steps before the first update, bursts after it
 
@@ -171,17 +173,14 @@ def _grams(problem: Problem) -> dict[str, Callable[[Params, Any], Array]]:
 
 
 def _updates(problem: Problem) -> dict[str, Callable[[Params, Any, Array], tuple[Params, Any]]]:
-    """The reference pair, which is preqn_update's default, and the shipped pair."""
-    q_fn = ntk.module_q_fn(problem.critic)
+    """The reference pair, which is the paper's, and the shipped pair."""
     pairs = {
-        "per_example, lstsq": (ntk.per_example(q_fn), solvers.lstsq()),
+        "per_example, lstsq": (ntk.per_example(ntk.module_q_fn(problem.critic)), solvers.lstsq()),
         "dense, ridge": (ntk.dense(problem.critic), solvers.ridge()),
     }
 
-    def update_of(linearize: ntk.Linearizer, solve: solvers.Solver) -> Callable[..., tuple[Params, Any]]:
-        return lambda params, inputs, td_error: preqn_update(
-            q_fn, params, inputs, td_error, linearize=linearize, solve=solve, step_size=_STEP_SIZE
-        )
+    def update_of(q: ntk.Linearizer, solver: solvers.Solver) -> Callable[..., tuple[Params, Any]]:
+        return functools.partial(preqn_update, q, solver=solver, linesearch=_LINESEARCH)
 
     return {name: update_of(*pair) for name, pair in pairs.items()}
 
@@ -254,12 +253,12 @@ def sin_section(problem: Problem, options: Options) -> Section:
 
 def update_section(problem: Problem, options: Options) -> Section:
     """One whole critic update, by the reference and by the shipped pair."""
-    arguments = (problem.critic_params, problem.inputs, problem.td_error)
+    arguments = (problem.critic_params, problem.inputs, problem.target)
     candidates = [in_loop(name, update, *arguments) for name, update in _updates(problem).items()]
     timings = measure(candidates, options.repeats)
     lines, infos = table(timings), {}
     for candidate in candidates:
-        info = candidate.result[1]
+        info = candidate.result[1].search
         infos[candidate.name] = {"backtracks": int(info.backtracks), "alignment": float(info.alignment)}
         lines.append(f"{candidate.name}: {int(info.backtracks)} backtracks, alignment {float(info.alignment):.4f}")
     reference, fast = timings.values()
@@ -270,7 +269,7 @@ def update_section(problem: Problem, options: Options) -> Section:
 def memory_section(problem: Problem, options: Options) -> Section:
     """Working memory of both Grams and both updates, as the compiler plans it."""
     del options
-    arguments = (problem.critic_params, problem.inputs, problem.td_error)
+    arguments = (problem.critic_params, problem.inputs, problem.target)
     functions: dict[str, tuple[Callable[..., Any], int]] = {
         **{f"Gram ({name})": (gram, 2) for name, gram in _grams(problem).items()},
         **{f"critic update ({name})": (update, 3) for name, update in _updates(problem).items()},
@@ -287,7 +286,8 @@ def memory_section(problem: Problem, options: Options) -> Section:
 
 def _parts(problem: Problem) -> list[Candidate]:
     """The parts of an update alone, named as in :func:`update_work`."""
-    q_fn, linearizer, solve = ntk.module_q_fn(problem.critic), ntk.dense(problem.critic), solvers.ridge()
+    linearizer, solve = ntk.dense(problem.critic), functools.partial(solvers.solve, solvers.ridge())
+    q_fn = linearizer.q_fn
     adam = optax.adam(PreQNConfig().actor_learning_rate)
     critic, actor, inputs, batch = problem.critic_params, problem.actor_params, problem.inputs, problem.batch
 
@@ -298,7 +298,7 @@ def _parts(problem: Problem) -> list[Candidate]:
         def value_fn(params: Params) -> Array:
             return q_fn(params, inputs)
 
-        return linesearch.backtrack(value_fn, params, direction, values, td_error, step_size=_STEP_SIZE)
+        return linesearch.search(value_fn, params, direction, values, td_error, _LINESEARCH)
 
     def gradient(actor: Params, critic: Params, observation: Array) -> Params:
         return jax.grad(lambda actor: -jnp.mean(next_value(critic, actor, observation)))(actor)

@@ -16,7 +16,8 @@ from preqn_jax.networks import Actor, Critic
 from preqn_jax.ops import diagnostics, mdps, ntk, solvers, td
 from preqn_jax.ops.alignment import cosine
 from preqn_jax.ops.diagnostics import FailureModes
-from preqn_jax.ops.preqn import PreQNInfo, step_linearized
+from preqn_jax.ops.linesearch import Linesearch
+from preqn_jax.ops.preqn import PreQNInfo, preqn_update
 from preqn_jax.types import Array, Inputs, Params, Transition
 
 _PROBE, _BATCH_SIZE = 256, 64  # of Pendulum's data: those measured on, those of an update
@@ -48,8 +49,7 @@ class Task(NamedTuple):
     """A critic to learn from fixed data, with the policy that its targets follow.
 
     Attributes:
-      q_fn: Q-function of the critic.
-      linearize: its kernel.
+      critic: its Q-function and kernel.
       gamma: discount factor per step.
       step_size: of gradient steps; PreQN takes ``preqn_step_size``.
       preqn_step_size: first step size of PreQN's linesearch.
@@ -64,8 +64,7 @@ class Task(NamedTuple):
       improve: (critic's parameters, policy's state, minibatch) -> policy's state.
     """
 
-    q_fn: ntk.QFunction
-    linearize: ntk.Linearizer
+    critic: ntk.Linearizer
     gamma: float
     step_size: float
     preqn_step_size: float
@@ -112,7 +111,7 @@ def learn(task: Task, method: Method, updates: int, records: int, key: Array) ->
 
     def one_update(state: State, key: Array) -> tuple[State, None]:
         batch = task.draw(key)
-        params, _, _, _ = _update_critic(task, method, state, batch)
+        params, _ = _update_critic(task, method, state, batch)
         rate = task.target_rate if method.has_target else 1.0
         target = jax.tree.map(lambda old, new: old + rate * (new - old), state.target, params)
         return State(params, target, task.improve(params, state.policy, batch)), None
@@ -125,46 +124,40 @@ def learn(task: Task, method: Method, updates: int, records: int, key: Array) ->
     return jax.lax.scan(one_part, State(params, params, policy), keys)[1]
 
 
-def _update_critic(
-    task: Task, method: Method, state: State, batch: Transition
-) -> tuple[Params, ntk.Linearization, Array, PreQNInfo | None]:
-    """(new parameters, linearization at the old ones, TD error, PreQN's info or None)."""
-    inputs = task.inputs(batch)
-    linearization = task.linearize(state.params, inputs)
-    next_value = task.q_fn(state.target, task.next_inputs(state.policy, batch))
-    delta = td.td_error(linearization.values, batch.reward, batch.discount, next_value, task.gamma)
-    if method.eta is None:
-        direction = linearization.pullback(delta / delta.size)
-        params = jax.tree.map(lambda p, d: p + task.step_size * d, state.params, direction)
-        return params, linearization, delta, None
-    params, info = step_linearized(
-        task.q_fn,
-        state.params,
-        inputs,
-        delta,
-        linearization,
-        solve=solvers.ridge(),
-        step_size=task.preqn_step_size,
-        alignment=method.eta,
-    )
-    return params, linearization, delta, info
+def _target(task: Task, state: State, batch: Transition) -> Array:
+    """What Q is to be on the minibatch, ``[B]``."""
+    next_value = task.critic.q_fn(state.target, task.next_inputs(state.policy, batch))
+    return td.td_target(batch.reward, batch.discount, next_value, task.gamma)
+
+
+def _update_critic(task: Task, method: Method, state: State, batch: Transition) -> tuple[Params, PreQNInfo | None]:
+    """(new parameters, PreQN's info or None)."""
+    inputs, target = task.inputs(batch), _target(task, state, batch)
+    if method.eta is not None:
+        linesearch = Linesearch(task.preqn_step_size, min_alignment=method.eta)
+        return preqn_update(task.critic, state.params, inputs, target, solver=solvers.ridge(), linesearch=linesearch)
+    values, _, pullback = task.critic(state.params, inputs)
+    direction = pullback((target - values) / values.size)
+    return jax.tree.map(lambda p, d: p + task.step_size * d, state.params, direction), None
 
 
 def measure(task: Task, method: Method, state: State, batch: Transition) -> Record:
     """Measures what an update on ``batch`` would do, and Q on the probe."""
-    params, linearization, delta, info = _update_critic(task, method, state, batch)
-    change = task.q_fn(params, task.inputs(batch)) - linearization.values
+    params, info = _update_critic(task, method, state, batch)
+    linearization = task.critic(state.params, task.inputs(batch))
+    delta = _target(task, state, batch) - linearization.values
+    change = task.critic.q_fn(params, task.inputs(batch)) - linearization.values
     if info is None:
         accepted = jnp.ones(())
         kernel, rho, step_size = linearization.gram, jnp.full_like(delta, 1 / delta.size), jnp.asarray(task.step_size)
     else:
         accepted = info.accepted.astype(delta.dtype)
-        kernel = diagnostics.preconditioned_kernel(linearization.gram, info.damping)
-        rho, step_size = jnp.ones_like(delta), info.step_size
+        kernel = diagnostics.preconditioned_kernel(linearization.gram, info.solve.damping)
+        rho, step_size = jnp.ones_like(delta), info.search.step_size
     modes = diagnostics.failure_modes(
         kernel, rho, delta, change, _unsupported(task, state, batch), step_size=step_size, gamma=task.gamma
     )
-    values = task.q_fn(state.params, task.inputs(task.probe))
+    values = task.critic.q_fn(state.params, task.inputs(task.probe))
     return Record(
         q_abs=jnp.max(jnp.abs(values)),
         q_mean=jnp.mean(values),
@@ -179,9 +172,9 @@ def measure(task: Task, method: Method, state: State, batch: Transition) -> Reco
 
 def _unsupported(task: Task, state: State, batch: Transition) -> Array:
     """How far the batch's next pairs lie outside of what the probe spans."""
-    _, data = task.linearize.tangents(state.params, task.inputs(task.probe))
-    _, following = task.linearize.tangents(state.params, task.next_inputs(state.policy, batch))
-    inner = task.linearize.inner
+    _, data = task.critic.tangents(state.params, task.inputs(task.probe))
+    _, following = task.critic.tangents(state.params, task.next_inputs(state.policy, batch))
+    inner = task.critic.inner
     return diagnostics.unsupported_share(
         inner(data, data), inner(following, data), jnp.diagonal(inner(following, following))
     )
@@ -208,7 +201,6 @@ def _all_of(data: Transition, weights: Array, gamma: float, bound: float) -> Tas
         return features @ weights
 
     return Task(
-        q_fn,
         ntk.per_example(q_fn),
         gamma=gamma,
         step_size=0.1,
@@ -288,7 +280,6 @@ def pendulum_task(
         return optax.apply_updates(actor_params, updates), optimizer
 
     return Task(
-        q_fn,
         ntk.dense(critic),
         gamma=gamma,
         step_size=0.001,

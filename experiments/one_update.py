@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from preqn_jax import ntk, preqn_update, solvers
+from preqn_jax import Linesearch, ntk, preqn_update, solvers
 from preqn_jax.networks import Critic
 from preqn_jax.ops.alignment import cosine
 from preqn_jax.types import Array, Params
@@ -53,7 +53,9 @@ def measure(activation: str, seed: int) -> Measured:
     # As large as a gradient step may be: along the kernel's first eigenvector it removes that share of the error.
     gradient_step_size = STEP_SIZE / jnp.linalg.eigvalsh(gram)[-1]
     gradient = jax.tree.map(lambda p, g: p + gradient_step_size * g, params, pullback(td_error))
-    preqn, _ = preqn_update(q_fn, params, inputs, td_error, solve=solvers.lstsq(), step_size=STEP_SIZE)
+    preqn, _ = preqn_update(
+        q_fn, params, inputs, values + td_error, solver=solvers.lstsq(), linesearch=Linesearch(STEP_SIZE)
+    )
     return Measured(state, td_error, gram, grid, step_to(gradient), step_to(preqn))
 
 

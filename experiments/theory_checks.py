@@ -16,6 +16,7 @@ import numpy as np
 
 from preqn_jax.ops import mdps, ntk, operators, solvers, td
 from preqn_jax.ops.alignment import cosine
+from preqn_jax.ops.linesearch import Linesearch
 from preqn_jax.ops.mdps import FiniteMDP
 from preqn_jax.ops.preqn import preqn_update
 from preqn_jax.types import Array, Params
@@ -152,8 +153,8 @@ def _table_update(d: Draws) -> Check:
 
     def stepped(table: Array, pair: Array, reward: Array, best: Array, gamma: Array) -> Array:
         linearization = ntk.per_example(_linear)(table, jnp.eye(_PAIRS)[pair][None])
-        delta = td.td_error(linearization.values, reward[None], jnp.ones(1), best[None], gamma)
-        return table + 0.3 * linearization.pullback(delta)
+        target = td.td_target(reward[None], jnp.ones(1), best[None], gamma)
+        return table + 0.3 * linearization.pullback(target - linearization.values)
 
     found = np.asarray(jax.jit(jax.vmap(stepped))(tables, pairs, reward, best, d.mdp.gamma))
     expected = tables.copy()
@@ -425,14 +426,13 @@ def preqn_is_u1() -> list[Check]:
     features = np.stack([of_rank(rng, _PAIRS, _PAIRS + 3, _PAIRS) for _ in d.q])
     weights, alpha = rng.normal(size=(200, _PAIRS + 3)), rng.uniform(0.01, 1.0, 200)
     q = np.einsum("npd,nd->np", features, weights).reshape(d.q.shape)
-    delta = (bellman(q, d.mdp) - q).reshape(200, -1)
+    target = bellman(q, d.mdp).reshape(200, -1)
 
-    def step(weights: Array, features: Array, delta: Array, alpha: Array) -> Array:
-        return (
-            features @ preqn_update(_linear, weights, features, delta, solve=solvers.lstsq(1e-14), step_size=alpha)[0]
-        )
+    def step(weights: Array, features: Array, target: Array, alpha: Array) -> Array:
+        how: Any = {"solver": solvers.lstsq(1e-14), "linesearch": Linesearch(alpha)}
+        return features @ preqn_update(_linear, weights, features, target, **how)[0]
 
-    found = np.asarray(jax.jit(jax.vmap(step))(weights, features, delta, alpha)).reshape(d.q.shape)
+    found = np.asarray(jax.jit(jax.vmap(step))(weights, features, target, alpha)).reshape(d.q.shape)
     expected = np.asarray(_u1(q, d.mdp, alpha))
     return [
         _equal("Eqs. 19-21", "PreQN's step of a linear Q, K invertible, against U1 Q", found, expected, 1e-8),
@@ -446,7 +446,8 @@ def _search(count: int = 200) -> Check:
     delta = np.random.default_rng(10).normal(size=(count, 6))
 
     def step(params: Params, x: Array, delta: Array) -> tuple[Array, Array]:
-        moved, info = preqn_update(_network, params, x, delta, step_size=1.0)
+        target = _network(params, x) + delta
+        moved, info = preqn_update(_network, params, x, target, solver=solvers.lstsq(), linesearch=Linesearch(1.0))
         return cosine(_network(moved, x) - _network(params, x), delta), info.accepted
 
     reached, accepted = (np.asarray(value) for value in jax.jit(jax.vmap(step))(params, x, delta))

@@ -156,13 +156,13 @@ def ridge(gram, td_error, damping):
     return np.linalg.solve(gram + damping * np.trace(gram) / n * np.eye(n), np.asarray(td_error, np.float64))
 
 
-def backtrack(q, params, direction, td_error, step_size, alignment, decay, max_backtracks):
+def backtrack(q, params, direction, td_error, step_size, min_alignment, decay, max_backtracks):
     """(step size, cosine, number of backtracks), over vectors; step size None where no trial passes."""
     start = q(params)
     for k in range(max_backtracks + 1):
         step = step_size * decay**k
         reached = cosine(q(params + step * direction) - start, td_error)
-        if reached >= alignment:
+        if reached >= min_alignment:
             return step, reached, k
     return None, reached, max_backtracks
 

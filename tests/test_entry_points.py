@@ -19,9 +19,9 @@ def linear(params, x):
 
 
 def by(transform):
-    def update(q_fn, params, inputs, td_error):
-        optimizer = transform(q_fn)
-        return optimizer.update(params, optimizer.init(params), params, inputs=inputs, td_error=td_error)
+    def update(q, params, inputs, target):
+        optimizer = transform(q)
+        return optimizer.update(params, optimizer.init(params), params, inputs=inputs, target=target)
 
     return update
 
@@ -30,7 +30,7 @@ ENTRIES = {
     "preqn_update": preqn_update,
     "precondition_by_ntk": by(precondition_by_ntk),
     "scale_by_alignment_linesearch": by(scale_by_alignment_linesearch),
-    "ntk_probe": lambda q_fn, *arguments: ntk_probe(q_fn)(*arguments),
+    "ntk_probe": lambda q, *arguments: ntk_probe(q)(*arguments),
 }
 each_entry = pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
 
@@ -44,40 +44,40 @@ class Layer(nn.Module):
 LAYER = Layer().init(jax.random.key(0), X)
 MODULE = ntk.module_q_fn(Layer())
 REFUSED = {
-    "column": ({"q_fn": lambda p, x: linear(p, x)[:, None]}, r"^q_fn must return .* \(4,\), got \(4, 1\)$"),
-    "scalar": ({"q_fn": lambda p, x: linear(p, x).sum()}, r"^q_fn must return .* \(4,\), got \(\)$"),
-    "integer_values": ({"q_fn": lambda p, x: jnp.argmax(x, axis=1)}, "^q_fn must return float32 .* got int32"),
-    "half_values": ({"q_fn": lambda p, x: linear(p, x).astype("float16")}, "^q_fn must return float32 .* got float16"),
+    "column": ({"q": lambda p, x: linear(p, x)[:, None]}, r"^q_fn must return .* \(4,\), got \(4, 1\)$"),
+    "scalar": ({"q": lambda p, x: linear(p, x).sum()}, r"^q_fn must return .* \(4,\), got \(\)$"),
+    "integer_values": ({"q": lambda p, x: jnp.argmax(x, axis=1)}, "^q_fn must return float32 .* got int32"),
+    "half_values": ({"q": lambda p, x: linear(p, x).astype("float16")}, "^q_fn must return float32 .* got float16"),
     "integer_params": (
         {"params": {"w": jnp.ones(B, jnp.int32)}},
         r"^params must be floating.* int32 in params\['w'\]$",
     ),
     "lengths_differ": (
-        {"q_fn": lambda p, x: linear(p, x[0]), "inputs": (X, X[1:])},
+        {"q": lambda p, x: linear(p, x[0]), "inputs": (X, X[1:])},
         r"^inputs must all lead with one batch axis B.* \(4, 4\).* \(3, 4\)",
     ),
     "no_inputs": ({"inputs": ()}, "^inputs has no arrays"),
-    "inner_params": ({"q_fn": MODULE, "params": LAYER["params"]}, r"^params and inputs must fit Layer.*\['Dense_0'\]"),
-    "other_params": ({"q_fn": MODULE, "params": {"params": PARAMS}}, "^params and inputs must fit Layer"),
-    "other_sizes": ({"q_fn": MODULE, "params": LAYER, "inputs": X[:, 1:]}, "^params and inputs must fit Layer.*kernel"),
-    "td_error_column": ({"td_error": DELTA[:, None]}, r"^td_error must have shape \[B\] = \(4,\).* got shape \(4, 1\)"),
-    "td_error_scalar": ({"td_error": jnp.float32(1)}, r"^td_error must have shape \[B\] = \(4,\).* got shape \(\)"),
-    "td_error_short": ({"td_error": DELTA[1:]}, r"^td_error must have shape \[B\] = \(4,\).* got shape \(3,\)"),
-    "td_error_missing": (
-        {"td_error": None},
-        r"^td_error must be an array \[B\] = \(4,\), got NoneType|got no td_error$",
+    "inner_params": ({"q": MODULE, "params": LAYER["params"]}, r"^params and inputs must fit Layer.*\['Dense_0'\]"),
+    "other_params": ({"q": MODULE, "params": {"params": PARAMS}}, "^params and inputs must fit Layer"),
+    "other_sizes": ({"q": MODULE, "params": LAYER, "inputs": X[:, 1:]}, "^params and inputs must fit Layer.*kernel"),
+    "target_column": ({"target": DELTA[:, None]}, r"^target must have shape \[B\] = \(4,\).* got shape \(4, 1\)"),
+    "target_scalar": ({"target": jnp.float32(1)}, r"^target must have shape \[B\] = \(4,\).* got shape \(\)"),
+    "target_short": ({"target": DELTA[1:]}, r"^target must have shape \[B\] = \(4,\).* got shape \(3,\)"),
+    "target_missing": (
+        {"target": None},
+        r"^target must be an array \[B\] = \(4,\), got NoneType|got no target$",
     ),
-    "td_error_integer": ({"td_error": jnp.ones(B, jnp.int32)}, "^td_error must .* floating-point, got .* int32"),
+    "target_integer": ({"target": jnp.ones(B, jnp.int32)}, "^target must .* floating-point, got .* int32"),
 }
 
 
 @each_entry
 @pytest.mark.parametrize(("change", "message"), REFUSED.values(), ids=REFUSED)
 def test_refuses_in_one_line(entry, change, message):
-    arguments = {"q_fn": linear, "params": PARAMS, "inputs": X, "td_error": DELTA} | change
-    q_fn = arguments.pop("q_fn")
+    arguments = {"q": linear, "params": PARAMS, "inputs": X, "target": DELTA} | change
+    q = arguments.pop("q")
     with pytest.raises(ValueError) as caught:  # noqa: PT011 (the message is judged below)
-        jax.eval_shape(lambda *given: entry(q_fn, *given), *arguments.values())
+        jax.eval_shape(lambda *given: entry(q, *given), *arguments.values())
     text, _, notice = str(caught.value).partition("\n")
     assert re.search(message, text)
     assert not notice or notice.startswith("-----")  # JAX's own, on tracebacks
@@ -87,8 +87,21 @@ def test_refuses_in_one_line(entry, change, message):
 def test_takes_what_is_right(entry):
     jax.eval_shape(lambda params: entry(linear, params, X, DELTA), PARAMS)
     jax.eval_shape(lambda params: entry(MODULE, params, X, DELTA), LAYER)
+    jax.eval_shape(lambda params: entry(ntk.dense(Layer()), params, X, DELTA), LAYER)
 
 
-def test_a_q_fn_is_checked_where_the_kernel_comes_from_a_module():
-    with pytest.raises(ValueError, match="q_fn must return"):
-        preqn_update(lambda p, x: MODULE(p, x)[:, None], LAYER, X, DELTA, linearize=ntk.dense(Layer()))
+@each_entry
+@pytest.mark.parametrize(
+    ("q", "found"),
+    [(Layer(), "Layer"), (Layer, "the class Layer"), (PARAMS, "dict"), (None, "NoneType")],
+    ids=["module", "class", "params", "none"],
+)
+def test_what_is_no_network_is_refused(entry, q, found):
+    with pytest.raises(ValueError, match=rf"^q must be a Linearizer, such as .*; got {found}$"):
+        entry(q, LAYER, X, DELTA)
+
+
+@each_entry
+def test_a_linearizers_own_q_function_is_checked(entry):
+    with pytest.raises(ValueError, match=r"^params and inputs must fit Layer.*kernel"):
+        entry(ntk.dense(Layer()), LAYER, X[:, 1:], DELTA)

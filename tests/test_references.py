@@ -68,7 +68,7 @@ NUMBERED = {
 TESTED = {
     "lemma_1": "u1", "lemma_2": "u2", "lemma_3": "u3", "lemma_4": "natural_gradient_direction|ridge",
     "theorem_1": "kernel|gram", "theorem_2": "contraction_|u3", "theorem_3": "contraction_bound|u1_modulus",
-    "eq_4": "td_error", "eq_21": "preqn_step",
+    "eq_4": "td_target", "eq_21": "preqn_step",
 }  # fmt: skip
 
 AUTHORS = re.compile(

@@ -15,7 +15,8 @@ from preqn_jax.agents import common, observations
 from preqn_jax.agents.base import Agent
 from preqn_jax.ops import diagnostics, ntk, solvers, td
 from preqn_jax.ops.activations import ACTIVATIONS
-from preqn_jax.ops.preqn import step_linearized
+from preqn_jax.ops.linesearch import Linesearch
+from preqn_jax.ops.preqn import PreQNInfo, preqn_update
 from preqn_jax.settings import setting
 from preqn_jax.types import Array, Inputs, Params, Transition
 
@@ -102,31 +103,22 @@ def make(config: PreQNConfig, observation_size: int, action_size: int) -> Agent:
 
 def make_critic_step(config: CriticStepConfig, critic: nn.Module) -> CriticStep:
     """(parameters, inputs [B, ...], targets [B]) -> (parameters, scalars): PreQN's step as configured."""
-    q_fn = ntk.module_q_fn(critic)
-    linearize = ntk.dense(critic) if config.linearizer == "dense" else ntk.per_example(q_fn)
-    solve = make_solver(config)
+    q = ntk.dense(critic) if config.linearizer == "dense" else ntk.per_example(ntk.module_q_fn(critic))
+    solver = make_solver(config)
+    linesearch = Linesearch(config.critic_step_size, config.eta, config.backtrack_decay, config.max_backtracks)
 
     def critic_step(params: Params, inputs: Inputs, target: Array) -> tuple[Params, dict[str, Array]]:
-        linearization = linearize(params, inputs)
-        value = linearization.values
-        td_error = target - value
-        params, info = step_linearized(
-            q_fn,
-            params,
-            inputs,
-            td_error,
-            linearization,
-            solve=solve,
-            step_size=config.critic_step_size,
-            alignment=config.eta,
-            decay=config.backtrack_decay,
-            max_backtracks=config.max_backtracks,
-        )
-        scalars = info._asdict()
-        del scalars["status"]  # a code: its mean over updates says nothing
-        return params, {"q": value.mean(), "td_error": jnp.sqrt(jnp.mean(td_error**2)), **scalars}
+        params, info = preqn_update(q, params, inputs, target, solver=solver, linesearch=linesearch)
+        return params, scalars_of(info)
 
     return critic_step
+
+
+def scalars_of(info: PreQNInfo) -> dict[str, Array]:
+    """What an agent reports of an update; without the status, of whose code the mean over updates says nothing."""
+    scalars = {**info.solve._asdict(), **info.search._asdict(), "q": info.q, "td_error": info.td_error}
+    del scalars["status"]
+    return {**scalars, "accepted": info.accepted}
 
 
 def make_operator(config: CriticStepConfig) -> Callable[[Array, dict[str, Array]], tuple[Array, Array, Array]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import chex
 import jax.numpy as jnp
 
+from preqn_jax.ops.checks import check_vectors
 from preqn_jax.types import Array
 
 
@@ -17,9 +17,11 @@ def cosine(a: Array, b: Array) -> Array:
 
     Returns:
       A scalar in [-1, 1]; 0 where either vector is zero, NaN where either holds a NaN.
+
+    Raises:
+      ValueError: at trace time, unless both are vectors of one length.
     """
-    chex.assert_rank([a, b], 1)
-    chex.assert_equal_shape([a, b])
+    check_vectors(a=a, b=b)
     a, b = _unit(a), _unit(b)
     return jnp.clip(jnp.sum(a * b), -1.0, 1.0)
 

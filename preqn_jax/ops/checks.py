@@ -27,22 +27,65 @@ def known(name: str, value: float | Array) -> float | None:
         return None
 
 
-def td_error_of(td_error: Array, values: Array) -> Array:
-    """The TD error as everything behind it takes it: ``[B]`` like the values, and a constant to differentiation.
+def check_interval(name: str, value: float | Array, interval: str) -> None:
+    """Checks a number against an interval in mathematical notation, ``"(0, 1]"``; a traced one passes unchecked.
 
     Raises:
-      ValueError: if it is not floating-point, or not one error per value.
+      ValueError: naming the number and the interval.
+    """
+    number = known(name, value)
+    if number is None:
+        return
+    low, high = (float(bound) for bound in interval[1:-1].split(","))
+    above = number > low if interval[0] == "(" else number >= low
+    below = number < high if interval[-1] == ")" else number <= high
+    if not (above and below):
+        raise ValueError(f"{name} must be in {interval}, got {number:g}")
+
+
+def check_vectors(**arrays: Array) -> None:
+    """Raises ValueError unless all are vectors of one length."""
+    shapes = {name: jnp.shape(array) for name, array in arrays.items()}
+    if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
+        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"{' and '.join(shapes)} must be vectors of one length, got shapes {found}")
+
+
+def check_shape(name: str, array: Array, *expected: int | None) -> None:
+    """Raises ValueError unless the array has this shape; None stands for any length."""
+    shape = jnp.shape(array)
+    if len(shape) != len(expected) or any(want not in (None, got) for want, got in zip(expected, shape, strict=True)):
+        wanted = ", ".join("*" if length is None else str(length) for length in expected)
+        raise ValueError(f"{name} must have shape [{wanted}], got {shape}")
+
+
+def check_square(name: str, matrix: Array) -> None:
+    """Raises ValueError unless the matrix is ``[N, N]``."""
+    shape = jnp.shape(matrix)
+    if len(shape) != 2 or shape[0] != shape[1]:
+        raise ValueError(f"{name} must be a square matrix [N, N], got shape {shape}")
+
+
+def td_error_of(target: Array, values: Array) -> Array:
+    """delta = target - Q ``[B]``, a constant to differentiation.
+
+    Args:
+      target: ``[B]``.
+      values: Q, ``[B]``.
+
+    Raises:
+      ValueError: if the target is not floating-point, or not one number per value.
     """
     try:
-        td_error = whole(jnp.asarray(td_error))
+        target = whole(jnp.asarray(target))
     except (TypeError, ValueError):
-        raise ValueError(f"td_error must be an array [B] = {values.shape}, got {type(td_error).__name__}") from None
-    if td_error.shape != values.shape or not jnp.issubdtype(td_error.dtype, jnp.floating):
+        raise ValueError(f"target must be an array [B] = {values.shape}, got {type(target).__name__}") from None
+    if target.shape != values.shape or not jnp.issubdtype(target.dtype, jnp.floating):
         raise ValueError(
-            f"td_error must have shape [B] = {values.shape} and be floating-point, got shape {td_error.shape} "
-            f"of {td_error.dtype}"
+            f"target must have shape [B] = {values.shape} and be floating-point, got shape {target.shape} "
+            f"of {target.dtype}"
         )
-    return jax.lax.stop_gradient(td_error.astype(values.dtype))
+    return jax.lax.stop_gradient(target.astype(values.dtype) - values)
 
 
 def check_arguments(q_fn: Callable[[Params, Inputs], Array], params: Params, inputs: Inputs) -> Any:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import chex
 import jax.numpy as jnp
 
 from preqn_jax.ops.alignment import cosine, relative_norm
+from preqn_jax.ops.checks import check_shape, check_square, check_vectors
 from preqn_jax.ops.operators import contraction_bound, contraction_conditions
 from preqn_jax.ops.precision import full_precision
 from preqn_jax.types import Array
@@ -37,7 +37,7 @@ class DiagonalStats(NamedTuple):
 
 def diagonal_stats(gram: Array) -> DiagonalStats:
     """Statistics of the kernel's diagonal; gram is ``[B, B]``."""
-    _check_square(gram)
+    check_square("gram", gram)
     diagonal = jnp.diagonal(gram)
     return DiagonalStats(diagonal.mean(), diagonal.std(), diagonal.min(), diagonal.max())
 
@@ -51,7 +51,7 @@ def row_ratio(gram: Array) -> Array:
     Returns:
       ``[N]``; a row with K_ii = 0 has ratio 0 if it is all zero, else infinity.
     """
-    _check_square(gram)
+    check_square("gram", gram)
     diagonal = jnp.diagonal(gram)
     off_diagonal = jnp.sum(jnp.abs(gram), axis=1) - jnp.abs(diagonal)
     return jnp.where(off_diagonal == 0, 0.0, off_diagonal / diagonal) / gram.shape[0]
@@ -66,7 +66,7 @@ def effective_rank(gram: Array) -> Array:
     Returns:
       A scalar; 0 for K = 0, NaN where K is not finite.
     """
-    _check_square(gram)
+    check_square("gram", gram)
     with full_precision():
         eigenvalues = jnp.maximum(jnp.linalg.eigvalsh(gram), 0.0)
     total = eigenvalues.sum()
@@ -129,8 +129,8 @@ def failure_modes(
     Returns:
       :class:`FailureModes`; linearization is 0 where no change was predicted and none came.
     """
-    chex.assert_rank(unsupported, 1)
-    chex.assert_equal_shape([rho, td_error, change])
+    check_shape("unsupported", unsupported, None)
+    check_vectors(rho=rho, td_error=td_error, change=change)
     conditions = contraction_conditions(kernel, rho, step_size, gamma)
     with full_precision():
         predicted = step_size * (kernel @ (rho * td_error))
@@ -168,7 +168,8 @@ def unsupported_share(
     Returns:
       ``[M]``, in [0, 1]; 0 where K(x', x') = 0, as nothing is to be learned there.
     """
-    chex.assert_shape(cross, (*next_diagonal.shape, gram.shape[0]))
+    check_square("gram", gram)
+    check_shape("cross", cross, *next_diagonal.shape, gram.shape[0])
     _, inverse, vectors = _spectrum(gram, damping, rcond)
     with full_precision():
         explained = ((cross @ vectors) ** 2) @ inverse
@@ -192,14 +193,9 @@ def preconditioned_kernel(gram: Array, damping: float | Array = 0.0, rcond: floa
 
 def _spectrum(gram: Array, damping: float | Array, rcond: float | Array) -> tuple[Array, Array, Array]:
     """Eigenvalues of K, those of the damped pseudo-inverse, and the eigenvectors as columns."""
-    _check_square(gram)
+    check_square("gram", gram)
     with full_precision():
         eigenvalues, vectors = jnp.linalg.eigh(gram)
     kept = ~(eigenvalues <= rcond * jnp.max(eigenvalues))  # NaN is kept, to be seen
     damped = eigenvalues + damping * jnp.mean(jnp.diagonal(gram))
     return eigenvalues, jnp.where(kept, 1.0 / jnp.where(kept, damped, 1.0), 0.0), vectors
-
-
-def _check_square(gram: Array) -> None:
-    chex.assert_rank(gram, 2)
-    chex.assert_shape(gram, (gram.shape[0], gram.shape[0]))

@@ -5,25 +5,56 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from preqn_jax.ops.alignment import all_finite, cosine
+from preqn_jax.ops.checks import check_interval, check_vectors
 from preqn_jax.ops.precision import full_precision
 from preqn_jax.ops.sharding import vary, varying_axes, whole
 from preqn_jax.types import Array, Params
 
 
-class SearchInfo(NamedTuple):
-    """How a search ended.
+class Linesearch(NamedTuple):
+    """The numbers of a backtracking line search; a pytree, so that they may be traced, vmapped or scheduled.
 
     Attributes:
-      accepted: whether a step size passed, or there was nothing to correct, bool [].
-      alignment: cos(Q' - Q, delta) at the last step size tried; 1 for delta = 0, NaN where a parameter or value
-        left the floating-point range, float [].
-      step_size: the accepted step size, 0 if none was, float [].
-      backtracks: how often the step was shortened, int32 [].
+      step_size: the paper's alpha, first and largest step size that is evaluated, > 0.
+      min_alignment: the paper's eta, the cosine cos(Q' - Q, delta) that a step must reach, in (0, 1].
+      decay: factor between step sizes, in (0, 1). The paper does not state it.
+      max_backtracks: reductions of the step size after which the step is rejected, >= 0. The paper does not state it.
+    """
+
+    step_size: float | Array = 0.1
+    min_alignment: float | Array = 0.97
+    decay: float | Array = 0.8
+    max_backtracks: int | Array = 20
+
+
+_ALLOWED = {"step_size": "(0, inf)", "min_alignment": "(0, 1]", "decay": "(0, 1)", "max_backtracks": "[0, inf)"}
+
+
+def check_linesearch(linesearch: Linesearch) -> None:
+    """Checks the numbers that are known; traced ones pass unchecked.
+
+    Raises:
+      ValueError: naming the number that is out of range, and what is allowed; or if it is no :class:`Linesearch`.
+    """
+    if not isinstance(linesearch, Linesearch):
+        raise ValueError(f"linesearch must be a Linesearch, got {type(linesearch).__name__}")
+    for name, interval in _ALLOWED.items():
+        check_interval(f"linesearch.{name}", getattr(linesearch, name), interval)
+
+
+class SearchInfo(NamedTuple):
+    """How a search ended; all scalars.
+
+    Attributes:
+      accepted: whether a step size passed, or there was nothing to correct, bool.
+      alignment: cos(Q' - Q, delta) at the last step size evaluated; 1 for delta = 0, NaN where a parameter or value
+        left the floating-point range.
+      step_size: the accepted step size, 0 if there is none.
+      backtracks: how often the step size was reduced, int32.
     """
 
     accepted: Array
@@ -39,53 +70,19 @@ class _State(NamedTuple):
     backtracks: Array
 
 
-def backtrack(
-    value_fn: Callable[[Params], Array],
-    params: Params,
-    direction: Params,
-    values: Array,
-    td_error: Array,
-    *,
-    step_size: float | Array = 0.1,
-    alignment: float | Array = 0.97,
-    decay: float | Array = 0.8,
-    max_backtracks: int | Array = 20,
-) -> tuple[Params, SearchInfo]:
-    """Moves the parameters by what :func:`search` finds; arguments and :class:`SearchInfo` are its.
-
-    Returns:
-      The new parameters, bit for bit the old ones unless a nonzero step was accepted, and a :class:`SearchInfo`.
-    """
-    step, info = search(
-        value_fn,
-        params,
-        direction,
-        values,
-        td_error,
-        step_size=step_size,
-        alignment=alignment,
-        decay=decay,
-        max_backtracks=max_backtracks,
-    )
-    return jax.tree.map(lambda p, s: jnp.where(info.step_size > 0, p + s, p), params, step), info
-
-
 def search(
     value_fn: Callable[[Params], Array],
     params: Params,
     direction: Params,
     values: Array,
     td_error: Array,
-    *,
-    step_size: float | Array = 0.1,
-    alignment: float | Array = 0.97,
-    decay: float | Array = 0.8,
-    max_backtracks: int | Array = 20,
+    linesearch: Linesearch = Linesearch(),
 ) -> tuple[Params, SearchInfo]:
-    """Largest step_size decay^k, k = 0 .. max_backtracks, with cos(Q' - Q, delta) >= alignment.
+    """Finds the largest step_size decay^k, k = 0 .. max_backtracks, with cos(Q' - Q, delta) >= min_alignment.
 
     Q' = value_fn(params + step_size decay^k direction), as in Eq. 24 of Achiam et al. (2019). A direction that is
-    zero or not finite, or a td_error that is not finite, is tried once: no shortening mends it.
+    zero or not finite, or a td_error that is not finite, is evaluated at the first step size only, since a shorter
+    step cannot help.
 
     Args:
       value_fn: params -> Q-values ``[B]`` on the minibatch.
@@ -93,19 +90,19 @@ def search(
       direction: pytree like params.
       values: Q = value_fn(params), ``[B]``.
       td_error: delta ``[B]``, the change that is wanted.
-      step_size: first and largest step size.
-      alignment: eta, the cosine to reach.
-      decay: factor between trials, in (0, 1).
-      max_backtracks: after this many the step is rejected.
+      linesearch: the numbers of the search.
 
     Returns:
       The step, to be added to the parameters, and a :class:`SearchInfo`. Where no step is taken it is -0.0, which
       added to -0.0 leaves that as it is. A zero td_error is an accepted no-op; a non-finite one, or a non-finite
       direction, is never accepted.
+
+    Raises:
+      ValueError: at trace time, unless values and td_error are ``[B]``.
     """
+    step_size, min_alignment, decay, max_backtracks = linesearch
     values, td_error = whole((values, td_error))
-    chex.assert_rank(td_error, 1)
-    chex.assert_equal_shape([values, td_error])
+    check_vectors(values=values, td_error=td_error)
     no_error = jnp.all(td_error == 0)
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0.0) for leaf in jax.tree.leaves(direction)]))
     mendable = jnp.isfinite(largest) & (largest > 0) & all_finite(td_error)
@@ -127,16 +124,16 @@ def search(
         return _State(step, step_size, measure(step), backtracks)
 
     def unaligned(state: _State) -> Array:
-        return ~(state.alignment >= alignment) & (state.backtracks < max_backtracks)  # NaN is unaligned
+        return ~(state.alignment >= min_alignment) & (state.backtracks < max_backtracks)  # NaN is unaligned
 
     def shorten(state: _State) -> _State:
         return trial(state.step_size * decay, state.backtracks + 1)
 
     first = trial(jnp.asarray(step_size, values.dtype), jnp.zeros((), jnp.int32))
-    axes = varying_axes(first, alignment, decay, max_backtracks)  # of whatever decides how long the loop runs
+    axes = varying_axes(first, min_alignment, decay, max_backtracks)  # of whatever decides how long the loop runs
     last = jax.lax.while_loop(unaligned, shorten, vary(first, axes))
 
-    accepted = last.alignment >= alignment
+    accepted = last.alignment >= min_alignment
     takes_step = accepted & ~no_error
     step = jax.tree.map(lambda leaf: jnp.where(takes_step, leaf, jnp.asarray(-0.0, leaf.dtype)), last.step)
     return step, SearchInfo(accepted, last.alignment, jnp.where(takes_step, last.step_size, 0.0), last.backtracks)

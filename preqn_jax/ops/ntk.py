@@ -49,21 +49,21 @@ class Linearization(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Linearizer:
-    """Four pure functions around the gradients g_i, and the call that puts them together.
+    """A Q-function, four pure functions around its gradients g_i, and the call that puts them together.
 
     Attributes:
+      q_fn: (params, inputs) -> Q-values ``[B]``; what it holds fixed of the parameters does not move.
       tangents: (params, inputs) -> (values [B], tangents), tangents being any representation of g_1 .. g_B.
       gram: tangents -> K(X, X) ``[B, B]``, which is symmetric.
       inner: (tangents, tangents') -> K(X, X') ``[B, B']``.
       pullback: (tangents, z [B]) -> sum_i z_i g_i, a pytree like the parameters that are free.
-      q_fn: the Q-function; what it holds fixed of the parameters does not move. All are free if left out.
     """
 
+    q_fn: QFunction
     tangents: Callable[[Params, Inputs], tuple[Array, Any]]
     gram: Callable[[Any], Array]
     inner: Callable[[Any, Any], Array]
     pullback: Callable[[Any, Array], Params]
-    q_fn: QFunction | None = None
 
     def __call__(self, params: Params, inputs: Inputs) -> Linearization:
         """Linearizes at ``params`` on ``inputs``, in full float32 precision on every backend.
@@ -109,7 +109,24 @@ def per_example(q_fn: QFunction) -> Linearizer:
     def gram(gradients: Params) -> Array:
         return _inner_of_gradients(gradients, gradients)
 
-    return Linearizer(tangents, gram, _inner_of_gradients, _pull_back_gradients, q_fn)
+    return Linearizer(q_fn, tangents, gram, _inner_of_gradients, _pull_back_gradients)
+
+
+def linearizer_of(q: Linearizer | QFunction) -> Linearizer:
+    """The linearizer that a network argument stands for: itself, or :func:`per_example` of a plain Q-function.
+
+    Raises:
+      ValueError: if it is neither, a module for example.
+    """
+    if isinstance(q, Linearizer):
+        return q
+    if isinstance(q, nn.Module | type) or not callable(q):
+        found = f"the class {q.__name__}" if isinstance(q, type) else type(q).__name__
+        raise ValueError(
+            "q must be a Linearizer, such as ntk.dense(module), or a function (params, inputs) -> Q-values [B]; "
+            f"got {found}"
+        )
+    return per_example(q)
 
 
 def _of_free(q_fn: QFunction, params: Params) -> tuple[Params, QFunction]:
@@ -210,7 +227,7 @@ def dense(module: nn.Module) -> Linearizer:
         others = _gradients_outside_dense(q_of_free, free, inputs, calls)
         return values, _DenseTangents(factors[True], factors[False], others)
 
-    return Linearizer(tangents, _gram_of_dense, _inner_of_dense, _pull_back_dense, q_fn)
+    return Linearizer(q_fn, tangents, _gram_of_dense, _inner_of_dense, _pull_back_dense)
 
 
 def _intercept_dense(q_fn: QFunction, params: Params, inputs: Inputs, on_call: Callable[..., Array]) -> Array:
@@ -374,14 +391,14 @@ def _transposed_product(a: Array, b: Array) -> Array:
 
 
 def kernel(
-    linearizer: Linearizer, params: Params, inputs: Inputs, others: Inputs | None = None, *, block_size: int = 128
+    q: Linearizer | QFunction, params: Params, inputs: Inputs, others: Inputs | None = None, *, block_size: int = 128
 ) -> Array:
     """Kernel K(X, X') between two sets of any size, in blocks.
 
     Beside the result, memory holds the tangents of two blocks at a time, whatever the sizes.
 
     Args:
-      linearizer: :func:`per_example` or :func:`dense`.
+      q: a :class:`Linearizer`, :func:`dense` of a module for example, or a plain Q-function.
       params: pytree of floating-point arrays.
       inputs: X, a pytree whose leaves lead with N.
       others: X', leading with M; X itself if left out.
@@ -395,6 +412,7 @@ def kernel(
     """
     if block_size < 1:
         raise ValueError(f"block_size must be at least 1, got {block_size}")
+    linearizer = linearizer_of(q)
     others = inputs if others is None else others
     params, inputs, others = whole((params, inputs, others))
     shape = (batch_size(inputs), batch_size(others, "others"))
@@ -415,7 +433,9 @@ def kernel(
     return result.reshape(-1, result.shape[-1])[:n, :m]
 
 
-def check_example_by_example(q_fn: QFunction, params: Params, inputs: Inputs, *, tolerance: float = 1e-3) -> None:
+def check_example_by_example(
+    q: Linearizer | QFunction, params: Params, inputs: Inputs, *, tolerance: float = 1e-3
+) -> None:
     """Refuses a Q-function whose rows see each other: no kernel of theirs predicts how a step moves it.
 
     K is formed from each example alone. A BatchNorm or Dropout in training mode, a mean over the minibatch or attention
@@ -432,7 +452,7 @@ def check_example_by_example(q_fn: QFunction, params: Params, inputs: Inputs, *,
       ValueError: q_fn must compute each value from its own row alone, but ...
 
     Args:
-      q_fn: (params, inputs) -> Q-values ``[B]``.
+      q: a Q-function, (params, inputs) -> Q-values ``[B]``, or a :class:`Linearizer` of one.
       params: pytree of floating-point arrays.
       inputs: pytree whose leaves lead with B, at least two examples.
       tolerance: difference that passes as rounding [largest value, or largest entry of the gradient].
@@ -440,7 +460,7 @@ def check_example_by_example(q_fn: QFunction, params: Params, inputs: Inputs, *,
     Raises:
       ValueError: if rows see each other, or as :func:`per_example` does.
     """
-    together, alone = _together_and_alone(q_fn, params, inputs)
+    together, alone = _together_and_alone(linearizer_of(q).q_fn, params, inputs)
     if jnp.size(together[0]) < 2:
         raise ValueError("inputs must hold at least two examples to compare, got B = 1")
     try:

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import chex
 import jax.numpy as jnp
 
+from preqn_jax.ops.checks import check_shape
 from preqn_jax.ops.mdps import FiniteMDP
 from preqn_jax.ops.precision import full_precision
 from preqn_jax.types import Array
@@ -28,8 +28,8 @@ from preqn_jax.types import Array
 
 def optimality(q: Array, mdp: FiniteMDP) -> Array:
     """T* Q = r + gamma E_s' max_a' Q(s', a'), ``[S, A]``."""
-    chex.assert_rank(q, 2)
-    chex.assert_equal_shape([q, mdp.reward])
+    check_shape("q", q, None, None)
+    check_shape("mdp.reward", mdp.reward, *q.shape)
     with full_precision():
         return mdp.reward + mdp.gamma * (mdp.transition @ jnp.max(q, axis=1))
 
@@ -41,7 +41,7 @@ def u1(q: Array, mdp: FiniteMDP, step_size: float | Array) -> Array:
 
 def u2(q: Array, mdp: FiniteMDP, rho: Array, step_size: float | Array) -> Array:
     """U2 Q = Q + alpha D_rho (T* Q - Q), ``[S, A]`` (Achiam et al. 2019, Eq. 13); rho is ``[S, A]``."""
-    chex.assert_equal_shape([q, rho])
+    check_shape("rho", rho, *q.shape)
     return q + step_size * rho * (optimality(q, mdp) - q)
 
 
@@ -63,8 +63,8 @@ def u3(q: Array, mdp: FiniteMDP, kernel: Array, rho: Array, step_size: float | A
     Returns:
       ``[S, A]``.
     """
-    chex.assert_equal_shape([q, rho])
-    chex.assert_shape(kernel, (q.size, q.size))
+    check_shape("rho", rho, *q.shape)
+    check_shape("kernel", kernel, q.size, q.size)
     with full_precision():
         change = kernel @ (rho * (optimality(q, mdp) - q)).reshape(-1)
     return q + step_size * change.reshape(q.shape)
@@ -131,8 +131,8 @@ def contraction_conditions(
     kernel: Array, rho: Array, step_size: float | Array, gamma: float | Array
 ) -> ContractionConditions:
     """Both conditions of Theorem 2 (Achiam et al. 2019, Eqs. 16-17); arguments as :func:`contraction_bound`."""
-    chex.assert_rank(rho, 1)
-    chex.assert_shape(kernel, (rho.shape[0], rho.shape[0]))
+    check_shape("rho", rho, None)
+    check_shape("kernel", kernel, *rho.shape, *rho.shape)
     diagonal = jnp.diagonal(kernel)
     off_diagonal = jnp.abs(kernel - jnp.diag(diagonal))
     with full_precision():
@@ -158,8 +158,9 @@ def natural_gradient_direction(gradients: Array, rho: Array, td_error: Array) ->
     Returns:
       Direction in parameter space, ``[d]``.
     """
-    chex.assert_rank(gradients, 2)
-    chex.assert_shape([rho, td_error], (gradients.shape[0],))
+    check_shape("gradients", gradients, None, None)
+    check_shape("rho", rho, gradients.shape[0])
+    check_shape("td_error", td_error, gradients.shape[0])
     with full_precision():
         fisher = gradients.T @ (rho[:, None] * gradients)
         return jnp.linalg.pinv(fisher, hermitian=True) @ (gradients.T @ (rho * td_error))

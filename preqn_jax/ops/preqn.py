@@ -7,202 +7,163 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from preqn_jax.ops import linesearch, ntk, solvers
-from preqn_jax.ops.checks import check_arguments, known, td_error_of
+from preqn_jax.ops import ntk, solvers
+from preqn_jax.ops.checks import td_error_of
+from preqn_jax.ops.linesearch import Linesearch, SearchInfo, check_linesearch, search
 from preqn_jax.ops.q_functions import merge, split
 from preqn_jax.ops.sharding import whole
+from preqn_jax.ops.solvers import SolveInfo
 from preqn_jax.ops.status import Status as Status
 from preqn_jax.types import Array, Inputs, Params
 
 
 class PreQNInfo(NamedTuple):
-    """Diagnostics of one update; all scalars.
+    """Diagnostics of one update; all scalars. :func:`describe` puts them into words.
 
     Attributes:
       accepted: whether the step was taken, or there was nothing to correct, bool.
       status: a :class:`Status`, int32.
-      predicted_alignment: cos(K z, delta), before any step; 1 for delta = 0.
-      alignment: cos(Q' - Q, delta) at the last step size tried.
-      residual: ||K z - delta|| / ||delta||.
-      damping: the solver's, in units of K's mean diagonal.
-      step_size: the accepted step size; 0 if none was.
-      backtracks: how often the step was shortened, int32.
-      kernel_diagonal: mean of K_ii.
+      q: mean of Q before the step.
+      td_error: root mean square of delta.
+      solve: of K z = delta, a ``SolveInfo``: predicted alignment, residual, damping, mean of K_ii.
+      search: of the line search, a ``SearchInfo``: alignment, accepted step size, backtracks.
     """
 
     accepted: Array
     status: Array
-    predicted_alignment: Array
-    alignment: Array
-    residual: Array
-    damping: Array
-    step_size: Array
-    backtracks: Array
-    kernel_diagonal: Array
+    q: Array
+    td_error: Array
+    solve: SolveInfo
+    search: SearchInfo
 
 
 def preqn_update(
-    q_fn: ntk.QFunction,
+    q: ntk.Linearizer | ntk.QFunction,
     params: Params,
     inputs: Inputs,
-    td_error: Array,
+    target: Array,
     *,
-    linearize: ntk.Linearizer | None = None,
-    solve: solvers.Solver | None = None,
-    step_size: float | Array = 0.1,
-    alignment: float | Array = 0.97,
-    decay: float | Array = 0.8,
-    max_backtracks: int | Array = 20,
+    solver: solvers.Solver = solvers.ridge(),
+    linesearch: Linesearch = Linesearch(),
 ) -> tuple[Params, PreQNInfo]:
     """Moves Q towards its targets on a minibatch, with the kernel's cross-talk cancelled.
 
-        K Z = delta,   theta' = theta + step_size sum_i Z_i grad Q(x_i),
+        delta = target - Q,   K z = delta,   theta' = theta + step_size sum_i z_i grad Q(x_i),
 
-    the step shortened by ``decay`` until cos(Q' - Q, delta) >= ``alignment``, else not taken: Eqs. 22-24 of Achiam et
-    al. (2019), lines 11 to 13 of their Algorithm 1.
+    where the step size is reduced until cos(Q' - Q, delta) reaches ``linesearch.min_alignment``, and no step is taken
+    if it never does: Eqs. 22-24 of Achiam et al. (2019), lines 11 to 13 of their Algorithm 1.
+
+    The defaults are the recommended ones, of which the paper states the step size and the alignment. Its solver is
+    ``solvers.lstsq()``.
 
     Example:
       >>> q_fn = lambda params, x: x @ params
-      >>> params, x = jnp.zeros(3), jnp.eye(3)
-      >>> params, info = preqn_update(q_fn, params, x, jnp.array([1.0, 2.0, 3.0]), step_size=1.0)
+      >>> params, x, target = jnp.zeros(3), jnp.eye(3), jnp.array([1.0, 2.0, 3.0])
+      >>> linesearch = Linesearch(step_size=1.0)
+      >>> params, info = preqn_update(q_fn, params, x, target, solver=solvers.lstsq(), linesearch=linesearch)
       >>> [round(float(p), 3) for p in params], bool(info.accepted)
       ([1.0, 2.0, 3.0], True)
 
     Args:
-      q_fn: (params, inputs) -> Q-values ``[B]``, example by example.
+      q: the network: a ``Linearizer``, such as ``ntk.dense(module)``, which is fast; or a plain Q-function
+        (params, inputs) -> Q-values ``[B]``, example by example, which stands for ``ntk.per_example(q_fn)``.
       params: pytree of floating-point arrays.
       inputs: pytree whose leaves lead with B.
-      td_error: delta = target - Q, ``[B]``; not differentiated.
-      linearize: how K is formed; ``ntk.per_example(q_fn)`` if left out, ``ntk.dense(module)`` for speed.
-      solve: how K Z = delta is solved; ``solvers.lstsq()`` if left out, ``solvers.ridge()`` for speed.
-      step_size: the paper's alpha, first and largest step size of the search.
-      alignment: the paper's eta, in (0, 1].
-      decay: backtracking factor, in (0, 1).
-      max_backtracks: shortenings after which the step is rejected.
+      target: what Q is to be, ``[B]``, r + discount * Q(s', a') for example; not differentiated.
+      solver: how K z = delta is solved: one of ``solvers``, or any function (gram ``[B, B]``, delta ``[B]``) -> z
+        ``[B]``.
+      linesearch: the numbers of the line search.
 
     Returns:
       New parameters and :class:`PreQNInfo`. A rejected or failed step leaves every parameter bit for bit as it was.
 
     Raises:
-      ValueError: at trace time, on an option out of range or arguments of the wrong shape or kind.
+      ValueError: at trace time, on a number out of range or arguments of the wrong shape or kind.
+
+    References:
+      Achiam, Knight, Abbeel. `Towards Characterizing Divergence in Deep Q-Learning
+      <https://arxiv.org/abs/1903.08894>`_, 2019.
     """
-    linearize = ntk.per_example(q_fn) if linearize is None else linearize
-    return step_linearized(
-        q_fn,
-        params,
-        inputs,
-        td_error,
-        linearize(params, inputs),
-        solve=solve,
-        step_size=step_size,
-        alignment=alignment,
-        decay=decay,
-        max_backtracks=max_backtracks,
-    )
+    check_linesearch(linesearch)
+    linearizer, inputs = ntk.linearizer_of(q), whole(inputs)
+    linearization = linearizer(params, inputs)
+    td_error = td_error_of(target, linearization.values)
+    direction, solved = preqn_direction(linearization, td_error, solver)
 
-
-def step_linearized(
-    q_fn: ntk.QFunction,
-    params: Params,
-    inputs: Inputs,
-    td_error: Array,
-    linearization: ntk.Linearization,
-    *,
-    solve: solvers.Solver | None = None,
-    step_size: float | Array = 0.1,
-    alignment: float | Array = 0.97,
-    decay: float | Array = 0.8,
-    max_backtracks: int | Array = 20,
-) -> tuple[Params, PreQNInfo]:
-    """:func:`preqn_update` from a linearization at hand, whose ``values`` the TD error may be made from.
-
-    Args:
-      q_fn: as :func:`preqn_update` takes it, and so all that is not named here.
-      params: the same.
-      inputs: the same.
-      td_error: the same, ``[B]``.
-      linearization: of ``q_fn`` at ``params`` on ``inputs``.
-      solve: the same, and so the rest.
-      step_size: the same.
-      alignment: the same.
-      decay: the same.
-      max_backtracks: the same.
-
-    Returns:
-      As :func:`preqn_update`.
-
-    Raises:
-      ValueError: as :func:`preqn_update`.
-    """
-    check_options(step_size=step_size, alignment=alignment, decay=decay, max_backtracks=max_backtracks)
-    inputs = whole(inputs)
-    check_arguments(q_fn, whole(params), inputs)
-    direction, found = preqn_direction(linearization, td_error, solve)
-    free, fixed = split(q_fn, params)
-    new_params, search = linesearch.backtrack(
-        lambda free: q_fn(whole(merge(free, fixed)), inputs),
+    free, fixed = split(linearizer.q_fn, params)
+    step, searched = search(
+        lambda free: linearizer.q_fn(whole(merge(free, fixed)), inputs),
         free,
-        split(q_fn, direction)[0],
+        split(linearizer.q_fn, direction)[0],
         linearization.values,
-        td_error_of(td_error, linearization.values),
-        step_size=step_size,
-        alignment=alignment,
-        decay=decay,
-        max_backtracks=max_backtracks,
+        td_error,
+        linesearch,
     )
-    return merge(new_params, fixed), join(found, search)
+    moved = jax.tree.map(lambda p, s: jnp.where(searched.step_size > 0, p + s, p), free, step)
+    return merge(moved, fixed), info_of(*magnitudes(linearization.values, td_error), solved, searched)
 
 
 def preqn_direction(
-    linearization: ntk.Linearization, td_error: Array, solve: solvers.Solver | None = None
-) -> tuple[Params, solvers.SolveInfo]:
+    linearization: ntk.Linearization, td_error: Array, solver: solvers.Solver
+) -> tuple[Params, SolveInfo]:
     """sum_i z_i grad Q(x_i) with K z = delta, along which Q moves towards its targets.
 
     Args:
       linearization: of Q on the minibatch.
-      td_error: delta ``[B]``; not differentiated.
-      solve: as :func:`preqn_update` takes it.
+      td_error: delta ``[B]``.
+      solver: as :func:`preqn_update` takes it.
 
     Returns:
       The direction, like the parameters, and a ``SolveInfo``. A failed solve asks for no step: zeros.
     """
-    values, gram, pullback = linearization
-    z, solved = solvers.solve(solve or solvers.lstsq(), gram, td_error_of(td_error, values))
-    direction = jax.tree.map(lambda leaf: jnp.where(solved.finite, leaf, jnp.zeros_like(leaf)), pullback(z))
-    return direction, solved
+    z, solved = solvers.solve(solver, linearization.gram, td_error)
+    direction = linearization.pullback(z)
+    return jax.tree.map(lambda leaf: jnp.where(solved.finite, leaf, jnp.zeros_like(leaf)), direction), solved
 
 
-def join(solved: solvers.SolveInfo, search: linesearch.SearchInfo) -> PreQNInfo:
-    """What is known after the search: both parts of a :class:`PreQNInfo`."""
-    unaligned = solved.finite & ~search.accepted
-    return PreQNInfo(
-        accepted=search.accepted & solved.finite,
-        status=jnp.where(unaligned, jnp.asarray(Status.NOT_ALIGNED, jnp.int32), solved.status),
-        predicted_alignment=solved.predicted_alignment,
-        alignment=search.alignment,
-        residual=solved.residual,
-        damping=solved.damping,
-        step_size=search.step_size,
-        backtracks=search.backtracks,
-        kernel_diagonal=solved.kernel_diagonal,
-    )
+def magnitudes(values: Array, td_error: Array) -> tuple[Array, Array]:
+    """Mean of Q, and root mean square of delta."""
+    return values.mean(), jnp.sqrt(jnp.mean(td_error**2))
 
 
-def check_options(**options: float | Array) -> None:
-    """Refuses numbers out of range; traced values pass unchecked.
+def info_of(q: Array, td_error: Array, solved: SolveInfo, searched: SearchInfo) -> PreQNInfo:
+    """A whole :class:`PreQNInfo` from its parts."""
+    unaligned = solved.finite & ~searched.accepted
+    status = jnp.where(unaligned, jnp.asarray(Status.NOT_ALIGNED, jnp.int32), solved.status)
+    return PreQNInfo(searched.accepted & solved.finite, status, q, td_error, solved, searched)
+
+
+_IN_WORDS = {
+    Status.ACCEPTED: "accepted",
+    Status.NO_TD_ERROR: "nothing to correct: every TD error is zero",
+    Status.NOT_ALIGNED: "rejected: no step size reached the line search's min_alignment",
+    Status.NON_FINITE_TD_ERROR: "no step: target or Q holds a NaN or an infinity",
+    Status.NON_FINITE_KERNEL: "no step: the kernel holds a NaN or an infinity, as a gradient of Q does or its square",
+    Status.NON_FINITE_SOLUTION: "no step: the solver found no finite solution",
+}
+
+
+def describe(info: PreQNInfo) -> str:
+    """One line on how an update went, outside of jit.
+
+    Example:
+      >>> _, info = preqn_update(lambda params, x: x @ params, jnp.zeros(2), jnp.eye(2), jnp.array([1.0, 2.0]))
+      >>> describe(info)
+      'accepted: step size 0.1 after 0 backtracks, alignment 1.000 (predicted 1.000), residual 0.0001'
+
+    Args:
+      info: of one update, not a batch of them.
 
     Raises:
-      ValueError: naming the option and what is allowed.
+      ValueError: if it is of several updates.
     """
-    allowed = {
-        "step_size": ("> 0", lambda x: x > 0),
-        "gamma": ("in [0, 1]", lambda x: 0 <= x <= 1),
-        "alignment": ("in (0, 1]", lambda x: 0 < x <= 1),
-        "decay": ("in (0, 1)", lambda x: 0 < x < 1),
-        "max_backtracks": (">= 0", lambda x: x >= 0),
-    }
-    for name, value in options.items():
-        rule, holds = allowed[name]
-        number = known(name, value)
-        if number is not None and not holds(number):
-            raise ValueError(f"{name} must be {rule}, got {number:g}")
+    if jnp.ndim(info.status) != 0:
+        raise ValueError(f"info must be of one update, got {jnp.ndim(info.status)} axes: pick one of them")
+    status, solved, searched = Status(int(info.status)), info.solve, info.search
+    if status not in (Status.ACCEPTED, Status.NOT_ALIGNED):
+        return _IN_WORDS[status]
+    step = f"step size {float(searched.step_size):.3g} after " if status == Status.ACCEPTED else ""
+    return (
+        f"{_IN_WORDS[status]}: {step}{int(searched.backtracks)} backtracks, alignment {float(searched.alignment):.3f} "
+        f"(predicted {float(solved.predicted_alignment):.3f}), residual {float(solved.residual):.2g}"
+    )

@@ -10,9 +10,8 @@ import jax.numpy as jnp
 
 from preqn_jax.ops import diagnostics, ntk
 from preqn_jax.ops.alignment import cosine
-from preqn_jax.ops.checks import check_arguments, td_error_of
+from preqn_jax.ops.checks import check_interval, td_error_of
 from preqn_jax.ops.precision import full_precision
-from preqn_jax.ops.preqn import check_options
 from preqn_jax.ops.q_functions import merge, split
 from preqn_jax.ops.sharding import whole
 from preqn_jax.types import Array, Inputs, Params
@@ -57,13 +56,9 @@ class NTKProbe(NamedTuple):
 
 
 def ntk_probe(
-    q_fn: ntk.QFunction,
-    *,
-    linearize: ntk.Linearizer | None = None,
-    step_size: float | Array = 1e-3,
-    gamma: float | Array = 0.99,
+    q: ntk.Linearizer | ntk.QFunction, *, step_size: float | Array = 1e-3, gamma: float | Array = 0.99
 ) -> Callable[[Params, Inputs, Array], NTKProbe]:
-    """Makes ``probe(params, inputs, td_error) -> NTKProbe``, pure and to be jitted by the caller.
+    """Makes ``probe(params, inputs, target) -> NTKProbe``, pure and to be jitted by the caller.
 
     At B = 256 and [256, 256] on a CPU core it takes as long as 4 gradient steps of the critic with ``ntk.dense``, as
     long as 113 with ``ntk.per_example`` (docs/composing.md has the conditions): log it every thousand updates.
@@ -78,22 +73,22 @@ def ntk_probe(
       (0.0, 2.0, False)
 
     Args:
-      q_fn: (params, inputs) -> Q-values ``[B]``, example by example.
-      linearize: how K is formed; ``ntk.per_example(q_fn)`` if left out, ``ntk.dense(module)`` for speed.
+      q: the network, as :func:`preqn_jax.preqn_update` takes it: ``ntk.dense(module)``, or a plain Q-function.
       step_size: alpha of the gradient step.
       gamma: discount factor per step.
 
     Raises:
       ValueError: on a number out of range; by the probe at trace time, on arguments of the wrong shape or kind.
     """
-    check_options(step_size=step_size, gamma=gamma)
-    linearize = ntk.per_example(q_fn) if linearize is None else linearize
+    check_interval("step_size", step_size, "(0, inf)")
+    check_interval("gamma", gamma, "[0, 1]")
+    linearizer = ntk.linearizer_of(q)
+    q_fn = linearizer.q_fn
 
-    def probe(params: Params, inputs: Inputs, td_error: Array) -> NTKProbe:
+    def probe(params: Params, inputs: Inputs, target: Array) -> NTKProbe:
         params, inputs = whole((params, inputs))
-        check_arguments(q_fn, params, inputs)
-        values, gram, pullback = linearize(params, inputs)
-        td_error = td_error_of(td_error, values)
+        values, gram, pullback = linearizer(params, inputs)
+        td_error = td_error_of(target, values)
         rho = jnp.full_like(values, 1.0 / values.shape[0])
         free, fixed = split(q_fn, params)
         direction = split(q_fn, pullback(rho * td_error))[0]

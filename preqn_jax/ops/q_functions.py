@@ -69,7 +69,7 @@ class ModuleQFunction:
             ) from None
 
 
-def split(q_fn: QFunction | None, params: Params) -> tuple[Params, dict[str, Any]]:
+def split(q_fn: QFunction, params: Params) -> tuple[Params, dict[str, Any]]:
     """The parameters that are free, and the collections that are held fixed, none unless a Linen module has others."""
     if not isinstance(q_fn, ModuleQFunction) or not isinstance(params, Mapping) or "params" not in params:
         return params, {}

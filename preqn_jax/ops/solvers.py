@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from preqn_jax.ops.alignment import all_finite, cosine, relative_norm
-from preqn_jax.ops.checks import known
+from preqn_jax.ops.checks import check_interval
 from preqn_jax.ops.precision import full_precision
 from preqn_jax.ops.sharding import vary, varying_axes, whole
 from preqn_jax.ops.status import Status, failed
@@ -26,7 +26,7 @@ from preqn_jax.types import Array
 
 Solver = Callable[[Array, Array], Array | tuple[Array, Array]]
 
-_TINY = float(jnp.finfo(jnp.float32).tiny)  # no range here includes zero
+_TINY = float(jnp.finfo(jnp.float32).tiny)  # less is rounded to zero on some devices
 
 
 class SolveInfo(NamedTuple):
@@ -147,7 +147,7 @@ def lstsq(rcond: float = 1e-7) -> Solver:
     Raises:
       ValueError: if rcond is not in [0, 1).
     """
-    _check_range("rcond", rcond, 0.0, 1.0)
+    check_interval("rcond", rcond, "[0, 1)")
 
     return PseudoInverse(lambda gram, td_error: jnp.linalg.lstsq(gram, td_error, rcond=rcond)[0], rcond)
 
@@ -163,7 +163,7 @@ def ridge(damping: float = 1e-4) -> Solver:
     Raises:
       ValueError: if damping is not in (0, inf).
     """
-    _check_range("damping", damping, _TINY, jnp.inf)
+    check_interval("damping", damping, f"[{_TINY:g}, inf)")
 
     def solver(gram: Array, td_error: Array) -> tuple[Array, Array]:
         mean_diagonal = jnp.mean(jnp.diagonal(gram))
@@ -197,7 +197,7 @@ def eigh(rcond: float = 1e-7) -> Solver:
     Raises:
       ValueError: if rcond is not in [0, 1).
     """
-    _check_range("rcond", rcond, 0.0, 1.0)
+    check_interval("rcond", rcond, "[0, 1)")
 
     def solver(gram: Array, td_error: Array) -> Array:
         eigenvalues, vectors = jnp.linalg.eigh(gram)
@@ -208,21 +208,21 @@ def eigh(rcond: float = 1e-7) -> Solver:
     return PseudoInverse(solver, rcond)
 
 
-def aligned(target: float = 0.985) -> Solver:
-    """The largest ridge whose predicted alignment reaches ``target``: as little amplification as eta allows.
+def aligned(min_predicted_alignment: float = 0.985) -> Solver:
+    """The largest ridge whose predicted alignment is high enough: as little amplification as the line search allows.
 
     With K = U diag(s) U^T the predicted alignment falls monotonically as the ridge grows (by Cauchy-Schwarz), so
     bisection over log damping between 1e-9 and 1 finds it from one eigendecomposition. If no ridge in that range
-    reaches the target the smallest is taken. A ridge above 1, which a kernel near the identity would bear, would only
+    reaches it the smallest is taken. A ridge above 1, which a kernel near the identity would bear, would only
     shorten the step.
 
     Args:
-      target: wanted cos(K z, delta), a little above the linesearch's eta.
+      min_predicted_alignment: what cos(K z, delta) is to reach, a little more than ``Linesearch.min_alignment``.
 
     Raises:
-      ValueError: if target is not in (0, 1).
+      ValueError: if min_predicted_alignment is not in (0, 1).
     """
-    _check_range("target", target, _TINY, 1.0)
+    check_interval("min_predicted_alignment", min_predicted_alignment, "(0, 1)")
 
     def solver(gram: Array, td_error: Array) -> tuple[Array, Array]:
         eigenvalues, vectors = jnp.linalg.eigh(gram)
@@ -238,11 +238,11 @@ def aligned(target: float = 0.985) -> Solver:
         def bisect(_: Array, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
             low, high = bracket
             middle = 0.5 * (low + high)
-            reaches = cosine(eigenvalues * solution(middle), coefficients) >= target
+            reaches = cosine(eigenvalues * solution(middle), coefficients) >= min_predicted_alignment
             return jnp.where(reaches, middle, low), jnp.where(reaches, high, middle)
 
         bounds = jnp.log(jnp.asarray([1e-9, 1.0], gram.dtype))
-        bracket = vary((bounds[0], bounds[1]), varying_axes(gram, td_error, target))
+        bracket = vary((bounds[0], bounds[1]), varying_axes(gram, td_error, min_predicted_alignment))
         low, _ = jax.lax.fori_loop(0, 30, bisect, bracket)
         return vectors @ solution(low), jnp.exp(low)
 
@@ -250,9 +250,3 @@ def aligned(target: float = 0.985) -> Solver:
 
 
 SOLVERS: dict[str, Callable[..., Solver]] = {"lstsq": lstsq, "ridge": ridge, "eigh": eigh, "aligned": aligned}
-
-
-def _check_range(name: str, value: float | Array, low: float, high: float) -> None:
-    number = known(name, value)
-    if number is not None and not low <= number < high:
-        raise ValueError(f"{name} must be in [{low:g}, {high:g}), got {number:g}")

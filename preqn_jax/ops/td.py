@@ -1,11 +1,11 @@
-"""Temporal-difference targets and errors."""
+"""Temporal-difference targets."""
 
 from __future__ import annotations
 
-import chex
 import jax
 import jax.numpy as jnp
 
+from preqn_jax.ops.checks import check_shape, check_vectors
 from preqn_jax.types import Array
 
 
@@ -22,17 +22,10 @@ def td_target(reward: Array, discount: Array, next_value: Array, gamma: float | 
       y ``[B]``.
 
     Raises:
-      AssertionError: chex, at trace time, on arrays of other shapes.
+      ValueError: at trace time, on arrays of other shapes.
     """
-    chex.assert_rank([reward, discount, next_value], 1)
-    chex.assert_equal_shape([reward, discount, next_value])
+    check_vectors(reward=reward, discount=discount, next_value=next_value)
     return jax.lax.stop_gradient(reward + gamma * discount * next_value)
-
-
-def td_error(value: Array, reward: Array, discount: Array, next_value: Array, gamma: float | Array) -> Array:
-    """delta = y - Q(s, a), ``[B]``, with y from :func:`td_target`, which raises; ``value`` is Q(s, a) ``[B]``."""
-    chex.assert_equal_shape([value, reward])
-    return td_target(reward, discount, next_value, gamma) - value
 
 
 def clipped_double_target(reward: Array, discount: Array, next_values: Array, gamma: float | Array) -> Array:
@@ -48,9 +41,9 @@ def clipped_double_target(reward: Array, discount: Array, next_values: Array, ga
       y ``[B]``, one target for all critics.
 
     Raises:
-      AssertionError: chex, at trace time, on arrays of other shapes.
+      ValueError: at trace time, on arrays of other shapes.
     """
-    chex.assert_shape(next_values, (None, *reward.shape))
+    check_shape("next_values", next_values, None, *reward.shape)
     return td_target(reward, discount, jnp.min(next_values, axis=0), gamma)
 
 
@@ -72,9 +65,9 @@ def pessimistic_target(
       y ``[B]``, one target for all critics.
 
     Raises:
-      AssertionError: chex, at trace time, on arrays of other shapes.
+      ValueError: at trace time, on arrays of other shapes.
     """
-    chex.assert_shape(next_values, (None, *reward.shape))
+    check_shape("next_values", next_values, None, *reward.shape)
     mean = jnp.mean(next_values, axis=0)
     value = mean - pessimism * (mean - jnp.min(next_values, axis=0))
     return td_target(reward, discount, value, gamma)
@@ -102,8 +95,8 @@ def soft_target(
       y ``[B]``, one target for all critics.
 
     Raises:
-      AssertionError: chex, at trace time, on arrays of other shapes.
+      ValueError: at trace time, on arrays of other shapes.
     """
-    chex.assert_shape(next_values, (None, *reward.shape))
-    chex.assert_equal_shape([reward, next_log_prob])
+    check_shape("next_values", next_values, None, *reward.shape)
+    check_vectors(reward=reward, next_log_prob=next_log_prob)
     return td_target(reward, discount, jnp.min(next_values, axis=0) - temperature * next_log_prob, gamma)

@@ -7,6 +7,7 @@ import pytest
 from preqn_jax.agents import AGENTS
 from preqn_jax.networks import DiscreteCritic
 from preqn_jax.ops import ntk, solvers
+from preqn_jax.ops.linesearch import Linesearch
 from preqn_jax.ops.preqn import preqn_update
 from tests.agents.batches import A, O, batch
 
@@ -46,9 +47,10 @@ def test_one_update_of_preqn_is_written_out():
     state = agent.init(jax.random.key(1))
     new, info = jax.jit(agent.update)(state, data, jax.random.key(2))
     inputs = (data.observation, data.action)
-    delta = target(state.critic, data) - CRITIC.apply(state.critic, *inputs)
+    y = target(state.critic, data)
+    delta = y - CRITIC.apply(state.critic, *inputs)
     expected, expected_info = preqn_update(
-        ntk.module_q_fn(CRITIC), state.critic, inputs, delta, solve=solvers.ridge(1e-4), step_size=0.1, alignment=0.97
+        ntk.module_q_fn(CRITIC), state.critic, inputs, y, solver=solvers.ridge(1e-4), linesearch=Linesearch(0.1, 0.97)
     )
     assert bool(expected_info.accepted)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), new.critic, expected)

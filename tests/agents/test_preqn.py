@@ -11,6 +11,7 @@ from preqn_jax.agents import preqn as preqn_agent
 from preqn_jax.agents.preqn import PreQNConfig
 from preqn_jax.networks import KERNEL_INITS, Actor, Critic
 from preqn_jax.ops import ntk, solvers
+from preqn_jax.ops.linesearch import Linesearch
 from preqn_jax.ops.preqn import preqn_update
 from tests.agents.batches import A, O, batch
 
@@ -27,14 +28,13 @@ def test_one_update_is_algorithm_1_written_out():
     next_action = actor.apply(state.actor, data.next_observation)
     target = data.reward + 0.99 * data.discount * critic.apply(state.critic, data.next_observation, next_action)
     delta = target - critic.apply(state.critic, data.observation, data.action)
-    update = jax.jit(functools.partial(preqn_update, ntk.module_q_fn(critic)), static_argnames="solve")
+    update = jax.jit(functools.partial(preqn_update, ntk.module_q_fn(critic)), static_argnames="solver")
     critic_params, critic_info = update(
         state.critic,
         (data.observation, data.action),
-        delta,
-        solve=solvers.ridge(1e-4),
-        step_size=0.1,
-        alignment=0.97,
+        target,
+        solver=solvers.ridge(1e-4),
+        linesearch=Linesearch(step_size=0.1, min_alignment=0.97),
     )
     assert bool(critic_info.accepted)
 

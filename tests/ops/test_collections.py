@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from flax.core import freeze
 
-from preqn_jax import ntk, ntk_probe, preqn, preqn_info, preqn_update, scale_by_alignment_linesearch, solvers
+from preqn_jax import Linesearch, ntk, ntk_probe, preqn, preqn_info, preqn_update, scale_by_alignment_linesearch
 from preqn_jax.ops.solvers import SOLVERS
 from tests.ops.modules import B, Net, each_linearizer, normal
 
@@ -43,6 +43,7 @@ MODULE = Normalized()
 VARIABLES = variables_of(MODULE)
 Q_FN = ntk.module_q_fn(MODULE)
 FREE = {"params": VARIABLES["params"]}
+TARGET = Q_FN(VARIABLES, X) + DELTA
 
 
 def q_of_free(params, x):
@@ -82,18 +83,19 @@ def test_the_kernel_and_what_is_pulled_back_are_of_the_parameters_alone(make):
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_an_update_moves_the_parameters_alone(make, solver):
     def update(variables):
-        return preqn_update(Q_FN, variables, X, DELTA, linearize=make(MODULE), solve=SOLVERS[solver](), step_size=0.5)
+        return preqn_update(make(MODULE), variables, X, TARGET, **how)
 
+    how = {"solver": SOLVERS[solver](), "linesearch": Linesearch(step_size=0.5)}
     found, info = jax.jit(update)(VARIABLES)
-    expected, other = preqn_update(q_of_free, FREE, X, DELTA, solve=SOLVERS[solver](), step_size=0.5)
+    expected, other = preqn_update(q_of_free, FREE, X, TARGET, **how)
     assert info.accepted
-    assert info.backtracks == other.backtracks
+    assert info.search.backtracks == other.search.backtracks
     assert_fixed(found)
     np.testing.assert_allclose(Q_FN(found, X), q_of_free(expected, X), rtol=1e-2, atol=1e-2)
 
 
 def test_a_rejected_update_and_frozen_variables_keep_their_types():
-    found, info = preqn_update(Q_FN, freeze(VARIABLES), X, DELTA.at[0].set(jnp.nan))
+    found, info = preqn_update(Q_FN, freeze(VARIABLES), X, TARGET.at[0].set(jnp.nan))
     assert not info.accepted
     assert isinstance(found, type(freeze({})))
     assert_fixed(found)
@@ -105,7 +107,10 @@ def without_keys(variables):
 
 @pytest.mark.parametrize(
     "optimizer",
-    [preqn(Q_FN, solve=solvers.ridge()), optax.chain(optax.identity(), scale_by_alignment_linesearch(Q_FN, 0.1))],
+    [
+        preqn(Q_FN),
+        optax.chain(optax.identity(), scale_by_alignment_linesearch(Q_FN, linesearch=Linesearch(min_alignment=0.1))),
+    ],
     ids=["preqn", "gradients"],
 )
 def test_the_optax_form_moves_the_parameters_alone(optimizer):
@@ -113,15 +118,15 @@ def test_the_optax_form_moves_the_parameters_alone(optimizer):
     updates = jax.tree.map(jnp.ones_like, variables)
     if len(optimizer.init(variables)) == 2:
         updates = {**updates, "params": ntk.dense(MODULE)(variables, X).pullback(DELTA)["params"]}
-    updates, _ = jax.jit(optimizer.update)(updates, optimizer.init(variables), variables, inputs=X, td_error=DELTA)
+    updates, _ = jax.jit(optimizer.update)(updates, optimizer.init(variables), variables, inputs=X, target=TARGET)
     found = optax.apply_updates(variables, updates)
     assert any((a != b).any() for a, b in zip(*(jax.tree.leaves(v["params"]) for v in (found, variables)), strict=True))
     assert_fixed({**found, "keys": VARIABLES["keys"]})
 
 
 def test_the_probe_asks_for_the_parameters_alone():
-    found = jax.jit(ntk_probe(Q_FN, linearize=ntk.dense(MODULE)))(VARIABLES, X, DELTA)
-    assert_close(found, ntk_probe(q_of_free)(FREE, X, DELTA))
+    found = jax.jit(ntk_probe(ntk.dense(MODULE)))(VARIABLES, X, TARGET)
+    assert_close(found, ntk_probe(q_of_free)(FREE, X, TARGET))
 
 
 def test_statistics_are_fixed_behind_a_function_of_ones_own():
@@ -136,8 +141,8 @@ def test_statistics_are_fixed_behind_a_function_of_ones_own():
 
 
 def preqn_info_of(q_fn, variables):
-    optimizer = preqn(q_fn, solve=solvers.ridge())
-    return preqn_info(optimizer.update(variables, optimizer.init(variables), variables, inputs=X, td_error=DELTA)[1])
+    optimizer, target = preqn(q_fn), q_fn(variables, X) + DELTA
+    return preqn_info(optimizer.update(variables, optimizer.init(variables), variables, inputs=X, target=target)[1])
 
 
 def test_integers_among_the_parameters_themselves_are_still_refused():
@@ -193,7 +198,7 @@ def test_nnx_and_linen_hold_the_same_variables_fixed():
     linen["params"]["BatchNorm_0"] = {"scale": module.norm.scale[...], "bias": module.norm.bias[...]}
     gram = ntk.dense(LinenNormalized())(linen, X).gram
     np.testing.assert_allclose(ntk.per_example(q_fn)(params, X).gram, gram, rtol=1e-4, atol=1e-4)
-    new_params, info = preqn_update(q_fn, params, X, DELTA, solve=solvers.ridge())
+    new_params, info = preqn_update(q_fn, params, X, q_fn(params, X) + DELTA)
     nnx.update(module, new_params)
     assert info.accepted
     np.testing.assert_array_equal(module.norm.var[...], linen["batch_stats"]["BatchNorm_0"]["var"])

@@ -78,7 +78,7 @@ def test_effective_rank_of_a_broken_kernel_is_nan(bad, where):
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 @pytest.mark.parametrize("shape", [(N,), (N, 1), (N, N + 1), (2, N, N)])
 def test_other_than_square_matrices_raise(function, shape):
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match=r"gram must be a square matrix \[N, N\], got shape"):
         function(jnp.ones(shape))
 
 

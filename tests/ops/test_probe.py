@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from preqn_jax.ops import diagnostics, ntk, probe
+from preqn_jax.ops import diagnostics, probe
 from preqn_jax.ops.probe import NTKProbe, ntk_probe
 from tests import oracles
 from tests.ops.modules import LINEARIZERS, B, Net, each_linearizer, initialize, net_oracle, normal
@@ -17,7 +17,9 @@ FLAGS = ("linearization_broken", "overshoots", "over_generalizes")
 
 
 def probe_of(make, **options):
-    return jax.jit(ntk_probe(ntk.module_q_fn(NET), linearize=make(NET), **options))
+    """(params, x, td_error) -> the probe of targets Q + td_error."""
+    q = make(NET)
+    return jax.jit(lambda params, x, td_error: ntk_probe(q, **options)(params, x, q(params, x).values + td_error))
 
 
 @each_linearizer

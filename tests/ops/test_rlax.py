@@ -19,8 +19,8 @@ def td_learning(next_value):
 
 
 def test_td_errors():
-    error = td.td_error(VALUE, REWARD, DISCOUNT, NEXT_VALUE, GAMMA)
-    np.testing.assert_allclose(error, td_learning(NEXT_VALUE), rtol=1e-6)
+    target = td.td_target(REWARD, DISCOUNT, NEXT_VALUE, GAMMA)
+    np.testing.assert_allclose(target - VALUE, td_learning(NEXT_VALUE), rtol=1e-6)
     twin = td.clipped_double_target(REWARD, DISCOUNT, NEXT_VALUES, GAMMA)
     np.testing.assert_allclose(twin - VALUE, td_learning(NEXT_VALUES.min(axis=0)), rtol=1e-5, atol=1e-6)
     soft = td.soft_target(REWARD, DISCOUNT, NEXT_VALUES, LOG_PROB, GAMMA, 0.2)

@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from preqn_jax import diagnostics, linesearch, ntk, ntk_probe, preqn, preqn_info, preqn_update, solvers
+from preqn_jax import Linesearch, diagnostics, linesearch, ntk, ntk_probe, preqn, preqn_info, preqn_update, solvers
 from preqn_jax.ops import activations
 from preqn_jax.ops.solvers import SOLVERS
 from tests.ops.modules import normal
@@ -45,16 +45,16 @@ def kernels(params, x, delta):
 
 
 def updates(params, x, delta):
-    return {
-        name: preqn_update(Q_FN, params, x, delta, linearize=ntk.dense(CRITIC), solve=solver(), step_size=0.5)
-        for name, solver in {**SOLVERS, "own": lambda: lambda gram, delta: jnp.linalg.pinv(gram) @ delta}.items()
-    }
+    makers = {**SOLVERS, "own": lambda: lambda gram, delta: jnp.linalg.pinv(gram) @ delta}
+    q, target = ntk.dense(CRITIC), Q_FN(params, x) + delta
+    how = {"linesearch": Linesearch(step_size=0.5)}
+    return {name: preqn_update(q, params, x, target, solver=make(), **how) for name, make in makers.items()}
 
 
 def search(params, x, delta):
     gradient = jax.tree.map(lambda leaf: 0.1 * jnp.ones_like(leaf), params)
-    how = {"step_size": 0.3 + 0.01 * jnp.abs(delta.sum()), "decay": 0.5, "max_backtracks": jnp.asarray(3)}
-    return linesearch.backtrack(lambda p: Q_FN(p, x), params, gradient, Q_FN(params, x), delta, **how)
+    how = Linesearch(0.3 + 0.01 * jnp.abs(delta.sum()), decay=0.5, max_backtracks=jnp.asarray(3))
+    return linesearch.search(lambda p: Q_FN(p, x), params, gradient, Q_FN(params, x), delta, how)
 
 
 def diagnosis(params, x, delta):
@@ -62,18 +62,18 @@ def diagnosis(params, x, delta):
     modes = diagnostics.failure_modes(gram, jnp.ones(B) / B, delta, 0.1 * delta, delta, step_size=0.1, gamma=0.9)
     share = diagnostics.unsupported_share(gram[1:, 1:], gram[:, 1:], jnp.diagonal(gram), damping=0.01)
     kernel = diagnostics.preconditioned_kernel(gram, damping=0.01)
-    probes = [ntk_probe(Q_FN, linearize=linearize)(params, x, delta) for linearize in (None, ntk.dense(CRITIC))]
+    probes = [ntk_probe(q)(params, x, Q_FN(params, x) + delta) for q in (Q_FN, ntk.dense(CRITIC))]
     bound = diagnostics.contraction_bound(gram, jnp.ones(B) / B, 0.1, 0.9)
     return modes, share, kernel, probes, bound, diagnostics.row_ratio(gram), diagnostics.effective_rank(gram)
 
 
 def optimizer(params, x, delta):
     """Three steps in one scan, which wants each state to be of the type of the one before."""
-    transformation = preqn(Q_FN, solve=solvers.aligned(), step_size=0.5)
+    transformation = preqn(Q_FN, solver=solvers.aligned(), linesearch=Linesearch(step_size=0.5))
 
     def step(carry, _):
         params, state = carry
-        changes, state = transformation.update(params, state, params, inputs=x, td_error=delta - Q_FN(params, x))
+        changes, state = transformation.update(params, state, params, inputs=x, target=delta)
         return (optax.apply_updates(params, changes), state), None
 
     params = jax.tree.map(lambda leaf: leaf + 0 * delta.sum(), params)  # varies where the minibatch does
@@ -140,17 +140,17 @@ def test_parameters_that_are_sharded_over_an_explicit_mesh_come_out_so():
     params = {"w": normal(4, 8), "v": normal(8, seed=1)}
     specs = {"w": P(None, "d"), "v": P("d")}
     spread = {name: jax.device_put(leaf, NamedSharding(mesh, specs[name])) for name, leaf in params.items()}
-    x, delta = normal(B, 4), normal(B, seed=2)
+    x, target = normal(B, 4), normal(B, seed=2)
 
     def q_fn(params, x):
         return jnp.tanh(x @ params["w"]) @ params["v"]
 
     def update(params):
-        return preqn_update(q_fn, params, x, delta, solve=solvers.ridge())
+        return preqn_update(q_fn, params, x, target)
 
     def update_by_optax(params):
-        optimizer = preqn(q_fn, solve=solvers.ridge())
-        changes, _ = optimizer.update(params, optimizer.init(params), params, inputs=x, td_error=delta)
+        optimizer = preqn(q_fn)
+        changes, _ = optimizer.update(params, optimizer.init(params), params, inputs=x, target=target)
         return optax.apply_updates(params, changes)
 
     expected, found = jax.jit(update)(params), jax.jit(update)(spread)

@@ -17,7 +17,7 @@ from tests import oracles
 B = 12
 each_solver = pytest.mark.parametrize("name", SOLVERS)
 # What makes each kind of solver all but exact, by the name of its parameter.
-NEARLY_EXACT = {"rcond": 1e-14, "damping": 1e-13, "target": 1 - 1e-13}
+NEARLY_EXACT = {"rcond": 1e-14, "damping": 1e-13, "min_predicted_alignment": 1 - 1e-13}
 
 
 def solved_by(solver):

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from preqn_jax.ops import linesearch, ntk, solvers
+from preqn_jax.ops import ntk, solvers
 from preqn_jax.ops.checks import check_arguments, td_error_of
-from preqn_jax.ops.linesearch import SearchInfo
+from preqn_jax.ops.linesearch import Linesearch, SearchInfo, check_linesearch, search
 from preqn_jax.ops.precision import full_precision
-from preqn_jax.ops.preqn import PreQNInfo, check_options, join, preqn_direction
+from preqn_jax.ops.preqn import PreQNInfo, info_of, magnitudes, preqn_direction
 from preqn_jax.ops.q_functions import merge, split, unmoved
 from preqn_jax.ops.sharding import vary, varying_axes, whole
 from preqn_jax.ops.solvers import SolveInfo
@@ -24,26 +24,30 @@ T = TypeVar("T")
 
 
 class PreconditionByNTKState(NamedTuple):
-    """Of :func:`precondition_by_ntk`: diagnostics of the last update, all zero before the first."""
+    """State of :func:`precondition_by_ntk`: diagnostics of the last update, all zero before the first.
 
-    info: SolveInfo
+    Attributes:
+      q: mean of Q before the step.
+      td_error: root mean square of delta.
+      solve: of K z = delta.
+    """
+
+    q: Array
+    td_error: Array
+    solve: SolveInfo
 
 
 class ScaleByAlignmentLinesearchState(NamedTuple):
-    """Of :func:`scale_by_alignment_linesearch`: diagnostics of the last update, all zero before the first."""
+    """State of :func:`scale_by_alignment_linesearch`: diagnostics of the last update, all zero before the first."""
 
-    info: SearchInfo
+    search: SearchInfo
 
 
 def preqn(
-    q_fn: ntk.QFunction,
+    q: ntk.Linearizer | ntk.QFunction,
     *,
-    linearize: ntk.Linearizer | None = None,
-    solve: solvers.Solver | None = None,
-    step_size: float | Array = 0.1,
-    alignment: float | Array = 0.97,
-    decay: float | Array = 0.8,
-    max_backtracks: int | Array = 20,
+    solver: solvers.Solver = solvers.ridge(),
+    linesearch: Linesearch = Linesearch(),
 ) -> optax.GradientTransformationExtraArgs:
     """``optax.chain`` of :func:`precondition_by_ntk` and :func:`scale_by_alignment_linesearch`.
 
@@ -53,49 +57,46 @@ def preqn(
 
     Example:
       >>> q_fn = lambda params, x: x @ params
-      >>> params, x, td_error = jnp.zeros(3), jnp.eye(3), jnp.array([1.0, 2.0, 3.0])
-      >>> optimizer = preqn(q_fn, step_size=1.0)
+      >>> params, x, target = jnp.zeros(3), jnp.eye(3), jnp.array([1.0, 2.0, 3.0])
+      >>> optimizer = preqn(q_fn, solver=solvers.lstsq(), linesearch=Linesearch(step_size=1.0))
       >>> state = optimizer.init(params)
-      >>> updates, state = optimizer.update(params, state, params, inputs=x, td_error=td_error)
+      >>> updates, state = optimizer.update(params, state, params, inputs=x, target=target)
       >>> params = optax.apply_updates(params, updates)
       >>> [round(float(p), 3) for p in params], bool(preqn_info(state).accepted)
       ([1.0, 2.0, 3.0], True)
     """
-    search = scale_by_alignment_linesearch(
-        q_fn, alignment, step_size=step_size, decay=decay, max_backtracks=max_backtracks
-    )
-    return optax.chain(precondition_by_ntk(q_fn, linearize=linearize, solve=solve), search)
+    return optax.chain(precondition_by_ntk(q, solver=solver), scale_by_alignment_linesearch(q, linesearch=linesearch))
 
 
 def precondition_by_ntk(
-    q_fn: ntk.QFunction, *, linearize: ntk.Linearizer | None = None, solve: solvers.Solver | None = None
+    q: ntk.Linearizer | ntk.QFunction, *, solver: solvers.Solver = solvers.ridge()
 ) -> optax.GradientTransformationExtraArgs:
-    """PreQN's direction: sum_i Z_i grad Q(x_i) with K Z = delta, whatever updates come in.
+    """PreQN's direction: sum_i z_i grad Q(x_i) with K z = delta, whatever updates come in.
 
     Added to the parameters, as ``optax.apply_updates`` does, it raises Q where delta is positive: no minus sign is
     needed. ``update`` takes by keyword
 
     * ``inputs``: the minibatch, a pytree whose leaves lead with B;
-    * ``td_error``: delta = target - Q, ``[B]``;
+    * ``target``: what Q is to be, ``[B]``, with delta = target - Q;
     * ``all_params``: under ``optax.masked`` or ``optax.partition``, the parameters with the frozen ones. K is then
       the kernel of the others alone.
 
     The direction is that of Eqs. 22 and 23 in Achiam et al. (2019), in the parameters' type. A failed solve, from a NaN
-    in delta for one, gives zeros and says so in the state (``info.status``).
+    in the target for example, gives zeros, and the state says so (``solve.status``).
 
     Args:
-      q_fn: (params, inputs) -> Q-values ``[B]``, example by example.
-      linearize: how K is formed; ``ntk.per_example(q_fn)`` if left out, the only one for masked parameters.
-      solve: how K Z = delta is solved; ``solvers.lstsq()`` if left out.
+      q: the network, as :func:`preqn_jax.preqn_update` takes it; for masked parameters a plain Q-function.
+      solver: how K z = delta is solved.
 
     Raises:
-      ValueError: by ``update`` at trace time, on arguments of the wrong shape or kind.
+      ValueError: if q is no network; by ``update`` at trace time, on arguments of the wrong shape or kind.
     """
+    linearizer = ntk.linearizer_of(q)
 
     def init(params: Params) -> PreconditionByNTKState:
         zero = _zero(params)
-        info = SolveInfo(jnp.zeros((), jnp.int32), zero, zero, zero, zero)
-        return PreconditionByNTKState(vary(info, varying_axes(params)))
+        state = PreconditionByNTKState(zero, zero, SolveInfo(jnp.zeros((), jnp.int32), zero, zero, zero, zero))
+        return vary(state, varying_axes(params))
 
     def update(
         updates: Params,
@@ -103,51 +104,49 @@ def precondition_by_ntk(
         params: Params | None = None,
         *,
         inputs: Inputs = None,
-        td_error: Any = None,
+        target: Any = None,
         all_params: Params | None = None,
         **extra_args: Any,
     ) -> tuple[Params, PreconditionByNTKState]:
         del updates
-        _check_keywords(extra_args, inputs=inputs, td_error=td_error, all_params=all_params)
+        _check_keywords(extra_args, inputs=inputs, target=target, all_params=all_params)
         params, all_params, inputs = whole((params, all_params, inputs))
-        q_of_params = _of_given(q_fn, params, all_params)
-        check_arguments(q_of_params, params, inputs)
-        if linearize is not None and q_of_params is not q_fn:
-            raise ValueError("linearize must be left out for masked parameters: it would count the frozen ones too")
-        linearization = (linearize or ntk.per_example(q_of_params))(params, inputs)
-        direction, info = preqn_direction(linearization, td_error, solve)
-        return _cast_like(direction, params), PreconditionByNTKState(_info_like(info, state.info))
+        q_of_params = _of_given(linearizer.q_fn, params, all_params)
+        masked = q_of_params is not linearizer.q_fn
+        if masked and isinstance(q, ntk.Linearizer):
+            raise ValueError(
+                "q must be a plain Q-function for masked parameters, got a Linearizer: its kernel would count the "
+                "frozen ones too"
+            )
+        linearization = (ntk.per_example(q_of_params) if masked else linearizer)(params, inputs)
+        td_error = td_error_of(target, linearization.values)
+        direction, solved = preqn_direction(linearization, td_error, solver)
+        new_state = PreconditionByNTKState(*magnitudes(linearization.values, td_error), solved)
+        return _cast_like(direction, params), _state_like(new_state, state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def scale_by_alignment_linesearch(
-    q_fn: ntk.QFunction,
-    alignment: float | Array = 0.97,
-    *,
-    step_size: float | Array = 0.1,
-    decay: float | Array = 0.8,
-    max_backtracks: int | Array = 20,
+    q: ntk.Linearizer | ntk.QFunction, *, linesearch: Linesearch = Linesearch()
 ) -> optax.GradientTransformationExtraArgs:
-    """Scales updates, of whatever origin, by step_size decay^k with the smallest k for which Q moves towards targets.
+    """Backtracking line search: scales the incoming updates until the change of Q is aligned with the TD errors.
 
-        cos(Q(params + step_size decay^k updates) - Q(params), delta) >= alignment,   k = 0 .. max_backtracks
+        cos(Q(params + step_size decay^k updates) - Q(params), delta) >= min_alignment,   k = 0 .. max_backtracks
 
-    (Achiam et al. 2019, Eq. 24). Where no k does, updates become -0.0 and no parameter changes. ``update`` takes
-    the keywords of :func:`precondition_by_ntk`; Q(params) is evaluated again here, which XLA does once for both under
-    jit.
+    (Achiam et al. 2019, Eq. 24) with the smallest k for which it holds. Where it holds for none, updates become -0.0
+    and no parameter changes. ``update`` takes the keywords of :func:`precondition_by_ntk`; Q(params) is evaluated again
+    here, which XLA does once for both under jit.
 
     Args:
-      q_fn: (params, inputs) -> Q-values ``[B]``.
-      alignment: the paper's eta, in (0, 1].
-      step_size: first and largest factor.
-      decay: factor between trials, in (0, 1).
-      max_backtracks: shortenings after which the step is rejected.
+      q: the network, a ``Linearizer`` or a plain Q-function; no kernel is formed here.
+      linesearch: the numbers of the search.
 
     Raises:
-      ValueError: on an option out of range; by ``update`` at trace time, on arguments of the wrong shape or kind.
+      ValueError: on a number out of range; by ``update`` at trace time, on arguments of the wrong shape or kind.
     """
-    check_options(alignment=alignment, step_size=step_size, decay=decay, max_backtracks=max_backtracks)
+    check_linesearch(linesearch)
+    q_fn = ntk.linearizer_of(q).q_fn
 
     def init(params: Params) -> ScaleByAlignmentLinesearchState:
         zero = _zero(params)
@@ -160,29 +159,26 @@ def scale_by_alignment_linesearch(
         params: Params | None = None,
         *,
         inputs: Inputs = None,
-        td_error: Any = None,
+        target: Any = None,
         all_params: Params | None = None,
         **extra_args: Any,
     ) -> tuple[Params, ScaleByAlignmentLinesearchState]:
-        _check_keywords(extra_args, inputs=inputs, td_error=td_error, all_params=all_params)
+        _check_keywords(extra_args, inputs=inputs, target=target, all_params=all_params)
         inputs, all_params = whole((inputs, all_params))
         q_of_params = _of_given(q_fn, params, all_params)
         check_arguments(q_of_params, whole(params), inputs)
         with full_precision():
-            values = q_of_params(whole(params), inputs)
+            values = whole(q_of_params(whole(params), inputs))
         free, fixed = split(q_of_params, params)
-        step, info = linesearch.search(
+        step, info = search(
             lambda free: q_of_params(whole(merge(free, fixed)), inputs),
             free,
             split(q_of_params, updates)[0],
             values,
-            td_error_of(td_error, values),
-            step_size=step_size,
-            alignment=alignment,
-            decay=decay,
-            max_backtracks=max_backtracks,
+            td_error_of(target, values),
+            linesearch,
         )
-        return merge(step, unmoved(fixed)), ScaleByAlignmentLinesearchState(_info_like(info, state.info))
+        return merge(step, unmoved(fixed)), _state_like(ScaleByAlignmentLinesearchState(info), state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -195,19 +191,16 @@ def preqn_info(state: optax.OptState) -> PreQNInfo:
     """
     kinds = (PreconditionByNTKState, ScaleByAlignmentLinesearchState)
     nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kinds))
-    found = [node.info for node in nodes if isinstance(node, PreconditionByNTKState)]
-    searched = [node.info for node in nodes if isinstance(node, ScaleByAlignmentLinesearchState)]
-    if len(found) != 1 or len(searched) != 1:
+    solved = [node for node in nodes if isinstance(node, PreconditionByNTKState)]
+    searched = [node for node in nodes if isinstance(node, ScaleByAlignmentLinesearchState)]
+    if len(solved) != 1 or len(searched) != 1:
         raise ValueError(
             "state must hold one PreconditionByNTKState and one ScaleByAlignmentLinesearchState, as that of "
-            f"preqn(...) does; got {len(found)} and {len(searched)}"
+            f"preqn(...) does; got {len(solved)} and {len(searched)}"
         )
-    return join(_plain(found[0]), _plain(searched[0]))
-
-
-def _plain(info: T) -> T:
-    """With arrays for entries, which ``nnx.Optimizer`` keeps in variables of its own."""
-    return type(info)(*jax.tree.leaves(info))
+    # By their leaves: nnx.Optimizer keeps each entry in a variable of its own.
+    q, td_error, *solution = jax.tree.leaves(solved[0])
+    return info_of(q, td_error, SolveInfo(*solution), SearchInfo(*jax.tree.leaves(searched[0])))
 
 
 def _check_keywords(others: Mapping[str, Any], **own: Any) -> None:
@@ -221,7 +214,7 @@ def _check_keywords(others: Mapping[str, Any], **own: Any) -> None:
     if missing := [name for name in absent if name != "all_params"]:
         found = f", and {', '.join(sorted(others))} instead" if others else ""
         raise ValueError(
-            "update needs the minibatch by keyword: update(updates, state, params, inputs=..., td_error=...); got no "
+            "update needs the minibatch by keyword: update(updates, state, params, inputs=..., target=...); got no "
             f"{' and no '.join(missing)}{found}"
         )
 
@@ -229,9 +222,7 @@ def _check_keywords(others: Mapping[str, Any], **own: Any) -> None:
 def _of_given(q_fn: ntk.QFunction, params: Params | None, all_params: Params | None) -> ntk.QFunction:
     """Q as a function of the parameters that a transformation is given: all of them, or those not masked."""
     if params is None:
-        raise ValueError(
-            "update needs the current parameters: update(updates, state, params, inputs=..., td_error=...)"
-        )
+        raise ValueError("update needs the current parameters: update(updates, state, params, inputs=..., target=...)")
     if not any(_is_masked(leaf) for leaf in jax.tree.leaves(params, is_leaf=_is_masked)):
         return q_fn
     if all_params is None:
@@ -263,9 +254,9 @@ def _zero(params: Params) -> Array:
     return jnp.zeros((), jnp.float64 if double else jnp.float32)
 
 
-def _info_like(info: T, previous: T) -> T:
+def _state_like(state: T, previous: T) -> T:
     """In the types of the one before, so that a scan can carry it; also where they vary between devices."""
-    return vary(_cast_like(info, previous), varying_axes(info, previous))
+    return vary(_cast_like(state, previous), varying_axes(state, previous))
 
 
 def _cast_like(tree: T, like: T) -> T:

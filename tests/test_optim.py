@@ -11,11 +11,12 @@ import optax
 import pytest
 
 import preqn_jax
-from preqn_jax import transforms
+from preqn_jax import optim
 from preqn_jax.networks import Critic
 from preqn_jax.ops import ntk, solvers
+from preqn_jax.ops.linesearch import Linesearch
 from preqn_jax.ops.preqn import Status, preqn_update
-from preqn_jax.transforms import precondition_by_ntk, preqn, preqn_info, scale_by_alignment_linesearch
+from preqn_jax.optim import precondition_by_ntk, preqn, preqn_info, scale_by_alignment_linesearch
 from tests.ops.precision import double
 
 B = 12
@@ -42,14 +43,14 @@ CRITIC_PARAMS = jax.tree.map(
 )
 INPUTS, DELTA = normal(B, 16), normal(B, seed=2)
 PARAMS = {"w": 0.25 * normal(16, 32, seed=4), "v": normal(32, seed=5)}
-HOW = {"solve": solvers.ridge()}
+TARGET = Q_FN(PARAMS, INPUTS) + DELTA
 PAIRS = {
-    "reference": (CRITIC_Q, {}),
-    "fast": (CRITIC_Q, {"linearize": ntk.dense(CRITIC), "solve": solvers.ridge()}),
-    "small": (Q_FN, HOW),
-    "failing": (Q_FN, {"solve": overflowing}),
+    "reference": (CRITIC_Q, {"solver": solvers.lstsq()}),
+    "fast": (ntk.dense(CRITIC), {"solver": solvers.ridge()}),
+    "small": (Q_FN, {}),
+    "failing": (Q_FN, {"solver": overflowing}),
 }
-OPTIONS = {"step_size": 0.1, "alignment": 0.97, "decay": 0.8, "max_backtracks": 20}
+OPTIONS = {"step_size": 0.1, "min_alignment": 0.97, "decay": 0.8, "max_backtracks": 20}
 
 
 def bits(tree):
@@ -62,29 +63,34 @@ def shapes(tree):
 
 
 def step_by(optimizer):
-    """(params, inputs, td_error) -> new parameters and info, from a fresh state."""
+    """(params, inputs, target) -> new parameters and info, from a fresh state."""
 
-    def step(params, inputs, td_error):
+    def step(params, inputs, target):
         state = optimizer.init(params)
-        updates, state = optimizer.update(params, state, params, inputs=inputs, td_error=td_error)
+        updates, state = optimizer.update(params, state, params, inputs=inputs, target=target)
         return optax.apply_updates(params, updates), preqn_info(state)
 
     return step
 
 
 def compiled(pair, static=None):
-    """preqn_update and the chain: each (params, inputs, td_error, options) -> new parameters and info.
+    """preqn_update and the chain towards Q + td_error: (params, inputs, td_error, options) -> new parameters and info.
 
     The options are traced, those in ``static`` are not.
     """
-    (q_fn, how), static = PAIRS[pair], static or {}
+    (q, how), static = PAIRS[pair], static or {}
+
+    def target_of(params, inputs, td_error):
+        return ntk.linearizer_of(q)(params, inputs).values + td_error
 
     def update(params, inputs, td_error, options):
-        return preqn_update(q_fn, params, inputs, td_error, **how, **{**options, **static})
+        linesearch = Linesearch(**{**options, **static})
+        return preqn_update(q, params, inputs, target_of(params, inputs, td_error), **how, linesearch=linesearch)
 
     def chain(params, inputs, td_error, options):
-        search = scale_by_alignment_linesearch(q_fn, **{**options, **static})
-        return step_by(optax.chain(precondition_by_ntk(q_fn, **how), search))(params, inputs, td_error)
+        search = scale_by_alignment_linesearch(q, linesearch=Linesearch(**{**options, **static}))
+        optimizer = optax.chain(precondition_by_ntk(q, **how), search)
+        return step_by(optimizer)(params, inputs, target_of(params, inputs, td_error))
 
     return jax.jit(update), jax.jit(chain)
 
@@ -113,12 +119,13 @@ CASES = {
     "no_td_error": ({"params": with_first_leaf(-0.0), "td_error": 0 * DELTA}, {}, Status.NO_TD_ERROR),
     "nan_td_error": ({"td_error": DELTA.at[3].set(jnp.nan)}, {}, Status.NON_FINITE_TD_ERROR),
     "inf_td_error": ({"td_error": DELTA.at[3].set(jnp.inf)}, {}, Status.NON_FINITE_TD_ERROR),
-    "nan_params": ({"params": with_first_leaf(jnp.nan)}, {}, Status.NON_FINITE_KERNEL),
+    "nan_params": ({"params": with_first_leaf(jnp.nan)}, {}, Status.NON_FINITE_TD_ERROR),
     "nan_params_and_no_td_error": (
         {"params": with_first_leaf(jnp.nan), "td_error": 0 * DELTA},
         {},
-        Status.NON_FINITE_KERNEL,
+        Status.NON_FINITE_TD_ERROR,
     ),
+    "overflowing_kernel": ({"params": scaled_last(1e25)}, {}, Status.NON_FINITE_KERNEL),
     "overflowing_kernel_and_no_td_error": (
         {"params": scaled_last(1e25), "td_error": 0 * DELTA},
         {},
@@ -145,7 +152,7 @@ def test_the_chain_equals_preqn_update_bit_for_bit(pair, case):
 
 def test_the_cases_above_do_backtrack():
     arguments, _ = arguments_of("accepted_after_backtracks")
-    assert 0 < compiled_once("fast")[0](*arguments.values())[1].backtracks < OPTIONS["max_backtracks"]
+    assert 0 < compiled_once("fast")[0](*arguments.values())[1].search.backtracks < OPTIONS["max_backtracks"]
 
 
 def test_the_chain_equals_preqn_update_with_a_search_that_the_compiler_knows_to_be_one_trial():
@@ -165,50 +172,55 @@ def test_the_chain_equals_preqn_update_where_the_solve_fails(td_error):
 
 
 def test_a_run_whose_updates_leave_the_program_equals_preqn_update_bit_for_bit():
-    optimizer = preqn(Q_FN, **HOW)
+    optimizer = preqn(Q_FN)
     update, params, expected = jax.jit(optimizer.update), PARAMS, PARAMS
+    alone = jax.jit(functools.partial(preqn_update, Q_FN))
     state = optimizer.init(params)
     for i in range(5):
-        td_error = 10.0**i * DELTA
-        expected, info = compiled_once("small")[0](expected, INPUTS, td_error, OPTIONS)
-        updates, state = update(params, state, params, inputs=INPUTS, td_error=td_error)
+        target = 10.0**i * DELTA
+        expected, info = alone(expected, INPUTS, target)
+        updates, state = update(params, state, params, inputs=INPUTS, target=target)
         params = optax.apply_updates(params, updates)
         assert bits((params, preqn_info(state))) == bits((expected, info))
 
 
 def test_updates_point_where_q_rises_towards_its_targets():
-    optimizer = precondition_by_ntk(lambda params, x: x @ params, solve=solvers.lstsq())
+    optimizer = precondition_by_ntk(lambda params, x: x @ params, solver=solvers.lstsq())
     updates, state = optimizer.update(
-        None, optimizer.init(jnp.zeros(3)), jnp.zeros(3), inputs=jnp.eye(3), td_error=jnp.asarray([1.0, -2.0, 3.0])
+        None, optimizer.init(jnp.ones(3)), jnp.ones(3), inputs=jnp.eye(3), target=jnp.asarray([2.0, -1.0, 4.0])
     )
     np.testing.assert_allclose(updates, [1.0, -2.0, 3.0], rtol=1e-5)
-    assert state.info.predicted_alignment == pytest.approx(1.0)
+    assert state.solve.predicted_alignment == pytest.approx(1.0)
+    assert state.q == 1.0
+    assert state.td_error == pytest.approx(np.sqrt(14 / 3))
 
 
 @pytest.mark.parametrize("case", ["nan_td_error", "nan_params"])
 def test_without_a_linesearch_a_failed_solve_asks_for_no_step_either(case):
     arguments, status = arguments_of(case)
-    params, inputs, td_error, _ = arguments.values()
-    optimizer = precondition_by_ntk(CRITIC_Q, **PAIRS["fast"][1])
+    params, inputs, target, _ = arguments.values()
+    q, how = PAIRS["fast"]
+    optimizer = precondition_by_ntk(q, **how)
     update = jax.jit(optimizer.update)
-    updates, state = update(params, optimizer.init(params), params, inputs=inputs, td_error=td_error)
+    updates, state = update(params, optimizer.init(params), params, inputs=inputs, target=target)
     assert all(jnp.all(leaf == 0) for leaf in jax.tree.leaves(updates))
-    assert state.info.status == status
+    assert state.solve.status == status
 
 
 def test_the_linesearch_serves_other_directions_too():
-    search = scale_by_alignment_linesearch(Q_FN, 0.5, step_size=1.0, max_backtracks=100)
+    linesearch = Linesearch(step_size=1.0, min_alignment=0.5, max_backtracks=100)
+    search = scale_by_alignment_linesearch(Q_FN, linesearch=linesearch)
     optimizer = optax.chain(optax.sgd(1.0), search)
 
     @jax.jit
     def step(params):
-        td_error = 3 * DELTA - Q_FN(params, INPUTS)
-        gradient = jax.grad(lambda params: 0.5 * jnp.mean((3 * DELTA - Q_FN(params, INPUTS)) ** 2))(params)
+        target = 3 * DELTA
+        gradient = jax.grad(lambda params: 0.5 * jnp.mean((target - Q_FN(params, INPUTS)) ** 2))(params)
         state = optimizer.init(params)
-        return gradient, td_error, *optimizer.update(gradient, state, params, inputs=INPUTS, td_error=td_error)
+        return gradient, *optimizer.update(gradient, state, params, inputs=INPUTS, target=target)
 
-    gradient, td_error, updates, state = step(PARAMS)
-    info = state[1].info
+    gradient, updates, state = step(PARAMS)
+    info, td_error = state[1].search, 3 * DELTA - Q_FN(PARAMS, INPUTS)
     assert info.accepted
     assert info.step_size == pytest.approx(0.8 ** int(info.backtracks))
     jax.tree.map(lambda u, g: np.testing.assert_allclose(u, -info.step_size * g, rtol=1e-5), updates, gradient)
@@ -217,23 +229,23 @@ def test_the_linesearch_serves_other_directions_too():
 
 
 TRANSFORMS = {
-    "precondition": precondition_by_ntk(Q_FN, **HOW),
+    "precondition": precondition_by_ntk(Q_FN),
     "linesearch": scale_by_alignment_linesearch(Q_FN),
-    "chain": preqn(Q_FN, **HOW),
+    "chain": preqn(Q_FN),
 }
 each_transform = pytest.mark.parametrize("optimizer", TRANSFORMS.values(), ids=TRANSFORMS)
-EXTRA = {"inputs": INPUTS, "td_error": DELTA}
+EXTRA = {"inputs": INPUTS, "target": TARGET}
 
 
 @each_transform
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"inputs": INPUTS, "td_eror": DELTA}, r"td_eror=\.\.\.; did you mean td_error="),
-        ({"input": INPUTS, "td_error": DELTA}, r"input=\.\.\.; did you mean inputs="),
+        ({"inputs": INPUTS, "taget": TARGET}, r"taget=\.\.\.; did you mean target="),
+        ({"input": INPUTS, "target": TARGET}, r"input=\.\.\.; did you mean inputs="),
         ({**EXTRA, "all_param": PARAMS}, r"all_param=\.\.\.; did you mean all_params="),
-        ({"inputs": INPUTS}, r"by keyword: .*inputs=\.\.\., td_error=\.\.\.\); got no td_error$"),
-        ({"delta": DELTA}, "got no inputs and no td_error, and delta instead$"),
+        ({"inputs": INPUTS}, r"by keyword: .*inputs=\.\.\., target=\.\.\.\); got no target$"),
+        ({"delta": DELTA}, "got no inputs and no target, and delta instead$"),
     ],
 )
 def test_a_missing_or_misspelt_keyword_is_named(optimizer, given, message):
@@ -268,13 +280,13 @@ def test_dtypes_are_kept_whatever_the_parameters(dtype):
         return jnp.tanh(x @ params["w"]).astype(jnp.float32) if dtype == jnp.bfloat16 else jnp.tanh(x @ params["w"])
 
     with double():
-        params, x, optimizer = {"w": jnp.ones(3, dtype)}, normal(B, 3).astype(dtype), preqn(q_fn, solve=solvers.ridge())
+        params, x, optimizer = {"w": jnp.ones(3, dtype)}, normal(B, 3).astype(dtype), preqn(q_fn)
 
         @jax.jit
         def step(params, state):
             updates, state = jax.lax.cond(
                 jax.random.bernoulli(jax.random.key(0)),
-                lambda: optimizer.update(params, state, params, inputs=x, td_error=DELTA),
+                lambda: optimizer.update(params, state, params, inputs=x, target=DELTA),
                 lambda: (params, state),
             )
             return optax.apply_updates(params, updates), state
@@ -291,7 +303,8 @@ def test_vmap_equals_a_loop(optimizer):
     td_errors = jnp.outer(scales, DELTA)
 
     def update(td_error):
-        return optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS, inputs=INPUTS, td_error=td_error)
+        target = ntk.per_example(Q_FN)(PARAMS, INPUTS).values + td_error
+        return optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS, inputs=INPUTS, target=target)
 
     together, alone = jax.jit(jax.vmap(update))(td_errors), jax.jit(update)
     for i in range(len(scales)):
@@ -300,13 +313,12 @@ def test_vmap_equals_a_loop(optimizer):
 
 
 def test_scan_equals_a_loop_and_learns():
-    optimizer = preqn(Q_FN, step_size=0.5, **HOW)
+    optimizer = preqn(Q_FN, linesearch=Linesearch(step_size=0.5))
 
     def step(carry, _):
         params, state = carry
-        td_error = DELTA - Q_FN(params, INPUTS)
-        updates, state = optimizer.update(params, state, params, inputs=INPUTS, td_error=td_error)
-        return (optax.apply_updates(params, updates), state), jnp.linalg.norm(td_error)
+        updates, state = optimizer.update(params, state, params, inputs=INPUTS, target=DELTA)
+        return (optax.apply_updates(params, updates), state), jnp.linalg.norm(DELTA - Q_FN(params, INPUTS))
 
     start = PARAMS, optimizer.init(PARAMS)
     scanned, norms = jax.jit(lambda carry: jax.lax.scan(step, carry, length=10))(start)
@@ -332,14 +344,13 @@ def test_tree_map_params_runs(optimizer):
 
 
 def test_hyperparameters_can_be_injected_and_scheduled():
-    factory = optax.inject_hyperparams(preqn, static_args=("q_fn", "linearize", "solve"))
-    schedule = optax.piecewise_constant_schedule(0.1, {1: 0.5})
-    optimizer = factory(q_fn=Q_FN, step_size=schedule, **HOW)
+    factory = optax.inject_hyperparams(lambda step_size: preqn(Q_FN, linesearch=Linesearch(step_size)))
+    optimizer = factory(step_size=optax.piecewise_constant_schedule(0.1, {1: 0.5}))
     state, update = jax.jit(optimizer.init)(PARAMS), jax.jit(optimizer.update)
     for step_size in (0.1, 0.05):
         updates, state = update(PARAMS, state, PARAMS, **EXTRA)
         expected = compiled_once("small")[0](PARAMS, INPUTS, DELTA, OPTIONS | {"step_size": step_size})
-        assert preqn_info(state).step_size == pytest.approx(step_size)
+        assert preqn_info(state).search.step_size == pytest.approx(step_size)
         new_params = optax.apply_updates(PARAMS, updates)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), new_params, expected[0])
 
@@ -351,21 +362,23 @@ def test_masked_leaves_stay_and_the_others_are_updated_by_their_own_kernel():
     def q_of_v(v, inputs):
         return Q_FN({"w": PARAMS["w"], "v": v}, inputs)
 
-    zeros, td_error = jax.tree.map(jnp.zeros_like, PARAMS), q_of_v(jnp.ones(32), INPUTS)  # one that v alone can mend
+    td_error = q_of_v(jnp.ones(32), INPUTS)  # one that v alone can mend
+    zeros, target = jax.tree.map(jnp.zeros_like, PARAMS), q_of_v(PARAMS["v"], INPUTS) + td_error
     labels = {"w": "frozen", "v": "own"}
     wrapped = {
         "masked": optax.masked(preqn(Q_FN), MASK),
         "partition": optax.partition({"own": preqn(Q_FN), "frozen": optax.set_to_zero()}, labels),
     }
-    expected, info = jax.jit(functools.partial(preqn_update, q_of_v))(PARAMS["v"], INPUTS, td_error)
+    expected, info = jax.jit(functools.partial(preqn_update, q_of_v))(PARAMS["v"], INPUTS, target)
     assert info.accepted
     for optimizer in wrapped.values():
         state, update = optimizer.init(PARAMS), jax.jit(optimizer.update)
-        updates, state = update(zeros, state, PARAMS, inputs=INPUTS, td_error=td_error, all_params=PARAMS)
+        updates, state = update(zeros, state, PARAMS, inputs=INPUTS, target=target, all_params=PARAMS)
         params = optax.apply_updates(PARAMS, updates)
         assert bits(params["w"]) == bits(PARAMS["w"])
         np.testing.assert_allclose(params["v"], expected, rtol=1e-4, atol=1e-5)
-        assert preqn_info(state).kernel_diagonal == pytest.approx(float(info.kernel_diagonal), rel=1e-5)
+        diagonal = float(info.solve.kernel_diagonal)
+        assert preqn_info(state).solve.kernel_diagonal == pytest.approx(diagonal, rel=1e-5)
 
 
 def test_a_mask_may_be_a_prefix_and_frozen_leaves_of_any_type():
@@ -373,10 +386,11 @@ def test_a_mask_may_be_a_prefix_and_frozen_leaves_of_any_type():
         return x @ params["w"] + params["frozen"]["count"].astype(jnp.float32)
 
     params = {"w": jnp.zeros(3), "frozen": {"count": jnp.asarray(2), "unused": jnp.ones(2)}}
-    optimizer = optax.masked(preqn(q_fn, step_size=1.0), {"w": True, "frozen": False})
+    inner = preqn(q_fn, solver=solvers.lstsq(), linesearch=Linesearch(step_size=1.0))
+    optimizer = optax.masked(inner, {"w": True, "frozen": False})
     zeros = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(
-        zeros, optimizer.init(params), params, inputs=jnp.eye(3), td_error=jnp.ones(3), all_params=params
+        zeros, optimizer.init(params), params, inputs=jnp.eye(3), target=3 * jnp.ones(3), all_params=params
     )
     np.testing.assert_allclose(updates["w"], jnp.ones(3), rtol=1e-5)
 
@@ -386,7 +400,7 @@ def test_a_mask_may_be_a_prefix_and_frozen_leaves_of_any_type():
     [
         (preqn(Q_FN), {}, "all_params=params"),
         (scale_by_alignment_linesearch(Q_FN), {}, "all_params=params"),
-        (preqn(Q_FN, linearize=ntk.per_example(Q_FN)), {"all_params": PARAMS}, "linearize must be left out"),
+        (preqn(ntk.per_example(Q_FN)), {"all_params": PARAMS}, "q must be a plain Q-function for masked parameters"),
     ],
     ids=["without_all_params", "linesearch_without_all_params", "with_a_linearizer"],
 )
@@ -403,11 +417,11 @@ def test_update_without_parameters_raises(optimizer):
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("step_size", 0.0), ("alignment", 1.1), ("decay", 1.0), ("max_backtracks", -1)]
+    ("option", "value"), [("step_size", 0.0), ("min_alignment", 1.1), ("decay", 1.0), ("max_backtracks", -1)]
 )
 def test_options_out_of_range_raise_before_anything_runs(option, value):
-    with pytest.raises(ValueError, match=option):
-        preqn(Q_FN, **{option: value})
+    with pytest.raises(ValueError, match=rf"^linesearch\.{option} must be in"):
+        preqn(Q_FN, linesearch=Linesearch(**{option: value}))
 
 
 @pytest.mark.parametrize("state", [(), optax.sgd(1.0).init(PARAMS), [TRANSFORMS["chain"].init(PARAMS)] * 2])
@@ -421,8 +435,13 @@ def test_defaults_are_those_of_preqn_update():
         parameters = inspect.signature(function).parameters.values()
         return {p.name: p.default for p in parameters if p.default is not p.empty}
 
-    assert defaults(preqn) == defaults(preqn_update)
-    assert defaults(precondition_by_ntk) | defaults(scale_by_alignment_linesearch) == defaults(preqn_update)
+    assert set(defaults(preqn)) == {"solver", "linesearch"}
+    assert set(defaults(precondition_by_ntk)) | set(defaults(scale_by_alignment_linesearch)) == set(defaults(preqn))
+    assert defaults(preqn)["linesearch"] == defaults(scale_by_alignment_linesearch)["linesearch"] == Linesearch()
+    expected = preqn_update(Q_FN, PARAMS, INPUTS, TARGET)
+    for optimizer in (preqn(Q_FN), optax.chain(precondition_by_ntk(Q_FN), scale_by_alignment_linesearch(Q_FN))):
+        found = step_by(optimizer)(PARAMS, INPUTS, TARGET)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
 
 
 def test_public_names_are_there():
@@ -430,15 +449,15 @@ def test_public_names_are_there():
 
 
 def test_docstring_example_runs():
-    result = doctest.testmod(transforms)
+    result = doctest.testmod(optim)
     assert result.attempted > 0
     assert result.failed == 0
 
 
 def test_whole_layers_may_be_masked():
     mask = {"params": {"MLP_0": {"Dense_0": False, "Dense_1": False, "Dense_2": True}}}
-    optimizer = optax.masked(preqn(CRITIC_Q, **HOW), mask)
-    arguments = {"inputs": CRITIC_INPUTS, "td_error": DELTA, "all_params": CRITIC_PARAMS}
+    optimizer = optax.masked(preqn(CRITIC_Q), mask)
+    arguments = {"inputs": CRITIC_INPUTS, "target": DELTA, "all_params": CRITIC_PARAMS}
     updates, _ = optimizer.update(CRITIC_PARAMS, optimizer.init(CRITIC_PARAMS), CRITIC_PARAMS, **arguments)
     assert shapes(updates) == shapes(CRITIC_PARAMS)
 
@@ -455,14 +474,14 @@ def test_masked_parameters_need_all_of_them(all_params, message):
         optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS, **EXTRA, all_params=all_params)
 
 
-def test_precondition_refuses_a_q_fn_that_the_linearizer_is_not_of():
+def test_the_linesearch_evaluates_the_linearizers_own_network():
     def column(params, inputs):
         return CRITIC_Q(params, inputs)[:, None]
 
-    optimizer = precondition_by_ntk(column, linearize=ntk.dense(CRITIC))
+    optimizer = scale_by_alignment_linesearch(ntk.per_example(column))
     with pytest.raises(ValueError, match=r"q_fn must return one value per example.*\(12, 1\)"):
         optimizer.update(
-            CRITIC_PARAMS, optimizer.init(CRITIC_PARAMS), CRITIC_PARAMS, inputs=CRITIC_INPUTS, td_error=DELTA
+            CRITIC_PARAMS, optimizer.init(CRITIC_PARAMS), CRITIC_PARAMS, inputs=CRITIC_INPUTS, target=DELTA
         )
 
 
@@ -475,7 +494,7 @@ WRAPPERS = {
 
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
 def test_optaxs_own_wrappers_hand_everything_on(wrap):
-    inner, wrapped = preqn(Q_FN, **HOW), wrap(preqn(Q_FN, **HOW))
+    inner, wrapped = preqn(Q_FN), wrap(preqn(Q_FN))
     updates, state = jax.jit(wrapped.update)(PARAMS, wrapped.init(PARAMS), PARAMS, **EXTRA)
     expected, _ = jax.jit(inner.update)(PARAMS, inner.init(PARAMS), PARAMS, **EXTRA)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), updates, expected)
