@@ -23,7 +23,7 @@ pytest: .venv/installed-dev
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: .venv/installed
-	$(BIN)/python -m experiments.benchmark_update $(ARGS)
+	$(BIN)/python -m benchmarks.update $(ARGS)
 
 docs: .venv/installed-docs
 	$(BIN)/python -m mkdocs build --strict

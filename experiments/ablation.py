@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from absl import flags
 
-from experiments import flags as command_line
-from experiments import overestimation_report, suite, suite_program
-from experiments.suite_program import Extent
+from experiments.suites import overestimation, program, suite
+from experiments.suites.program import Extent
+from preqn_jax.cli import command_line, lists
 
 VARIANTS = {
     "paper": (),  # step 0.1, ridge, eta 0.97
@@ -33,13 +33,13 @@ _VARIANTS = flags.DEFINE_list("variants", list(VARIANTS), f"what to run; allowed
 
 def main() -> int:
     """Runs what is missing, then reports on all there is; returns the exit code."""
-    suite.check_names("--variants", _VARIANTS.value, list(VARIANTS))
-    extent = suite_program.read_extent(DEFAULT)
-    variants = [suite.Variant(name, "preqn", (*VARIANTS[name], *suite_program.overrides())) for name in _VARIANTS.value]
+    lists.check_names("--variants", _VARIANTS.value, list(VARIANTS))
+    extent = program.read_extent(DEFAULT)
+    variants = [suite.Variant(name, "preqn", (*VARIANTS[name], *program.overrides())) for name in _VARIANTS.value]
     jobs = [suite.Job(variant, env, seed, extent.steps)
             for part in (variants[:2], variants[2:])
             for seed in extent.seeds for variant in part for env in extent.envs]  # fmt: skip
-    return suite_program.run("ablation", "Ablation", jobs, overestimation_report.write)
+    return program.run("ablation", "Ablation", jobs, overestimation.write)
 
 
 if __name__ == "__main__":

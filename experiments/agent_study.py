@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from absl import flags
 
-from experiments import flags as command_line
-from experiments import overestimation_report, suite, suite_program
-from experiments.suite import Variant
-from experiments.suite_program import Extent
+from experiments.suites import overestimation, program, suite
+from experiments.suites.program import Extent
+from experiments.suites.suite import Variant
+from preqn_jax.cli import command_line, lists
 
 _NORMALIZED = ("agent.critic_layer_norm=fixed", "agent.normalize_observations=true", "agent.observation_moment=8")
 
@@ -68,14 +68,14 @@ _VARIANTS = flags.DEFINE_list("variants", ["preqn_norm", "sac", "td3"], f"what t
 
 def main() -> int:
     """Runs what is missing, then reports on all there is; returns the exit code."""
-    suite.check_names("--variants", _VARIANTS.value, list(VARIANTS))
-    extent = suite_program.read_extent(PRESETS[_PRESET.value])
+    lists.check_names("--variants", _VARIANTS.value, list(VARIANTS))
+    extent = program.read_extent(PRESETS[_PRESET.value])
     chosen = [VARIANTS[name] for name in _VARIANTS.value]
-    variants = [variant._replace(overrides=(*variant.overrides, *suite_program.overrides())) for variant in chosen]
+    variants = [variant._replace(overrides=(*variant.overrides, *program.overrides())) for variant in chosen]
     # Seed by seed: whenever it is stopped, all that is compared has been run about equally often.
     jobs = [suite.Job(variant, env, seed, extent.steps)
             for seed in extent.seeds for env in extent.envs for variant in variants]  # fmt: skip
-    return suite_program.run("agent_study", "The agent and its parts", jobs, overestimation_report.write)
+    return program.run("agent_study", "The agent and its parts", jobs, overestimation.write)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ import pathlib
 
 from absl import flags
 
-from experiments import alignment_report, suite, suite_program
-from experiments import flags as command_line
-from experiments.alignment_report import PAPER, VARIANTS
-from experiments.suite_program import Extent
+from experiments.suites import alignment, program, suite
+from experiments.suites.alignment import PAPER, VARIANTS
+from experiments.suites.program import Extent
+from preqn_jax.cli import command_line, lists
 from preqn_jax.settings import SettingError
 
 DEFAULT = Extent(("halfcheetah", "walker2d"), (0, 1, 2), 50_000)
@@ -34,20 +34,20 @@ def main() -> int:
     """Runs what is missing, then reports on all there is; returns the exit code."""
     if _STORED.value is not None:
         return _report_on_stored(pathlib.Path(_STORED.value))
-    suite.check_names("--variants", _VARIANTS.value, list(VARIANTS))
-    extent, overrides = suite_program.read_extent(DEFAULT), suite_program.overrides(alignment_report.MEASURING)
+    lists.check_names("--variants", _VARIANTS.value, list(VARIANTS))
+    extent, overrides = program.read_extent(DEFAULT), program.overrides(alignment.MEASURING)
     variants = [VARIANTS[name] for name in _VARIANTS.value]
     variants = [variant._replace(overrides=(*variant.overrides, *overrides)) for variant in variants]
     jobs = [suite.Job(variant, env, seed, extent.steps)
             for seed in extent.seeds for env in extent.envs for variant in variants]  # fmt: skip
-    return suite_program.run("alignment", "Alignment", jobs, alignment_report.write)
+    return program.run("alignment", "Alignment", jobs, alignment.write)
 
 
 def _report_on_stored(stored: pathlib.Path) -> int:
     for name in ("variants", "envs", "seeds", "steps", "set", "workers"):
         if flags.FLAGS[name].present:
             raise SettingError(f"--{name} says what to run; --stored={stored} holds what was run")
-    print(alignment_report.write_stored(stored, suite_program.folder_of_stored("alignment")))
+    print(alignment.write_stored(stored, program.folder_of_stored("alignment")))
     return 0
 
 

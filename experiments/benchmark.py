@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from absl import flags
 
-from experiments import flags as command_line
-from experiments import overestimation_report, suite, suite_program
-from experiments.suite_program import Extent
+from experiments.suites import overestimation, program, suite
+from experiments.suites.program import Extent
 from preqn_jax.agents import AGENTS
+from preqn_jax.cli import command_line, lists
 
 PRESETS = {  # "paper" has the tasks and seeds of the paper, which does not state how long its runs are
     "paper": Extent(("halfcheetah", "hopper", "walker2d", "swimmer", "ant"), tuple(range(7)), 1_000_000),
@@ -26,19 +26,19 @@ _ALGOS = flags.DEFINE_list("algos", "preqn,td3,sac", f"agents; allowed: {', '.jo
 
 def main() -> int:
     """Runs what is missing, then reports on all there is; returns the exit code."""
-    suite.check_names("--preset", [_PRESET.value], list(PRESETS))
-    suite.check_names("--algos", _ALGOS.value, list(AGENTS))
-    extent = suite_program.read_extent(PRESETS[_PRESET.value])
+    lists.check_names("--preset", [_PRESET.value], list(PRESETS))
+    lists.check_names("--algos", _ALGOS.value, list(AGENTS))
+    extent = program.read_extent(PRESETS[_PRESET.value])
     variants = [_variant(algo, extent.envs[0]) for algo in _ALGOS.value]
     # Seed by seed: whenever it is stopped, all that is compared has been run about equally often.
     jobs = [suite.Job(variant, env, seed, extent.steps)
             for seed in extent.seeds for env in extent.envs for variant in variants]  # fmt: skip
-    return suite_program.run("benchmark", "Benchmark", jobs, overestimation_report.write)
+    return program.run("benchmark", "Benchmark", jobs, overestimation.write)
 
 
 def _variant(algo: str, task: str) -> suite.Variant:
     """The algorithm, called by its name and activation: ``preqn-sin``."""
-    variant = suite.Variant(algo, algo, suite_program.overrides())
+    variant = suite.Variant(algo, algo, program.overrides())
     return variant._replace(name=f"{algo}-{variant.config(task).agent.activation}")
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from experiments import configs
-from experiments import flags as command_line
 from preqn_jax import settings
 from preqn_jax.agents import AGENTS
+from preqn_jax.cli import command_line
 from preqn_jax.envs import DISCRETE_ENVS, ENVS
+from preqn_jax.training import presets
 
 _HEAD = """# Configuration
 
@@ -25,7 +25,7 @@ def main() -> int:
 
 def markdown() -> str:
     """The page."""
-    fields = settings.leaves(configs.get_config(configs.DEFAULT))
+    fields = settings.leaves(presets.get_config(presets.DEFAULT))
     run = [leaf for leaf in fields if not leaf.path.startswith("agent.") and leaf.path != "algorithm"]
     sections = [_HEAD, _names(), "## A run\n", _table(run)]
     for name, entry in AGENTS.items():
@@ -38,8 +38,8 @@ def _names() -> str:
     for discrete, envs in ((False, ENVS), (True, DISCRETE_ENVS)):
         agents = [name for name, entry in AGENTS.items() if entry.discrete == discrete]
         lines.append(f"| {_code(agents)} | {', '.join(f'`{name}` ({env_id})' for name, env_id in envs.items())} |")
-    tuned = [name for name in configs.names() if name.startswith("preqn_tuned_")]
-    short = f"{_code(configs.SCHEDULES)} have a schedule of their own: {_code(configs.SHORT)}."
+    tuned = [name for name in presets.names() if name.startswith("preqn_tuned_")]
+    short = f"{_code(presets.SCHEDULES)} have a schedule of their own: {_code(presets.SHORT)}."
     tuned_names = f"Besides, with what was measured to be better than the paper's values: {_code(tuned)}."
     return "\n".join([*lines, "", short, "", tuned_names, ""])
 

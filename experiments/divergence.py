@@ -27,17 +27,27 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from experiments import flags as command_line
-from experiments import plots, provenance
-from experiments.divergence_tasks import METHODS, Method, Record, Task, cascade_task, learn, linear_task, pendulum_task
-from experiments.loggers import replace_file
-from experiments.statistics import rank_correlation
-from experiments.suite import check_names
-from experiments.workdir import results_folder
-from preqn_jax.ops import mdps
+from experiments.studies.divergence import pictures
+from experiments.studies.divergence.tasks import (
+    METHODS,
+    Method,
+    Record,
+    Task,
+    cascade_task,
+    learn,
+    linear_task,
+    pendulum_task,
+)
+from preqn_jax.cli import command_line
+from preqn_jax.cli.lists import check_names
 from preqn_jax.ops.activations import ACTIVATIONS
 from preqn_jax.ops.diagnostics import FailureModes
 from preqn_jax.settings import SettingError
+from preqn_jax.theory import mdps
+from preqn_jax.training import provenance
+from preqn_jax.training.files import replace_file
+from preqn_jax.training.statistics import rank_correlation
+from preqn_jax.training.workdir import results_folder
 
 _OUT = flags.DEFINE_string("out", "runs/divergence", "folder for the table, the picture and what they were made with")
 _SEEDS = flags.DEFINE_integer("num_seeds", 3, "seeds 0, 1, ... of Pendulum; the counterexamples have no chance in them")
@@ -81,7 +91,7 @@ def main() -> int:
     record = {**provenance.collect(), "settings": _settings(), "seconds": seconds}
     replace_file(out / "divergence.json", json.dumps(record, indent=2) + "\n")
     several = sum(name.startswith("pendulum") for name in tasks) > 1
-    draw, picture = (plots.divergence_seeds, "_seeds") if several else (plots.divergence, "")
+    draw, picture = (pictures.divergence_seeds, "_seeds") if several else (pictures.divergence, "")
     drawn = draw(out / "divergence.csv", out / f"divergence{picture}.png")
     print("\n".join([*summary(curves), *trends(curves)]))
     print(f"{seconds:.0f} s on {provenance.device()}; saved in {out}" + ("" if drawn else " (no picture)"))

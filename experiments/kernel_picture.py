@@ -11,11 +11,11 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from experiments import flags as command_line
-from experiments import plots, suite
-from experiments.one_update import STEP_SIZE, Measured, measure
-from experiments.workdir import results_folder
+from experiments.studies.idea.one_update import STEP_SIZE, Measured, measure
+from preqn_jax.cli import command_line, lists
 from preqn_jax.ops.activations import ACTIVATIONS
+from preqn_jax.training import plots
+from preqn_jax.training.workdir import results_folder
 
 _ACTIVATION = flags.DEFINE_string("activation", "sin", f"of the critic; allowed: {', '.join(ACTIVATIONS)}")
 _SEED = flags.DEFINE_integer("seed", 0, "of the critic and the errors", lower_bound=0)
@@ -24,7 +24,7 @@ _OUT = flags.DEFINE_string("out", "runs/kernel_picture", "folder of the picture"
 
 def main() -> int:
     """Measures, draws; returns the exit code."""
-    suite.check_names("--activation", [_ACTIVATION.value], list(ACTIVATIONS))
+    lists.check_names("--activation", [_ACTIVATION.value], list(ACTIVATIONS))
     out = results_folder(_OUT.value)
     measured = measure(_ACTIVATION.value, _SEED.value)
     print(f"alignment cos(Q' - Q, delta): gradient step {measured.gradient.alignment:.3f}, "

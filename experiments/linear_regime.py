@@ -28,14 +28,14 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from experiments import flags as command_line
-from experiments import provenance, suite
-from experiments.linear_regime_measurements import Problem, Trajectory, baird, follow, garnet
-from experiments.linear_regime_report import STUDIES, TITLES, Row, picture, row_of, star_rows, summary
-from experiments.loggers import replace_file
-from experiments.workdir import results_folder
+from experiments.studies.linear_regime.measurements import Problem, Trajectory, baird, follow, garnet
+from experiments.studies.linear_regime.report import STUDIES, TITLES, Row, picture, row_of, star_rows, summary
+from preqn_jax.cli import command_line, lists
 from preqn_jax.ops.activations import ACTIVATIONS
 from preqn_jax.settings import SettingError
+from preqn_jax.training import provenance
+from preqn_jax.training.files import replace_file
+from preqn_jax.training.workdir import results_folder
 
 _WIDTHS = flags.DEFINE_list("widths", ["32", "64", "128", "256", "512", "1024", "2048"], "units of each hidden layer")
 _ACTIVATIONS = flags.DEFINE_list("activations", ["relu", "sin"], f"any of {', '.join(ACTIVATIONS)}")
@@ -89,7 +89,7 @@ def _read_options() -> Options:
         widths = ()
     if not widths or widths[0] < 1:
         raise SettingError(f"--widths={','.join(_WIDTHS.value)} must be whole numbers of at least 1, 32,64 for example")
-    suite.check_names("--activations", _ACTIVATIONS.value, sorted(ACTIVATIONS))
+    lists.check_names("--activations", _ACTIVATIONS.value, sorted(ACTIVATIONS))
     if not _GAMMA.value < 1:
         raise SettingError(f"--gamma={_GAMMA.value:g} must be below 1")
     return Options(widths, tuple(_ACTIVATIONS.value), _SEEDS.value, _UPDATES.value, _GAMMA.value)

@@ -7,8 +7,8 @@ Ant, one data set a task; Ant's observations hold the contact forces, in v4 too.
 
 ``--out`` gets ntk_analysis.csv with a row a trial, the paper's Figures 1 and 4 to 9 for each initializer, and
 ntk_analysis.json with what it was made with. On standard output each of the paper's findings holds or does not;
-``experiments/ntk_findings.py`` defines exactly when. ``--table`` judges and draws an earlier ntk_analysis.csv anew,
-without measuring.
+``experiments/studies/ntk/findings.py`` defines exactly when. ``--table`` judges and draws an earlier ntk_analysis.csv
+anew, without measuring.
 """
 
 from __future__ import annotations
@@ -27,11 +27,9 @@ import psutil
 import tqdm
 from absl import flags
 
-from experiments import flags as command_line
-from experiments import ntk_figures, provenance, suite
-from experiments.loggers import replace_file
-from experiments.ntk_findings import decide
-from experiments.ntk_measurements import (
+from experiments.studies.ntk import figures
+from experiments.studies.ntk.findings import decide
+from experiments.studies.ntk.measurements import (
     ACTIVATIONS,
     ARCHITECTURES,
     TASKS,
@@ -40,9 +38,12 @@ from experiments.ntk_measurements import (
     collect,
     measure,
 )
-from experiments.workdir import results_folder
+from preqn_jax.cli import command_line, lists
 from preqn_jax.networks import KERNEL_INITS
 from preqn_jax.settings import SettingError
+from preqn_jax.training import provenance
+from preqn_jax.training.files import replace_file
+from preqn_jax.training.workdir import results_folder
 
 _TASKS = flags.DEFINE_list("tasks", list(TASKS), f"any of {', '.join(TASKS)}")
 _VERSIONS = flags.DEFINE_list("versions", ["v5"], f"of Gymnasium's tasks: any of {', '.join(VERSIONS)}")
@@ -77,7 +78,7 @@ def main() -> int:
 
     if table is None:
         _save_table(rows, out / "ntk_analysis.csv")
-    drawn = ntk_figures.draw(rows, out)
+    drawn = figures.draw(rows, out)
     record = {
         **provenance.collect(),
         "settings": settings,
@@ -129,7 +130,7 @@ def _read_options() -> Options:
         ("--versions", _VERSIONS.value, VERSIONS),
         ("--inits", _INITS.value, KERNEL_INITS),
     ):
-        suite.check_names(flag, given, sorted(known))
+        lists.check_names(flag, given, sorted(known))
     needed, available = 3 * 4 * _PAIRS.value**2, psutil.virtual_memory().available  # K, and its copies on the way
     if needed > available:
         raise SettingError(

@@ -29,12 +29,12 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from experiments import flags as command_line
-from experiments import provenance, suite
-from experiments.loggers import replace_file
-from experiments.parity_measurements import OPTIONS, Row, Stepper, collect, compare
-from experiments.workdir import results_folder
+from experiments.studies.parity.measurements import OPTIONS, Row, Stepper, collect, compare
+from preqn_jax.cli import command_line, lists
 from preqn_jax.envs import MJX_TASKS
+from preqn_jax.training import provenance
+from preqn_jax.training.files import replace_file
+from preqn_jax.training.workdir import results_folder
 
 _TASKS = flags.DEFINE_list("tasks", list(MJX_TASKS), f"any of {', '.join(MJX_TASKS)}")
 _STATES = flags.DEFINE_integer("states", 1000, "states of a task", lower_bound=1)
@@ -48,8 +48,8 @@ _AIM = 1e-3
 
 def main() -> int:
     """Measures, prints, saves; returns the exit code."""
-    suite.check_names("--tasks", _TASKS.value, list(MJX_TASKS))
-    suite.check_names("--options", _OPTIONS.value, list(OPTIONS))
+    lists.check_names("--tasks", _TASKS.value, list(MJX_TASKS))
+    lists.check_names("--options", _OPTIONS.value, list(OPTIONS))
     out = results_folder(_OUT.value, "parity.json", _settings())
     jax.config.update("jax_enable_x64", _FLOAT64.value)
     rows = [row for task in _TASKS.value for row in _measure(task)]

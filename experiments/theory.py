@@ -13,10 +13,12 @@ import time
 import jax
 from absl import flags
 
-from experiments import flags as command_line
-from experiments import provenance, theory_checks, theory_pictures, theory_report
-from experiments.loggers import replace_file
-from experiments.workdir import results_folder
+from experiments.studies.theory import checks as theory_checks
+from experiments.studies.theory import pictures, report
+from preqn_jax.cli import command_line
+from preqn_jax.training import provenance
+from preqn_jax.training.files import replace_file
+from preqn_jax.training.workdir import results_folder
 
 _OUT = flags.DEFINE_string("out", "runs/theory", "folder for the table and the picture")
 
@@ -27,16 +29,16 @@ def main() -> int:
     out = results_folder(_OUT.value)
     start = time.perf_counter()
     checks = [check for function in theory_checks.ALL for check in function()]
-    curves = theory_pictures.measure()
+    curves = pictures.measure()
     seconds = time.perf_counter() - start
-    replace_file(out / "theory.csv", theory_report.to_csv(checks))
+    replace_file(out / "theory.csv", report.to_csv(checks))
     replace_file(out / "theory.json", json.dumps({**provenance.collect(), "seconds": seconds}, indent=2) + "\n")
-    drawn = theory_pictures.draw_picture(curves, out / "theory.png")
-    print("\n".join([*theory_report.table(checks), *theory_pictures.lines(curves)]))
+    drawn = pictures.draw_picture(curves, out / "theory.png")
+    print("\n".join([*report.table(checks), *pictures.lines(curves)]))
     print(
         f"{seconds:.0f} s on {provenance.device()}; saved in {out}" + ("" if drawn else " (no picture: no matplotlib)")
     )
-    return theory_report.exit_code(checks)
+    return report.exit_code(checks)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 def execute(module, *arguments, cwd):
     quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compiling takes most of the time
     environment = {**os.environ, **quick, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", f"experiments.{module}", *arguments]
+    name = module if "." in module else f"experiments.{module}"
+    command = [sys.executable, "-m", name, *arguments]
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
     return done.returncode, done.stdout, done.stderr
 

@@ -5,8 +5,9 @@ import pytest
 from preqn_jax import settings
 from preqn_jax.agents import AGENTS
 from preqn_jax.agents.preqn import PreQNConfig
-from preqn_jax.config import Config, EnvConfig, check_config
+from preqn_jax.envs.config import EnvConfig
 from preqn_jax.settings import SettingError
+from preqn_jax.training.config import Config, check_config
 
 
 def config(**changes):

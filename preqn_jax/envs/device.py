@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from preqn_jax.config import EnvConfig
 from preqn_jax.envs import make_mjx
+from preqn_jax.envs.config import EnvConfig
 from preqn_jax.ops.conditionals import update_if
 from preqn_jax.settings import SettingError, first_line, spell, unknown
 from preqn_jax.types import Array

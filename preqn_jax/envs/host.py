@@ -12,8 +12,8 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from preqn_jax.config import EnvConfig
 from preqn_jax.envs import interface
+from preqn_jax.envs.config import EnvConfig
 from preqn_jax.envs.suggestions import suggest
 from preqn_jax.settings import SettingError, first_line
 from preqn_jax.types import NonFiniteError

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from preqn_jax.ops.alignment import cosine, relative_norm
 from preqn_jax.ops.checks import check_shape, check_square, check_vectors
-from preqn_jax.ops.operators import contraction_bound, contraction_conditions
+from preqn_jax.ops.contraction import contraction_bound, contraction_conditions
 from preqn_jax.ops.precision import full_precision
 from preqn_jax.types import Array
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from preqn_jax.config import EnvConfig
 from preqn_jax.envs import device
+from preqn_jax.envs.config import EnvConfig
 from preqn_jax.settings import SettingError
 from tests.device_probes import Probe
 

@@ -12,7 +12,7 @@ import pytest
 from brax.envs.base import Env
 from brax.envs.wrappers.training import AutoResetWrapper, EpisodeWrapper, VmapWrapper
 
-from experiments.parity_measurements import collect, relative_error
+from experiments.studies.parity.measurements import collect, relative_error
 from preqn_jax.envs import MJX_TASKS, make_mjx
 from preqn_jax.envs.mjx import align_friction, mjx
 from preqn_jax.settings import SettingError

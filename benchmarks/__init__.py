@@ -1,0 +1,1 @@
+"""Programs that measure milliseconds and bytes: ``python -m benchmarks.<name>``."""

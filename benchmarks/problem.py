@@ -1,0 +1,143 @@
+"""What benchmarks of updates measure on: networks and a minibatch of a task's sizes, and the work in it."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.timing import Candidate
+from preqn_jax.agents.base import Agent
+from preqn_jax.agents.preqn import PreQNConfig, make
+from preqn_jax.networks import Actor, Critic
+from preqn_jax.ops import ntk, td
+from preqn_jax.training.base import burst_of
+from preqn_jax.types import Array, Params, Transition
+
+OBSERVATION, ACTION = 17, 6  # HalfCheetah's, where no other sizes are given
+BURST = 20  # updates per burst
+OverSeeds = Callable[..., Callable[..., Any]]  # as jax.vmap: (function, in_axes) -> function of all seeds
+_POOL = 1000  # transitions that minibatches are drawn from, with replacement: rows repeat, as in a young buffer
+
+
+class Problem(NamedTuple):
+    """A critic, an actor and a minibatch, all that the sections measure on."""
+
+    critic: Critic
+    actor: Actor
+    critic_params: Params
+    actor_params: Params
+    batch: Transition
+    bursts: Transition  # [U, B, ...]
+    target: Array
+    td_error: Array
+
+    @property
+    def inputs(self) -> tuple[Array, Array]:
+        """What the critic takes."""
+        return self.batch.observation, self.batch.action
+
+
+def make_problem(
+    batch_size: int, hidden_sizes: tuple[int, ...], observation: int = OBSERVATION, action: int = ACTION
+) -> Problem:
+    """Fresh networks, and replayed transitions on a low-dimensional manifold, some of them repeated.
+
+    A random linear map of six numbers stands for the state and a smooth function of it for the reward: like a
+    robot's, such inputs make the kernel numerically low-rank, and the repeated rows make it singular.
+    """
+    critic, actor = Critic(hidden_sizes), Actor(action, hidden_sizes)
+    generator = np.random.default_rng(0)
+    latent = generator.normal(size=(_POOL + 1, 6)).cumsum(axis=0) / np.sqrt(np.arange(1, _POOL + 2))[:, None]
+    states = np.tanh(latent @ generator.normal(size=(6, observation)) / 2)
+    actions = generator.uniform(-1.0, 1.0, (_POOL, action))
+    rewards = latent[1:, 0] - latent[:-1, 0] - 0.1 * (actions**2).sum(axis=1)
+    drawn = generator.integers(_POOL, size=(BURST, batch_size))
+    columns = (states[:-1], actions, rewards, np.ones(_POOL), states[1:])
+    bursts = Transition(*(jnp.asarray(column[drawn], jnp.float32) for column in columns))
+    batch = jax.tree.map(lambda leaf: leaf[0], bursts)
+
+    critic_params = critic.init(jax.random.key(0), batch.observation, batch.action)
+    actor_params = actor.init(jax.random.key(1), batch.observation)
+    errors = jax.jit(_errors_of(critic, actor))(critic_params, actor_params, batch)
+    return Problem(critic, actor, critic_params, actor_params, batch, bursts, *errors)
+
+
+def _errors_of(critic: Critic, actor: Actor) -> Callable[[Params, Params, Transition], tuple[Array, Array]]:
+    """(critic's and actor's parameters, batch) -> (targets, TD errors), computed as the agent does."""
+    gamma, q_fn = PreQNConfig().gamma, ntk.module_q_fn(critic)
+
+    def errors(critic_params: Params, actor_params: Params, batch: Transition) -> tuple[Array, Array]:
+        next_action = actor.apply(actor_params, batch.next_observation)
+        next_value = q_fn(critic_params, (batch.next_observation, next_action))
+        target = td.td_target(batch.reward, batch.discount, next_value, gamma)
+        return target, target - q_fn(critic_params, (batch.observation, batch.action))
+
+    return errors
+
+
+def burst(
+    name: str, config: PreQNConfig, batches: Transition, num_seeds: int = 1, over_seeds: OverSeeds = jax.vmap
+) -> Candidate:
+    """A candidate that runs one burst of PreQN's whole updates as training does."""
+    agent = make(config, batches.observation.shape[-1], batches.action.shape[-1])
+    return burst_of_agent(name, agent, batches, num_seeds, over_seeds)
+
+
+def burst_of_agent(
+    name: str, agent: Agent, batches: Transition, num_seeds: int = 1, over_seeds: OverSeeds = jax.vmap
+) -> Candidate:
+    """A candidate that runs one burst of whole updates as training does, its state going from one to the next."""
+    updates = batches.reward.shape[0]
+    keys = jax.vmap(jax.random.key)(jnp.arange(num_seeds))
+    function, init = burst_of(agent), agent.init
+    arguments = (init(keys[0]), batches, keys[0])
+    if num_seeds > 1:
+        function = over_seeds(function, in_axes=(0, 0, 0, None))
+        batches = jax.tree.map(lambda leaf: jnp.stack([leaf] * num_seeds), batches)
+        arguments = (jax.vmap(init)(keys), batches, keys)
+    start = time.perf_counter()
+    compiled = jax.jit(function).lower(*arguments, np.uint32(0)).compile()
+    seconds = time.perf_counter() - start
+
+    def run() -> Any:
+        return jax.block_until_ready(compiled(*arguments, np.uint32(0)))
+
+    return Candidate(name, run, updates, seconds, run())
+
+
+def layers(widths: tuple[int, ...]) -> list[tuple[int, int]]:
+    """(inputs, outputs) of each layer."""
+    return list(itertools.pairwise(widths))
+
+
+def update_work(
+    batch_size: int, hidden_sizes: tuple[int, ...], observation: int = OBSERVATION, action: int = ACTION
+) -> dict[str, float]:
+    """Floating-point operations of one PreQN update without backtracks, by part; a multiply-add counts as two.
+
+    Products of matrices, the factorization and nothing else. The Gram's products count in full although half of their
+    entries follow by symmetry.
+    """
+    critic = layers((observation + action, *hidden_sizes, 1))
+    actor = layers((observation, *hidden_sizes, action))
+
+    def products(layers: list[tuple[int, int]]) -> float:
+        """Of one pass through the layers: forward, to the inputs, or to the kernels."""
+        return 2.0 * batch_size * sum(a * b for a, b in layers)
+
+    return {
+        "critic forward and backward": products(critic) + products(critic[1:]),  # not back to the critic's inputs
+        "Gram": 2.0 * batch_size**2 * sum(a + b for a, b in critic),  # A A^T and D D^T of each layer
+        "TD target": products(actor) + products(critic),
+        "solve": batch_size**3 / 3 + 4.0 * batch_size**2,  # Cholesky, and K z for the predicted alignment
+        "pull-back": products(critic),
+        "linesearch": products(critic),
+        "actor's gradient": 3 * products(actor) - products(actor[:1]) + 2 * products(critic),
+        "Adam": 0.0,
+    }

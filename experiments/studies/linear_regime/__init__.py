@@ -1,0 +1,1 @@
+"""Parts of ``python -m experiments.linear_regime``."""

@@ -1,0 +1,32 @@
+"""How ``experiments.theory`` reports its checks."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from experiments.studies.theory.checks import WRONG, Check
+
+
+def exit_code(checks: list[Check]) -> int:
+    """1 if any statement does not come out as it should."""
+    return int(any(check.verdict == WRONG for check in checks))
+
+
+def to_csv(checks: list[Check]) -> str:
+    """One row a check."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(Check._fields)
+    for check in checks:
+        writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in check])
+    return buffer.getvalue()
+
+
+def table(checks: list[Check]) -> list[str]:
+    """Lines of a table, one a check."""
+    width = max(len(check.statement) for check in checks) + 2
+    return [
+        f"{check.statement:{width}}{check.verdict:17}{check.worst:<10.4g} {check.cases:>6} cases  {check.compared}"
+        for check in checks
+    ]

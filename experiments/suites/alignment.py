@@ -1,0 +1,252 @@
+"""What experiments.alignment compares, and its report on the updates: alignment.csv and the figures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.suites import report, suite
+from preqn_jax.agents.preqn import PreQNConfig
+from preqn_jax.envs import ENVS
+from preqn_jax.settings import SettingError
+from preqn_jax.training import plots, statistics
+from preqn_jax.training.files import replace_file
+
+MEASURING = ("measure_alignment", "record_updates")  # fields that every run has to have set
+
+
+def _variant(name: str, agent: str, activation: str, *overrides: str) -> suite.Variant:
+    measuring = tuple(f"{field}=true" for field in MEASURING)
+    return suite.Variant(name, agent, (f"agent.activation={activation}", *overrides, *measuring))
+
+
+PAPER = tuple(f"{agent}-{activation}" for agent in ("preqn", "td3") for activation in ("sin", "relu"))
+VARIANTS = {name: _variant(name, *name.split("-")) for name in PAPER} | {
+    variant.name: variant
+    for variant in (
+        # Section 5.2: a smaller learning rate "straightforwardly" resolves the divergence of PreQN with relu.
+        _variant("preqn-relu-step0.03", "preqn", "relu", "agent.critic_step_size=0.03"),
+        _variant("preqn-relu-step0.01", "preqn", "relu", "agent.critic_step_size=0.01"),
+        # Section 5.2 speculates that TD3 with sin is better with target networks that update more quickly.
+        _variant("td3-sin-polyak0.98", "td3", "sin", "agent.polyak=0.98"),
+        _variant("td3-sin-polyak0.95", "td3", "sin", "agent.polyak=0.95"),
+    )
+}
+_FIGURES = {"HalfCheetah": 10, "Hopper": 11, "Walker2d": 12, "Swimmer": 13, "Ant": 14}  # of the paper, by task
+_COSINE = "cos(Q' - Q, y - Q)"
+_COLUMNS = (
+    "algo",
+    "task",
+    "seeds",
+    "updates",
+    "mean",
+    "heldout",
+    "lowest_accepted",
+    "below_eta",
+    "accepted_below_eta",
+    "accepted",
+)
+_BIN = 1000  # updates that a point of a curve averages over
+
+
+class Alignments(NamedTuple):
+    """What one run measured.
+
+    Attributes:
+      cosine: of every update, on the minibatch that it is made from, ``[updates]``.
+      heldout: of every update, on a second minibatch, ``[updates]``; NaN where the run did not measure it.
+      step: environment steps before each, ``[updates]``.
+      accepted: which updates moved the critic at all, ``[updates]``.
+      eta: what the linesearch asked for, or would have where there is none.
+    """
+
+    cosine: np.ndarray
+    heldout: np.ndarray
+    step: np.ndarray
+    accepted: np.ndarray
+    eta: float
+
+
+def write(jobs: Sequence[suite.Job], folder: pathlib.Path) -> str:
+    """Writes alignment.csv and the figures; returns a table for the terminal."""
+    cells = report.collect(jobs, folder)
+    eta = {(job.variant.name, job.task): getattr(job.config().agent, "eta", PreQNConfig.eta) for job in jobs}
+    measured = {
+        name: [_read(folder, cell, seed, eta[name]) for seed in cell.seeds]
+        for cell in cells
+        for name in [(cell.variant, cell.task)]
+    }
+    rows = [_row(cell, measured[cell.variant, cell.task]) for cell in cells]
+    buffer = io.StringIO()
+    table = csv.writer(buffer, lineterminator="\n")
+    table.writerow(_COLUMNS)
+    table.writerows(rows)
+    replace_file(folder / "alignment.csv", buffer.getvalue())
+    cosines = {name: _curve(runs) for name, runs in measured.items()}
+    draw(cells, [cosines[cell.variant, cell.task] for cell in cells], folder)
+    titles = ("agent", "task", "seeds", "updates", f"mean {_COSINE}", "on a second minibatch",
+              "lowest of an accepted step", "below eta", "accepted and below eta", "accepted")  # fmt: skip
+    lines = [f"| {' | '.join(titles)} |", "| --- " * len(titles) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows), ""])
+
+
+def _read(folder: pathlib.Path, cell: report.Cell, seed: int, eta: float) -> Alignments:
+    """Of one run; raises SettingError where a file of it cannot be read."""
+    workdir = folder / suite.work_folder(cell.variant, cell.task, seed)
+    files = [file for file in suite.read_updates(workdir) if file["step"].max() <= cell.steps[-1]]
+    if not files:
+        raise SettingError(f"{workdir} has no record of its updates (updates/*.npz); move it away")
+    cosine = np.concatenate([file["update_alignment"][0] for file in files])
+    unmeasured = [np.full(len(file["update_alignment"][0]), np.nan) for file in files]
+    heldout = [file.get("heldout_alignment", [nan])[0] for file, nan in zip(files, unmeasured, strict=True)]
+    # Agents without a linesearch take every step.
+    accepted = [file["accepted"][0] if "accepted" in file else np.ones_like(file["step"][0]) for file in files]
+    step = np.concatenate([file["step"][0] for file in files])
+    return Alignments(cosine, np.concatenate(heldout), step, np.concatenate(accepted).astype(bool), eta)
+
+
+def _row(cell: report.Cell, runs: Sequence[Alignments]) -> list[str | int]:
+    cosine, heldout, accepted = (np.concatenate([getattr(run, name) for run in runs])
+                                 for name in ("cosine", "heldout", "accepted"))  # fmt: skip
+    below = cosine < np.float32(runs[0].eta)
+    return [
+        cell.variant,
+        cell.task,
+        len(runs),
+        len(cosine),
+        f"{cosine.mean():.4f}",
+        _known(heldout.mean()),
+        f"{cosine[accepted].min():.6f}",
+        f"{below.mean():.4f}",
+        int((below & accepted).sum()),
+        f"{accepted.mean():.6f}",
+    ]
+
+
+def _known(value: float) -> str:
+    """Four decimals, or nothing where the runs did not measure it."""
+    return "" if np.isnan(value) else f"{value:.4f}"
+
+
+def _curve(runs: Sequence[Alignments]) -> report.Curve:
+    """Environment steps at the bins' ends, and the mean of each bin, ``[runs, bins]``."""
+    bins = min(len(run.cosine) for run in runs) // _BIN
+    values = [run.cosine[: bins * _BIN].reshape(bins, _BIN).mean(axis=1) for run in runs]
+    return runs[0].step[_BIN - 1 : bins * _BIN : _BIN], np.stack(values)
+
+
+def draw(cells: Sequence[report.Cell], cosines: Sequence[report.Curve], folder: pathlib.Path) -> bool:
+    """Draws figure3.png, the alignment on every task, and each task's own figure; False without matplotlib.
+
+    The latter are figure10_HalfCheetah-v5.png and so on for the paper's tasks and alignment_<task>.png for others:
+    alignment of all variants, of PreQN's alone, which are too near to 1 to be told apart beside TD3's, and returns.
+
+    Args:
+      cells: runs of each variant on each task.
+      cosines: of each cell, alignment over environment steps.
+      folder: to draw into.
+    """
+    returns = report.panels(cells)
+    curves: dict[str, dict[str, report.Curve]] = {environment: {} for environment in returns}
+    for cell, curve in zip(cells, cosines, strict=True):
+        curves[cell.environment][cell.variant] = curve
+    panels = [plots.Panel(environment, _COSINE, lines) for environment, lines in curves.items()]
+    drawn = plots.row_of_panels(panels, folder / "figure3.png")
+    for environment, lines in curves.items():
+        near = {name: line for name, line in lines.items() if name.startswith("preqn")}
+        row = [
+            plots.Panel("alignment", _COSINE, lines),
+            *([plots.Panel("alignment of PreQN", _COSINE, near)] if near and near != lines else []),
+            plots.Panel("return", "return of the deterministic policy", returns[environment]),
+        ]
+        number = _FIGURES.get(environment.rpartition("-")[0])
+        name = f"alignment_{environment}.png" if number is None else f"figure{number}_{environment}.png"
+        plots.row_of_panels(row, folder / name, environment)
+    return drawn
+
+
+def write_stored(stored: pathlib.Path, folder: pathlib.Path) -> str:
+    """Pools the runs whose metrics.csv are stored as <variant>_<task>_seed<seed>.csv, as ``docs/results`` has them.
+
+    Of each evaluation the metrics have the mean alignment since the one before: the figures are drawn from that, at the
+    evaluation's step, and pooled.csv holds alignment and return of each cell.
+
+    Args:
+      stored: folder of the files.
+      folder: to write pooled.csv and the figures into.
+
+    Returns:
+      A table for the terminal.
+
+    Raises:
+      SettingError: if there are none, one is damaged, empty or of no known task, or seeds differ in their evaluations.
+    """
+    cells = stored_cells(stored)
+    rows = [_pooled(cell) for cell in cells]
+    header = ("algo", "task", "seeds", "alignment", "alignment_by_seed", "heldout_alignment", "final", "final_low",
+              "final_high", "final_by_seed")  # fmt: skip
+    buffer = io.StringIO()
+    table = csv.writer(buffer, lineterminator="\n")
+    table.writerow(header)
+    table.writerows(rows)
+    replace_file(folder / "pooled.csv", buffer.getvalue())
+    draw(cells, [(cell.steps, cell.metric("update_alignment")) for cell in cells], folder)
+    lines = [f"| {' | '.join(name.replace('_', ' ') for name in header)} |", "| --- " * len(header) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows), ""])
+
+
+def stored_cells(stored: pathlib.Path) -> list[report.Cell]:
+    """The cells of :func:`write_stored`, in the order of ``VARIANTS`` and then by name, task by task."""
+    groups: dict[tuple[str, str], list[tuple[int, pathlib.Path]]] = {}
+    for path in stored.glob("*.csv"):
+        match = re.fullmatch(r"(.+)_([a-z0-9]+)_seed(\d+)", path.stem)
+        if match is None or match[2] not in ENVS:
+            raise SettingError(f"{path} is not <variant>_<task>_seed<seed>.csv with a task of {', '.join(ENVS)}")
+        groups.setdefault((match[2], match[1]), []).append((int(match[3]), path))
+    if not groups:
+        raise SettingError(f"--stored={stored} holds no <variant>_<task>_seed<seed>.csv")
+    order = list(VARIANTS)
+    keys = sorted(groups, key=lambda key: (key[0], order.index(key[1]) if key[1] in order else len(order), key[1]))
+    return [_stored_cell(variant, task, sorted(groups[task, variant])) for task, variant in keys]
+
+
+def _stored_cell(variant: str, task: str, runs: Sequence[tuple[int, pathlib.Path]]) -> report.Cell:
+    seeds, paths = zip(*runs, strict=True)
+    tables = tuple(plots.read_metrics(path) for path in paths)
+    for path, table in zip(paths, tables, strict=True):
+        if "update_alignment" not in (table.dtype.names or ()):
+            raise SettingError(f"{path} has no column update_alignment: the run did not measure it")
+        if not len(table):
+            raise SettingError(f"{path} has no evaluation yet: leave it out")
+        if not np.array_equal(table["step"], tables[0]["step"]):
+            raise SettingError(f"{path} has other evaluations than {paths[0]}: only runs of the same steps are pooled")
+    return report.Cell(variant, task, ENVS[task], seeds, tables)
+
+
+def _pooled(cell: report.Cell) -> list[str | int]:
+    """A row of pooled.csv: the alignment is the mean over all updates, the return that of the last evaluations."""
+    by_seed = _mean_of_updates(cell, "update_alignment")
+    final = statistics.estimate(np.mean, cell.final)
+    return [
+        cell.variant,
+        cell.task,
+        len(cell.seeds),
+        f"{by_seed.mean():.4f}",
+        ", ".join(f"{value:.4f}" for value in by_seed),
+        _known(_mean_of_updates(cell, "heldout_alignment").mean()),
+        *(f"{value:.1f}" for value in final),
+        ", ".join(f"{value:.1f}" for value in cell.final),
+    ]
+
+
+def _mean_of_updates(cell: report.Cell, name: str) -> np.ndarray:
+    """Mean of a metric over all updates of each run, ``[seeds]``; NaN where the run did not measure it."""
+    updates, values = cell.metric("updates"), cell.metric(name)
+    means = np.nansum(updates * values, axis=1) / updates.sum(axis=1)
+    return np.where(np.isnan(values).all(axis=1), np.nan, means)

@@ -1,0 +1,65 @@
+"""What critics claim and what came: overestimation.csv and overestimation.png of a suite.
+
+Every evaluation says what the critic claims at the first state (``first_q``) and what the discounted return from there
+was. Their difference is the overestimation that an actor climbs; the mean absolute action shows how far it got. When
+the difference was largest says whether it is the start that is dangerous.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments.suites import report, suite
+from preqn_jax.training import plots, statistics
+from preqn_jax.training.files import replace_file
+
+_ROWS = {
+    "return": "return_mean",
+    "Q of the first state": "first_q",
+    "discounted return from there": "discounted_return",
+    "mean abs(action)": "action_abs",
+}
+_COLUMNS = ("algo", "task", "seeds", "steps", "return", "largest_q", "q", "discounted_return", "action_abs",
+            "largest_excess", "at_step")  # fmt: skip
+
+
+def write(jobs: Sequence[suite.Job], folder: pathlib.Path) -> str:
+    """Writes overestimation.csv and overestimation.png; returns a table for the terminal."""
+    cells = [_measured(cell) for cell in report.collect(jobs, folder)]
+    cells = [cell for cell in cells if cell.seeds]
+    if not cells:
+        return ""
+    rows = [_row(cell) for cell in cells]
+    buffer = io.StringIO()
+    table = csv.writer(buffer, lineterminator="\n")
+    table.writerow(_COLUMNS)
+    table.writerows(rows)
+    replace_file(folder / "overestimation.csv", buffer.getvalue())
+    plots.rows_of_curves({title: report.panels(cells, name) for title, name in _ROWS.items()},
+                         folder / "overestimation.png")  # fmt: skip
+    lines = ["| agent | task | runs | steps | return | largest Q of the first state | Q of the first state | "
+             "discounted return | mean abs(action) | largest excess of Q | at step (median) |",
+             "| --- " * len(_COLUMNS) + "|"]  # fmt: skip
+    return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows), ""])
+
+
+def _measured(cell: report.Cell) -> report.Cell:
+    """Those of its runs that say what the critic claimed: older ones do not."""
+    kept = np.nonzero(np.isfinite(cell.metric("first_q")).all(axis=1))[0]
+    return cell._replace(seeds=tuple(cell.seeds[i] for i in kept), tables=tuple(cell.tables[i] for i in kept))
+
+
+def _row(cell: report.Cell) -> list[str | int]:
+    """Means over runs: of the last three evaluations, of the largest claim, and of the largest excess of one."""
+    final = {name: statistics.final(cell.metric(name)).mean() for name in _ROWS.values()}
+    largest = cell.metric("first_q").max(axis=1).mean()
+    excess = cell.metric("first_q") - cell.metric("discounted_return")
+    at = int(np.median(np.asarray(cell.steps)[excess.argmax(axis=1)]))
+    numbers = (final["return_mean"], largest, final["first_q"], final["discounted_return"], final["action_abs"],
+               excess.max(axis=1).mean())  # fmt: skip
+    return [cell.variant, cell.task, len(cell.seeds), cell.steps[-1], *(f"{number:.4g}" for number in numbers), at]

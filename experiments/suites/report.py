@@ -1,0 +1,223 @@
+"""What a suite's runs came to: learning_curves.png, summary.csv, report.md and returns.npz."""
+
+from __future__ import annotations
+
+import csv
+import io
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.suites.published import PUBLISHED
+from experiments.suites.suite import Job, work_folder
+from preqn_jax.cli.processes import steps_done
+from preqn_jax.training import plots, provenance, statistics
+from preqn_jax.training.files import replace_file
+from preqn_jax.training.presets import CONFIG_FILE
+from preqn_jax.training.statistics import Estimate
+from preqn_jax.training.workdir import read_json
+
+# Scores that are averaged over tasks are returns in units of this agent's published one on that task.
+_UNIT = next(row for row in PUBLISHED if row.agent == "TD3" and "Tianshou" in row.source)
+
+Curve = tuple[np.ndarray, np.ndarray]  # where on the axis [C], and the runs' values [runs, C]
+
+
+class Cell(NamedTuple):
+    """The finished runs of one variant on one task.
+
+    Attributes:
+      variant: its name.
+      task: short name of the task.
+      environment: the task's Gymnasium id, with its version.
+      seeds: of the runs.
+      tables: metrics of each run, one record an evaluation, ``[C]``.
+    """
+
+    variant: str
+    task: str
+    environment: str
+    seeds: tuple[int, ...]
+    tables: tuple[np.ndarray, ...]
+
+    @property
+    def steps(self) -> np.ndarray:
+        """Environment steps at the evaluations, ``[C]``."""
+        return self.tables[0]["step"].astype(int)
+
+    def metric(self, name: str) -> np.ndarray:
+        """A column of the runs' metrics, ``[runs, C]``; NaN where a run has none of that name."""
+        missing = np.full(self.steps.shape, np.nan)
+        return np.stack([table[name] if name in (table.dtype.names or ()) else missing for table in self.tables])
+
+    @property
+    def returns(self) -> np.ndarray:
+        """Mean return of each evaluation, ``[runs, C]``."""
+        return self.metric("return_mean")
+
+    @property
+    def final(self) -> np.ndarray:
+        """Mean of each run's last three evaluations, ``[runs]``."""
+        return statistics.final(self.returns)
+
+
+def collect(jobs: Sequence[Job], folder: pathlib.Path) -> list[Cell]:
+    """A cell for every variant and task that has a finished run, in the order of the jobs."""
+    groups: dict[tuple[str, str], list[Job]] = {}
+    for job in jobs:
+        if steps_done(job, folder) >= job.steps:
+            groups.setdefault((job.variant.name, job.task), []).append(job)
+    cells = []
+    for (variant, task), members in groups.items():
+        tables = [plots.read_metrics(folder / job.name / "metrics.csv") for job in members]
+        tables = [table[table["step"] <= job.steps] for table, job in zip(tables, members, strict=True)]
+        seeds = tuple(job.seed for job in members)
+        cells.append(Cell(variant, task, members[0].config().env.id, seeds, tuple(tables)))
+    return cells
+
+
+def write(jobs: Sequence[Job], folder: pathlib.Path, title: str) -> str:
+    """Writes the report on all finished runs into ``folder``; returns its text.
+
+    Raises:
+      SettingError: if a metrics.csv is damaged.
+    """
+    cells = collect(jobs, folder)
+    if not cells:
+        return "no run has finished yet: nothing to report"
+    replace_file(folder / "summary.csv", _summary(cells))
+    np.savez(folder / "returns.npz", allow_pickle=False, **_raw(cells))
+    plots.curves(panels(cells), folder / "learning_curves.png", title, "return of the deterministic policy")
+    text = _markdown(cells, len(jobs), title, _made_with(cells, folder))
+    replace_file(folder / "report.md", text)
+    return text
+
+
+def panels(cells: Sequence[Cell], metric: str = "return_mean") -> dict[str, dict[str, Curve]]:
+    """environment -> variant -> its learning curves, or those of another metric."""
+    curves: dict[str, dict[str, Curve]] = {}
+    for cell in cells:
+        curves.setdefault(cell.environment, {})[cell.variant] = (cell.steps, cell.metric(metric))
+    return curves
+
+
+def _summary(cells: Sequence[Cell]) -> str:
+    buffer = io.StringIO()
+    table = csv.writer(buffer, lineterminator="\n")
+    table.writerow(["algo", "task", "version", "seeds", "steps", "final_mean", "final_low", "final_high", "max_mean"])
+    for cell in cells:
+        final = statistics.estimate(np.mean, cell.final)
+        numbers = [f"{number:.8g}" for number in (*final, cell.returns.max(axis=1).mean())]
+        table.writerow([cell.variant, cell.task, _version(cell), len(cell.seeds), cell.steps[-1], *numbers])
+    return buffer.getvalue()
+
+
+def _version(cell: Cell) -> str:
+    return cell.environment.rpartition("-")[2]
+
+
+def _raw(cells: Sequence[Cell]) -> dict[str, np.ndarray]:
+    """returns [algos, tasks, runs, checkpoints], NaN where there is no run, and what its axes are."""
+    algos, tasks = _names(cells)
+    seeds = sorted({seed for cell in cells for seed in cell.seeds})
+    steps = max((cell.steps for cell in cells), key=len)
+    returns = np.full((len(algos), len(tasks), len(seeds), len(steps)), np.nan)
+    for cell in cells:
+        runs = [seeds.index(seed) for seed in cell.seeds]
+        returns[algos.index(cell.variant), tasks.index(cell.task), runs, : len(cell.steps)] = cell.returns
+    return {"returns": returns, "algos": np.array(algos), "tasks": np.array(tasks), "seeds": np.array(seeds),
+            "steps": steps}  # fmt: skip
+
+
+def _names(cells: Sequence[Cell]) -> tuple[list[str], list[str]]:
+    """Variants and tasks, each once, in order."""
+    return list(dict.fromkeys(cell.variant for cell in cells)), list(dict.fromkeys(cell.task for cell in cells))
+
+
+def _made_with(cells: Sequence[Cell], folder: pathlib.Path) -> str:
+    """Device, versions and commit by what the runs themselves recorded, all values of each where runs differ."""
+    values: dict[str, dict[str, None]] = {}  # in order, each once
+    for cell in cells:
+        for seed in cell.seeds:
+            record = read_json(folder / work_folder(cell.variant, cell.task, seed) / CONFIG_FILE)
+            versions = record.pop("versions", {})
+            for name in ("device", "machine", "commit", "python"):
+                values.setdefault(name, {})[record.get(name, "unknown")] = None
+            for name, version in versions.items():
+                values.setdefault(name, {})[version] = None
+    return ", ".join(f"{name} {' or '.join(found)}" for name, found in values.items())
+
+
+def _markdown(cells: Sequence[Cell], jobs: int, title: str, made_with: str) -> str:
+    runs = sum(len(cell.seeds) for cell in cells)
+    lines = [
+        f"# {title}",
+        "",
+        f"`{provenance.command()}`",
+        "",
+        f"{runs} of {jobs} runs finished, made with: {made_with}.",
+        "",
+        "FINAL is the mean of a run's last three evaluations, MAX its largest evaluation; means over runs, with "
+        f"{100 * statistics.CONFIDENCE:.0f}% bootstrap intervals over runs in brackets. Published figures are marked "
+        "as such; they are of other versions and, where another number is given, other lengths.",
+        "",
+        *_table_of_returns(cells),
+        "",
+        *_aggregates(cells),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _table_of_returns(cells: Sequence[Cell]) -> list[str]:
+    lines = ["| task | agent | runs | steps | FINAL | MAX, or source |", "| --- | --- | --- | --- | --- | --- |"]
+    for task in _names(cells)[1]:
+        of_task = [cell for cell in cells if cell.task == task]
+        for cell in of_task:
+            final = _spell(statistics.estimate(np.mean, cell.final), 1)
+            most = cell.returns.max(axis=1).mean()
+            lines.append(f"| {cell.environment} | {cell.variant} | {len(cell.seeds)} | {cell.steps[-1]:,} | {final} | "
+                         f"{most:.1f} |")  # fmt: skip
+        for row in PUBLISHED:
+            if task in row.returns and row.steps in (of_task[0].steps[-1], _UNIT.steps):
+                lines.append(f"| {task} {row.version} | published: {row.agent} | | {row.steps:,} | "
+                             f"{row.returns[task]:g} | {row.source} |")  # fmt: skip
+    return lines
+
+
+def _aggregates(cells: Sequence[Cell]) -> list[str]:
+    """Interquartile mean over the tasks that all variants have finished runs of, and who beats whom how often."""
+    algos, tasks = _names(cells)
+    by_name = {(cell.variant, cell.task): cell for cell in cells}
+    common = [task for task in tasks if task in _UNIT.returns and all((algo, task) in by_name for algo in algos)]
+    if not common:
+        return ["No task has finished runs of every agent yet: no aggregate over tasks."]
+    scores = {algo: [by_name[algo, task].final / _UNIT.returns[task] for task in common] for algo in algos}
+    lines = [
+        f"Over {', '.join(common)}, stratified bootstrap over runs. A score is FINAL in units of TD3's published "
+        f"return on the task ({_UNIT.source}, {_UNIT.steps:,} steps, {_UNIT.version}).",
+        "",
+        "| agent | interquartile mean of scores |",
+        "| --- | --- |",
+    ]
+    for algo in algos:
+        middle = statistics.estimate(lambda *samples: statistics.interquartile_mean(samples), *scores[algo])
+        lines.append(f"| {algo} | {_spell(middle, 3)} |")
+    lines += ["", "| better than | probability of improvement |", "| --- | --- |"]
+    for i, algo in enumerate(algos):
+        for other in algos[i + 1 :]:
+
+            def improvement(*samples: np.ndarray) -> float:
+                half = len(samples) // 2
+                return statistics.probability_of_improvement(samples[:half], samples[half:])
+
+            value = statistics.estimate(improvement, *scores[algo], *scores[other])
+            lines.append(f"| {algo} than {other} | {_spell(value, 2)} |")
+    return lines
+
+
+def _spell(estimate: Estimate, digits: int) -> str:
+    value = f"{estimate.value:.{digits}f}"
+    return value if np.isnan(estimate.low) else f"{value} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"

@@ -1,0 +1,1 @@
+"""The command line: flags, configurations and the programs that train, evaluate and sweep."""

@@ -1,0 +1,213 @@
+"""Runs as processes side by side, resumable, each on one core."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import tqdm
+
+from preqn_jax.settings import SettingError
+from preqn_jax.training import plots, provenance
+from preqn_jax.training.files import replace_file
+from preqn_jax.training.workdir import read_json
+
+RECORD = "suite.json"  # in the folder of every suite: what it is, and what it ran with
+
+
+class Task(Protocol):
+    """What a :class:`Runner` runs: its name is that of its work folder."""
+
+    @property
+    def name(self) -> str:
+        """Of the work folder."""
+
+    @property
+    def steps(self) -> int:
+        """Its length in environment steps."""
+
+    def command(self, folder: pathlib.Path) -> list[str]:
+        """The command that runs it."""
+
+
+class Process(NamedTuple):
+    """A job under way."""
+
+    job: Task
+    attempt: int
+    started: float
+    core: int | None
+    handle: subprocess.Popen[bytes]
+
+
+def claim(folder: pathlib.Path, kind: str, options: dict[str, Any]) -> None:
+    """Makes ``folder`` this suite's, or makes sure that it is one of the same kind.
+
+    Raises:
+      SettingError: if it holds anything else, or cannot be written.
+    """
+    record = folder / RECORD
+    if record.exists():
+        found = read_json(record).get("kind")
+        if found != kind:
+            raise SettingError(f"--out={folder} holds results of another suite ({found}, not {kind}); choose another")
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SettingError(f"--out={folder} exists and holds no suite; choose another")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(record, json.dumps({"kind": kind, "options": options, **provenance.collect()}, indent=2) + "\n")
+    except OSError as error:
+        raise SettingError(f"--out={folder} cannot be written: {error.strerror}") from None
+
+
+def steps_done(job: Task, folder: pathlib.Path) -> int:
+    """How many environment steps of a job its metrics.csv reports.
+
+    Raises:
+      SettingError: if that file is damaged.
+    """
+    return plots.last_step(folder / job.name / "metrics.csv")
+
+
+class Runner:
+    """Runs jobs, ``workers`` at a time, and keeps the processes it has started."""
+
+    poll_seconds = 0.5
+    attempts = 2
+
+    def __init__(self, jobs: Sequence[Task], folder: pathlib.Path, workers: int, pin: bool = True):
+        """Each process has one core if ``pin``; raises SettingError if an earlier result cannot be read."""
+        self._folder, self._workers, self._jobs, self._pins = folder, workers, jobs, pin
+        self._done = {job.name: min(job.steps, steps_done(job, folder)) for job in jobs}
+        self._waiting = collections.deque((job, 1) for job in jobs if self._done[job.name] < job.steps)
+        self._running: list[Process] = []
+        self._stopped = 0
+        self.failed: dict[str, str] = {}
+
+    def run(self) -> int:
+        """Runs all that is missing; returns 0, 1 where a job failed twice, or 128 + the signal that stopped it."""
+        before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        waiting = len(self._waiting)
+        self._say(f"{len(self._jobs) - waiting} of {len(self._jobs)} runs are there, {waiting} to do, "
+                  f"{self._workers} at a time")  # fmt: skip
+        total = sum(job.steps for job in self._jobs)
+        self._bar = tqdm.tqdm(total=total, initial=sum(self._done.values()), unit=" steps", smoothing=0.05,
+                              disable=not sys.stderr.isatty(), dynamic_ncols=True)  # fmt: skip
+        try:
+            while self._running or (self._waiting and not self._stopped):
+                while len(self._running) < self._workers and self._waiting and not self._stopped:
+                    self._start(*self._waiting.popleft())
+                time.sleep(self.poll_seconds)
+                self._collect()
+                self._advance()
+        finally:
+            for process in self._running:  # none, unless something went wrong here
+                process.handle.terminate()
+            self._bar.close()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if self._stopped:
+            self._say("stopped; the same command goes on from there")
+            return 128 + self._stopped
+        return 1 if self.failed else 0
+
+    def _say(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # of a log on a full disk, or a terminal that is gone
+            tqdm.tqdm.write(text, file=sys.stderr)
+
+    def _stop(self, number: int, frame: Any) -> None:
+        """Has every run write a checkpoint; a second signal ends them at once."""
+        for process in self._running:
+            process.handle.send_signal(signal.SIGKILL if self._stopped else signal.SIGTERM)
+        self._stopped = number
+
+    def _start(self, job: Task, attempt: int) -> None:
+        # In a session of its own: Ctrl-C in the terminal reaches it through us, and once only.
+        log = (self._folder / f"{job.name}.log").open("ab")
+        handle = subprocess.Popen(
+            job.command(self._folder),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **one_thread(self._folder)},
+            start_new_session=True,
+        )
+        log.close()
+        self._running.append(Process(job, attempt, time.monotonic(), self._pin(handle.pid), handle))
+        if self._stopped:  # a signal came before the process was among those that are told of it
+            handle.terminate()
+        self._say(f"started {job.name}")
+
+    def _pin(self, pid: int) -> int | None:
+        """Gives a process the core with the fewest others, for good; None where that is unwanted or impossible.
+
+        It has not begun to compute. Free to move, XLA's threads hand every small operation from core to core: on two
+        cores, two such processes side by side were measured at a tenth of the speed that they have when pinned.
+        """
+        if not self._pins or not hasattr(os, "sched_setaffinity"):
+            return None
+        taken = [process.core for process in self._running]
+        core = min(sorted(os.sched_getaffinity(0)), key=taken.count)
+        with contextlib.suppress(OSError):  # it may be over already
+            os.sched_setaffinity(pid, {core})
+        return core
+
+    def _collect(self) -> None:
+        for process in [process for process in self._running if process.handle.poll() is not None]:
+            self._running.remove(process)
+            job, minutes = process.job, (time.monotonic() - process.started) / 60
+            if process.handle.returncode == 0:
+                self._say(f"finished {job.name} in {minutes:.1f} min")
+            elif self._stopped:
+                pass  # it was told to
+            else:
+                self._retry(process)
+
+    def _retry(self, process: Process) -> None:
+        job, reason = process.job, _last_line(self._folder / f"{process.job.name}.log")
+        again = process.attempt < self.attempts
+        self._say(f"{job.name} failed ({reason}); {'it is tried once more' if again else 'the rest goes on'}")
+        if again:
+            self._waiting.append((job, process.attempt + 1))
+        else:
+            self.failed[job.name] = reason
+
+    def _advance(self) -> None:
+        for process in self._running:
+            try:
+                done = min(process.job.steps, steps_done(process.job, self._folder))
+            except SettingError:  # no reason to stop the others: the report will say it
+                continue
+            self._bar.update(done - self._done[process.job.name])
+            self._done[process.job.name] = done
+
+
+def one_thread(folder: pathlib.Path) -> dict[str, str]:
+    """Environment of each process: one thread; on an accelerator, not all memory; what one compiles, all have."""
+    flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    return {
+        "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str((folder / "compiled").absolute())),
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip(),
+        "OMP_NUM_THREADS": "1",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    }
+
+
+def _last_line(log: pathlib.Path) -> str:
+    lines = log.read_text(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+
+
+def report_failures(failed: Mapping[str, str]) -> None:
+    """Says which jobs failed for good, and why, a line each."""
+    for name, reason in failed.items():
+        print(f"failed twice: {name}: {reason}", file=sys.stderr)

@@ -1,0 +1,181 @@
+"""Seeds and grids of hyperparameters: ``python -m experiments.sweep --grid agent.eta=0.9,0.97 --seeds=8``.
+
+Takes a configuration and its fields like ``experiments.run``. With an environment on the device all members of the
+population train in one program, in chunks that fit its memory, spread over its devices; with one on the host every
+run is a process of its own. ``--out`` gets the work folders, plan.json, summary.csv and sweep.png; started again, what
+was cut off goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from absl import flags
+from jax.experimental import multihost_utils
+
+from preqn_jax.cli import compilation, processes
+from preqn_jax.cli.sweeps import cluster, plan, report
+from preqn_jax.cli.sweeps import unit as sweep_unit
+from preqn_jax.cli.sweeps.plan import Run, Unit
+from preqn_jax.settings import SettingError
+from preqn_jax.training import session
+from preqn_jax.training.config import Config
+from preqn_jax.training.device import DeviceTrainer, Member, memory_of
+
+_GRID = flags.DEFINE_multi_string("grid", [], "a field and its values, agent.eta=0.9,0.97 for example; can be repeated")
+_SEEDS = flags.DEFINE_string("seeds", "3", "how many, from --config.seed on, or which: 8, or 0,3,5")
+_OUT = flags.DEFINE_string("out", None, "folder of the runs and the report; runs/sweep_<config> if left out")
+_CHUNK = flags.DEFINE_integer(
+    "members-per-chunk", None, "of a population in one program; what fits the memory if left out", lower_bound=1
+)
+_WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "processes at a time on a CPU", lower_bound=1)
+_CLUSTER = flags.DEFINE_string(
+    "cluster", None, "Ray's: local, auto, ray://host:port, or none; if left out local where Ray is installed, else none"
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0, if several processes train one population on all their devices"
+)
+_PROCESSES = flags.DEFINE_integer("num-processes", 1, "how many those are", lower_bound=1)
+_PROCESS = flags.DEFINE_integer("process-id", 0, "which of them this is", lower_bound=0)
+
+
+def main(config: Config) -> int:
+    """Runs what is missing, then reports on all there is; returns the exit code."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves an accelerator to the units' processes
+    where = _check_where(config)
+    if where == "together":
+        _join()
+    folder = pathlib.Path(_OUT.value or f"runs/sweep_{flags.FLAGS.config}")
+    axes = plan.parse_axes(config, _GRID.value)
+    runs = plan.runs_of(axes, plan.parse_seeds(_SEEDS.value, config.seed))
+    compilation.keep()
+    units = plan.resume(folder, config, runs) or _plan(config, runs, where)
+    kinds = {(unit.config, len(unit.runs)): unit for unit in units}  # what cannot be is refused before anything runs
+    trainers = {kind: sweep_unit.trainer_of(unit) for kind, unit in kinds.items()}
+    if where in ("none", "local") and units[0].members is not None and jax.default_backend() == "cpu":
+        missing = [unit for unit in units if processes.steps_done(unit, folder) < unit.steps]
+        _check_memory([trainers[unit.config, len(unit.runs)].replay_bytes for unit in missing])
+    if jax.process_index() == 0:
+        processes.claim(folder, "sweep", {"grid": _GRID.value, "seeds": _SEEDS.value})
+        plan.write(units, folder)
+    code, failed = _run(units, folder, where)
+    if jax.process_index() == 0:
+        print(report.write(units, axes, folder))
+        processes.report_failures(failed)
+    return code
+
+
+def _check_where(config: Config) -> str:
+    """Where units run: ``together`` in several processes, on a Ray cluster by its address, or ``none``.
+
+    Raises:
+      SettingError: if the flags cannot go together, or Ray is needed and not installed.
+    """
+    if _COORDINATOR.value is None:
+        if _PROCESSES.value > 1 or _PROCESS.value:
+            raise SettingError("--num-processes and --process-id need --coordinator=host:port, of process 0")
+        address = _CLUSTER.value or ("local" if cluster.installed() else "none")
+        if address != "none":
+            cluster.check(address)
+        return address
+    if _CLUSTER.value not in (None, "none"):
+        raise SettingError(f"--cluster={_CLUSTER.value} and --coordinator={_COORDINATOR.value} exclude each other: "
+                           "runs on a cluster, or one population over several processes")  # fmt: skip
+    host, _, port = _COORDINATOR.value.rpartition(":")
+    if not (host and port.isdecimal()):
+        raise SettingError(f"--coordinator={_COORDINATOR.value} must be host:port of process 0, localhost:1234 "
+                           "for example")  # fmt: skip
+    if _PROCESS.value >= _PROCESSES.value:
+        raise SettingError(f"--process-id={_PROCESS.value} must be below --num-processes={_PROCESSES.value}")
+    if config.env.backend == "gymnasium":
+        raise SettingError("--coordinator spreads a population over devices, and config.env.backend=gymnasium has "
+                           "none; allowed: mjx, brax, playground, or --cluster in its place")  # fmt: skip
+    return "together"
+
+
+def _join() -> None:
+    """Makes this process one of several.
+
+    Raises:
+      SettingError: if process 0 cannot be one, or is not to be found.
+    """
+    try:
+        jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    except RuntimeError as error:
+        raise SettingError(f"--coordinator={_COORDINATOR.value}: {str(error).splitlines()[0]}") from None
+
+
+def _check_memory(replays: Sequence[int]) -> None:
+    """Raises SettingError unless the largest of these replay buffers [bytes], a worker each, fit side by side."""
+    needed, available = sum(sorted(replays)[-_WORKERS.value :]), memory_of(jax.local_devices()[0], 1)
+    if needed > available:
+        workers = min(len(replays), _WORKERS.value)
+        raise SettingError(f"{workers} worker(s) side by side need {needed / 2**30:.1f} GiB for replay buffers, but "
+                           f"{available / 2**30:.1f} GiB are there; lower --workers, --members-per-chunk or "
+                           "config.replay_capacity")  # fmt: skip
+
+
+def _plan(config: Config, runs: Sequence[Run], where: str) -> list[Unit]:
+    """All runs in units: as many members in each as were asked for, or fit."""
+    if config.env.backend == "gymnasium":
+        return plan.units_of(config, runs, lambda config, count: 1)
+    devices = 1 if where not in ("together", "none") else len(jax.devices())  # a task of a cluster has one
+    if where == "together" and len(runs) % devices:
+        raise SettingError(f"{len(runs)} members cannot be spread evenly over {devices} devices; nearest: "
+                           f"{-(-len(runs) // devices) * devices} members")  # fmt: skip
+    largest = lambda config, count: _CHUNK.value or _fitting(config, count, devices)  # noqa: E731
+    return plan.units_of(config, runs, largest, devices)
+
+
+def _fitting(config: Config, count: int, devices: int) -> int:
+    """How many of ``count`` members one program should hold: what fits; on a CPU an even share for each worker."""
+    on_cpu, processes = jax.default_backend() == "cpu", jax.process_count()
+    shares = _WORKERS.value if on_cpu and processes == 1 else 1
+    share = -(-count // shares)
+    if share == 1:
+        return 1
+    trainer = DeviceTrainer(config, [Member(config.seed)], devices=[jax.local_devices()[0]])
+    member = trainer.member_bytes()
+    if on_cpu:
+        member += trainer.replay_bytes  # a checkpoint is written from a copy, here in the same memory
+    of_process = memory_of(jax.local_devices()[0], devices // processes)
+    fit = processes * int(0.9 * of_process / shares / member)
+    if processes > 1:  # they have to agree
+        fit = int(multihost_utils.process_allgather(np.asarray(fit)).min())
+    if fit < processes:
+        raise SettingError("not one member of the population fits the memory; lower config.replay_capacity")
+    return min(share, fit)
+
+
+def _run(units: Sequence[Unit], folder: pathlib.Path, where: str) -> tuple[int, dict[str, str]]:
+    """Runs the units that are not finished; returns the exit code, and why those failed that did, by name."""
+    if where == "together":
+        return _run_together(units, folder), {}
+    if where != "none":
+        missing = [unit for unit in units if processes.steps_done(unit, folder) < unit.steps]
+        return cluster.run(missing, folder, where, _WORKERS.value) if missing else (0, {})
+    on_accelerator = units[0].members is not None and jax.default_backend() != "cpu"
+    runner = processes.Runner(units, folder, 1 if on_accelerator else _WORKERS.value, pin=not on_accelerator)
+    code = runner.run()
+    return code, runner.failed
+
+
+def _run_together(units: Sequence[Unit], folder: pathlib.Path) -> int:
+    """One unit after the other, each on the devices of all processes."""
+    stop = session.StopSignal()
+    multihost_utils.sync_global_devices("the sweep's folder is there")
+    for unit in units:
+        program = functools.partial(_train, unit, folder, stop)
+        if code := session.guarded(program, folder / unit.name):
+            return code
+    multihost_utils.sync_global_devices("every process has finished")
+    return 0
+
+
+def _train(unit: Unit, folder: pathlib.Path, stop: session.StopSignal) -> int:
+    return 0 if sweep_unit.run(unit, folder, stop) else 128 + stop.received

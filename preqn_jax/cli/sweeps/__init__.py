@@ -1,0 +1,1 @@
+"""Sweeps over hyperparameters and seeds, on one machine or a cluster."""

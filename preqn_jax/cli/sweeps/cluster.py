@@ -1,0 +1,149 @@
+"""Units of a sweep as tasks of a Ray cluster; Ray is optional (``pip install 'ray[client]'``)."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import os
+import pathlib
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import IO, Any
+
+import tqdm
+
+from preqn_jax.cli.processes import Runner, one_thread
+from preqn_jax.cli.sweeps.plan import Unit
+from preqn_jax.settings import SettingError
+from preqn_jax.training.workdir import fcntl
+
+RETRIES = 3  # of a task whose worker died, by Ray itself; each goes on from its unit's checkpoint
+
+
+def installed() -> bool:
+    """Whether Ray is there."""
+    return importlib.util.find_spec("ray") is not None
+
+
+def check(address: str) -> None:
+    """Raises SettingError, with the remedy, if ``--cluster=address`` is no address, or asks for what is not there."""
+    if address not in ("local", "auto") and not address.startswith("ray://"):
+        raise SettingError(f"--cluster={address} is unknown; allowed: local, auto, ray://host:port, none")
+    if not installed():
+        raise SettingError(f"--cluster={address} needs Ray, which is not installed; pip install 'ray>=2.40', or leave "
+                           "--cluster out to run on this machine without it")  # fmt: skip
+    if address.startswith("ray://") and importlib.util.find_spec("grpc") is None:
+        raise SettingError(f"--cluster={address} needs Ray's client, which is not installed; pip install 'ray[client]'")
+
+
+def run(units: Sequence[Unit], folder: pathlib.Path, address: str, workers: int) -> tuple[int, dict[str, str]]:
+    """Runs units on a cluster, as many at a time as it has processors, or accelerators where they need one.
+
+    Args:
+      units: that are not finished.
+      folder: of the sweep, on storage that every machine of the cluster sees under the same name.
+      address: ``local`` starts a cluster on this machine and ends it afterwards; ``auto`` takes the one that runs
+        here; ``ray://host:port`` another one.
+      workers: processors that a local cluster has.
+
+    Returns:
+      The exit code, 1 if a unit failed twice; and why each of those did, by their names.
+
+    Raises:
+      SettingError: if there is no such cluster.
+    """
+    import ray
+
+    path = os.pathsep.join([str(pathlib.Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
+    environment = {"env_vars": {**one_thread(folder), "PYTHONPATH": path.strip(os.pathsep)}}
+    options: dict[str, Any] = {"runtime_env": environment, "log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        if address == "local":
+            ray.init("local", num_cpus=workers, include_dashboard=False, **options)
+        else:
+            ray.init(address, **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise SettingError(
+            f"--cluster={address}: no such cluster ({reason}); allowed: local, auto, ray://host:port"
+        ) from None
+    try:
+        return _collect(units, folder)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoints", file=sys.stderr)
+        return 130, {}
+    finally:
+        ray.shutdown()
+
+
+def _collect(units: Sequence[Unit], folder: pathlib.Path) -> tuple[int, dict[str, str]]:
+    import ray
+
+    gpus = 1 if units[0].members is not None and ray.cluster_resources().get("GPU") else 0
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(_run)
+    start = functools.partial(task.remote, str(folder.absolute()))
+    waiting, failed = {start(unit.name): (unit, 1) for unit in units}, {}
+    with tqdm.tqdm(total=len(waiting), unit=" units", disable=not sys.stderr.isatty()) as bar:
+        while waiting:
+            (done, *_), _ = ray.wait(list(waiting), num_returns=1)
+            unit, attempt = waiting.pop(done)
+            try:
+                ray.get(done)
+                bar.write(f"finished {unit.name}", file=sys.stderr)
+            except ray.exceptions.RayError as error:
+                reason = _reason(error)
+                # Only what raised: where its worker died, Ray itself has tried again already.
+                again = attempt < Runner.attempts and isinstance(error, ray.exceptions.RayTaskError)
+                what_next = "it is tried once more" if again else "the rest goes on"
+                bar.write(f"{unit.name} failed ({reason}); {what_next}", file=sys.stderr)
+                if again:
+                    waiting[start(unit.name)] = unit, attempt + 1
+                    continue
+                failed[unit.name] = reason
+            bar.update()
+    return (1 if failed else 0), failed
+
+
+def _reason(error: BaseException) -> str:
+    cause = getattr(error, "cause", None) or error
+    return (str(cause).strip() or type(cause).__name__).splitlines()[-1]
+
+
+def _run(folder: str, name: str) -> None:
+    """In a process of the cluster."""
+    import ray
+
+    if not ray.get_gpu_ids():
+        pin()  # before JAX makes its threads
+    from preqn_jax.cli import compilation
+    from preqn_jax.cli.sweeps import plan
+    from preqn_jax.cli.sweeps import unit as sweep_unit
+
+    compilation.keep()
+    (unit,) = [unit for unit in plan.read(pathlib.Path(folder)) if unit.name == name]
+    with (pathlib.Path(folder) / f"{name}.log").open("a", buffering=1) as log, contextlib.redirect_stderr(log):
+        sweep_unit.run(unit, pathlib.Path(folder))
+
+
+@functools.cache  # a worker's threads stay where its first task has put them
+def pin() -> IO[str] | None:
+    """Gives this process a core that no other has taken so, as ``suite.Runner`` does for its runs.
+
+    Returns:
+      The open file that keeps the core for as long as the process lives; None where no core is free, or pinning is
+      impossible.
+    """
+    if fcntl is None or not hasattr(os, "sched_setaffinity"):
+        return None
+    for core in sorted(os.sched_getaffinity(0)):
+        file = (pathlib.Path(tempfile.gettempdir()) / f"preqn_jax_core{core}_{os.getuid()}.lock").open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            continue
+        os.sched_setaffinity(0, {core})
+        return file
+    return None

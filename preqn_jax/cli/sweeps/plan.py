@@ -1,0 +1,230 @@
+"""What a sweep is made of: points of a grid, their seeds, and the units that they are run in."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from preqn_jax import settings
+from preqn_jax.settings import SettingError
+from preqn_jax.training import presets
+from preqn_jax.training.config import Config, check_config
+from preqn_jax.training.device import Member
+from preqn_jax.training.files import replace_file
+
+PLAN = "plan.json"  # in the folder of every sweep
+
+_RESERVED = ("algorithm", "seed", "num_seeds", "total_steps")
+
+
+class Axis(NamedTuple):
+    """One field of the configuration and the values that it takes."""
+
+    path: str
+    values: tuple[Any, ...]
+
+
+class Run(NamedTuple):
+    """One learner of the sweep: its number, the value of each axis, and its seed."""
+
+    number: int
+    point: dict[str, Any]
+    seed: int
+
+
+class Unit(NamedTuple):
+    """Runs that one process does together: all of a population, or one with its environment on the host.
+
+    Attributes:
+      name: of its work folder.
+      config: without what differs between its runs.
+      runs: of the unit.
+      members: of the population, one a run; None on the host.
+    """
+
+    name: str
+    config: Config
+    runs: tuple[Run, ...]
+    members: tuple[Member, ...] | None
+
+    @property
+    def steps(self) -> int:
+        """Length of its runs in environment steps."""
+        return self.config.total_steps
+
+    def command(self, folder: pathlib.Path) -> list[str]:
+        """The command that runs it."""
+        return [sys.executable, "-m", "preqn_jax.cli.sweeps.unit", f"--out={folder}", f"--unit={self.name}"]
+
+
+def parse_axes(config: Config, texts: Sequence[str]) -> list[Axis]:
+    """The axes that ``--grid agent.eta=0.9,0.97`` spells.
+
+    Raises:
+      SettingError: for an unknown field, with the nearest that exists, or a value that it cannot have.
+    """
+    axes = []
+    for text in texts:
+        path, _, values = text.partition("=")
+        if path in _RESERVED:
+            raise SettingError(f"--grid {text}: the sweep itself decides {path}, by flags of its own")
+        field = settings.find(config, path, "--grid field")
+        # The entries of a list have the commas: --grid 'agent.hidden_sizes=64,64;256,256'.
+        separator = ";" if isinstance(field.value, tuple) or ";" in values else ","
+        axis = Axis(path, tuple(settings.parse(field, value) for value in values.split(separator) if value))
+        if not axis.values or len(set(axis.values)) < len(axis.values):
+            raise SettingError(f"--grid {text} needs different values, --grid agent.eta=0.9,0.97 for example")
+        axes.append(axis)
+    if len({axis.path for axis in axes}) < len(axes):
+        raise SettingError("--grid names a field twice; give all its values at once")
+    return axes
+
+
+def parse_seeds(text: str, first: int) -> tuple[int, ...]:
+    """The seeds that ``--seeds=8`` or ``--seeds=0,3,5`` spells; a single number counts them, from ``first`` on.
+
+    Raises:
+      SettingError: one line.
+    """
+    try:
+        numbers = [int(entry) for entry in text.split(",")]
+    except ValueError:
+        numbers = []
+    seeds = tuple(numbers) if "," in text else tuple(range(first, first + (numbers or [0])[0]))
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise SettingError(f"--seeds={text} must be how many there are, or different ones from 0 on: 8, or 0,3,5")
+    return seeds
+
+
+def runs_of(axes: Sequence[Axis], seeds: Sequence[int]) -> list[Run]:
+    """Every point of the grid with every seed."""
+    points = [dict(zip([axis.path for axis in axes], values, strict=True))
+              for values in itertools.product(*(axis.values for axis in axes))]  # fmt: skip
+    return [Run(number, point, seed) for number, (point, seed) in enumerate(itertools.product(points, seeds))]
+
+
+def units_of(
+    config: Config, runs: Sequence[Run], per_unit: Callable[[Config, int], int], devices: int = 1
+) -> list[Unit]:
+    """The runs in units: on the host one by one, on the device up to ``per_unit`` that one program can hold.
+
+    Args:
+      config: of the sweep, without what its axes change.
+      runs: all of it.
+      per_unit: (a configuration, how many runs share it) -> members that one program of it should hold.
+      devices: over which a program's members are spread evenly.
+
+    Raises:
+      SettingError: for a point that cannot be.
+    """
+    for run in runs:
+        check_config(_at(config, run))
+    if config.env.backend == "gymnasium":
+        return [Unit(f"run{run.number:04d}", _at(config, run), (run,), None) for run in runs]
+    groups: dict[Config, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(_of_its_program(config, run), []).append(run)
+    units: list[Unit] = []
+    for common, members in groups.items():
+        start = 0
+        for size in chunk_sizes(len(members), per_unit(common, len(members)), devices):
+            chunk = tuple(members[start : start + size])
+            population = tuple(_member(common, run) for run in chunk)
+            units.append(Unit(f"chunk{len(units):04d}", common, chunk, population))
+            start += size
+    return units
+
+
+def chunk_sizes(members: int, largest: int, devices: int) -> list[int]:
+    """Chunks that the devices divide, as even as they can be: one program then serves most of them.
+
+    What is left over, fewer members than devices, makes a chunk of its own.
+    """
+    divides = min(members, largest) >= devices
+    unit, rest = (devices, members % devices) if divides else (1, 0)
+    whole = members - rest
+    chunks = math.ceil(whole / (largest - largest % unit))
+    size = math.ceil(whole / chunks / unit) * unit
+    return [min(size, whole - start) for start in range(0, whole, size)] + [rest] * (rest > 0)
+
+
+def resume(folder: pathlib.Path, config: Config, runs: Sequence[Run]) -> list[Unit] | None:
+    """The units of the plan in ``folder``, if it is one of these very runs; they may be of another length."""
+    if not (folder / PLAN).exists():
+        return None
+    steps = config.total_steps
+    units = [unit._replace(config=dataclasses.replace(unit.config, total_steps=steps)) for unit in read(folder)]
+    planned = {run.number: (unit.config, run) for unit in units for run in unit.runs}
+    return units if planned == {run.number: (_of_its_program(config, run), run) for run in runs} else None
+
+
+def _of_its_program(config: Config, run: Run) -> Config:
+    """What a run has in common with all that one compiled program can hold; on the host that is the run alone."""
+    if config.env.backend == "gymnasium":
+        return _at(config, run)
+    fixed = {path: value for path, value in run.point.items() if not varies_inside(config, path)}
+    return _at(config, Run(run.number, fixed, config.seed))
+
+
+def varies_inside(config: Config, path: str) -> bool:
+    """Whether one compiled program can hold different values of a field: the agent's numbers."""
+    leaf = {leaf.path: leaf for leaf in settings.leaves(config)}[path]
+    return path.startswith("agent.") and type(leaf.value) in (int, float) and not leaf.rule.structural
+
+
+def _at(config: Config, run: Run) -> Config:
+    for path, value in run.point.items():
+        config = settings.replace(config, path, value)
+    return dataclasses.replace(config, seed=run.seed, num_seeds=1)
+
+
+def _member(config: Config, run: Run) -> Member:
+    inside = {path: value for path, value in run.point.items() if varies_inside(config, path)}
+    return Member(run.seed, {path.partition(".")[2]: value for path, value in inside.items()})
+
+
+def write(units: Sequence[Unit], folder: pathlib.Path) -> None:
+    """Keeps the plan in the sweep's folder.
+
+    Raises:
+      SettingError: if it holds another; runs may become longer.
+    """
+    path, text = folder / PLAN, json.dumps([_to_json(unit) for unit in units], indent=1) + "\n"
+    if path.exists() and _comparable(read(folder)) != _comparable(units):
+        raise SettingError(f"--out={folder} holds a sweep over other values or seeds; choose another")
+    replace_file(path, text)
+
+
+def read(folder: pathlib.Path) -> list[Unit]:
+    """The plan that :func:`write` kept.
+
+    Raises:
+      SettingError: if there is none that can be read.
+    """
+    try:
+        return [_from_json(entry) for entry in json.loads((folder / PLAN).read_text())]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise SettingError(f"--out={folder} holds no plan of a sweep") from None
+
+
+def _comparable(units: Sequence[Unit]) -> Any:
+    return [(unit.name, dataclasses.replace(unit.config, total_steps=1), unit.runs) for unit in units]
+
+
+def _to_json(unit: Unit) -> dict[str, Any]:
+    runs = [run._asdict() for run in unit.runs]
+    return {"name": unit.name, "config": settings.to_dict(unit.config), "runs": runs}
+
+
+def _from_json(entry: dict[str, Any]) -> Unit:
+    config = presets.from_dict(entry["config"])
+    points = [{path: settings.hashable(value) for path, value in run["point"].items()} for run in entry["runs"]]
+    runs = tuple(Run(run["number"], point, run["seed"]) for run, point in zip(entry["runs"], points, strict=True))
+    population = None if config.env.backend == "gymnasium" else tuple(_member(config, run) for run in runs)
+    return Unit(entry["name"], config, runs, population)

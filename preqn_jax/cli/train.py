@@ -1,0 +1,37 @@
+"""Trains an agent: ``python -m experiments.run --config=preqn_ant``.
+
+Started again with the same work folder it goes on where it stopped. ``--helpfull`` lists every field.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from absl import flags
+
+from preqn_jax.cli import compilation
+from preqn_jax.training import session
+from preqn_jax.training.config import Config
+from preqn_jax.training.loop import make_trainer
+from preqn_jax.training.reporters import RunReporter
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "work folder of the run; runs/<config> if left out")
+
+
+def main(config: Config) -> int:
+    """Trains; returns the exit code."""
+    workdir = pathlib.Path(_WORKDIR.value or f"runs/{flags.FLAGS.config}")
+    stop = session.StopSignal()  # first: from here on Ctrl-C loses nothing
+    compilation.keep()
+    trainer = make_trainer(config)
+
+    def program() -> int:
+        if session.train(trainer, workdir, lambda step: RunReporter(workdir, config, step), stop):
+            if trainer.step:  # else it had them before
+                session.say(f"finished {config.total_steps} steps; results in {workdir}")
+            return 0
+        written = "checkpoint written; the same command goes on from there"
+        session.say(f"stopped at step {trainer.step}, {written}")
+        return 128 + stop.received
+
+    return session.guarded(program, workdir)

@@ -1,1 +1,0 @@
-"""Trainers: environments on the host, or on the device beside the learners."""

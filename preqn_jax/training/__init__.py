@@ -1,0 +1,1 @@
+"""Training: configuration, trainers, replay, evaluation, checkpoints and reports."""

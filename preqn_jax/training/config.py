@@ -1,0 +1,100 @@
+"""The configuration of a whole run."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from preqn_jax.agents import AGENTS
+from preqn_jax.envs.config import EnvConfig
+from preqn_jax.settings import SettingError, check, setting, spell
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run: the schedule, which all agents share, and the parts that have their own classes."""
+
+    agent: Any
+    env: EnvConfig = EnvConfig()
+    algorithm: str = setting("preqn", "the agent's name; follows from --config", choices=AGENTS)
+    seed: int = setting(0, "seed of the first learner; the others count on from it", interval="[0, 2147483647]")
+    num_seeds: int = setting(1, "learners trained side by side, each with its own environments", interval="[1, inf)")
+    total_steps: int = setting(1_000_000, "length of the run [environment steps of each seed]", interval="[1, inf)")
+    start_steps: int = setting(5_000, "uniformly random actions at the start [environment steps]", interval="[0, inf)")
+    update_after: int = setting(5_000, "no gradient steps before this [environment steps]", interval="[1, inf)")
+    update_every: int = setting(50, "environment steps, then as many gradient steps, by turns", interval="[1, inf)")
+    batch_size: int = setting(256, "minibatch, drawn with replacement [transitions]", interval="[1, inf)")
+    n_step: int = setting(
+        1, "rewards that a target sums before it bootstraps; fewer at the end of an episode", interval="[1, inf)"
+    )
+    replay_capacity: int = setting(1_000_000, "ring buffer of each seed [transitions]", interval="[1, inf)")
+    evaluate_every: int = setting(10_000, "between evaluations [environment steps]", interval="[1, inf)")
+    evaluate_episodes: int = setting(10, "of each evaluation [episodes]", interval="[1, inf)")
+    checkpoint_every: int = setting(10_000, "between checkpoints [environment steps]", interval="[1, inf)")
+    measure_alignment: bool = setting(
+        False, "report cos(Q' - Q, y - Q) of every critic update, on its minibatch and on one held out"
+    )
+    diagnose_every: int = setting(
+        0,
+        "between diagnoses of an update by the critic's kernel, half a second each; 0: none [environment steps]",
+        interval="[0, inf)",
+    )
+    record_updates: bool = setting(False, "keep the scalars of every single update, in <workdir>/updates/*.npz")
+
+
+def check_config(config: Config) -> None:
+    """Checks every field alone and against the others.
+
+    Raises:
+      SettingError: for the first that cannot be; one line.
+    """
+    check(config)
+    if not config.agent.hidden_sizes:
+        raise SettingError("config.agent.hidden_sizes is empty; give at least one width, 256,256 for example")
+    if config.batch_size > config.replay_capacity:
+        raise SettingError(
+            f"config.batch_size={config.batch_size} is larger than config.replay_capacity={config.replay_capacity}; "
+            f"allowed: at most {config.replay_capacity}"
+        )
+    for name in ("total_steps", "update_after", "evaluate_every", "checkpoint_every", "diagnose_every"):
+        _check_multiple(f"config.{name}", getattr(config, name), "config.update_every", config.update_every)
+    env = config.env
+    useless = {
+        "gymnasium": ("num_envs", "solver_iterations"),
+        "mjx": ("kwargs", "reset_options"),
+        "brax": ("reset_options", "solver_iterations"),
+        "playground": ("kwargs", "reset_options", "solver_iterations"),
+    }
+    for name in useless[env.backend]:
+        value, default = getattr(env, name), getattr(EnvConfig, name)
+        if value != default:
+            raise SettingError(
+                f"config.env.{name}={spell(value)} means nothing to backend={env.backend}; allowed: {spell(default)}"
+            )
+    if env.backend != "gymnasium":
+        if AGENTS[config.algorithm].discrete:
+            raise SettingError(f"config.env.backend={env.backend} has environments with continuous actions alone"
+                               + _not_made(config, discrete=False))  # fmt: skip
+        _check_multiple("config.update_every", config.update_every, "config.env.num_envs", config.env.num_envs)
+        _check_multiple("config.replay_capacity", config.replay_capacity, "config.update_every", config.update_every)
+
+
+def check_actions(config: Config, discrete: bool) -> None:
+    """Raises SettingError unless the agent's actions are of the environment's kind."""
+    if AGENTS[config.algorithm].discrete != discrete:
+        kind = "discrete" if discrete else "continuous"
+        raise SettingError(f"config.env.id={config.env.id} (backend={config.env.backend}) has {kind} actions"
+                           + _not_made(config, discrete))  # fmt: skip
+
+
+def _not_made(config: Config, discrete: bool) -> str:
+    """The rest of a line on an agent whose actions are of the other kind."""
+    fit = ", ".join(name for name, entry in AGENTS.items() if entry.discrete == discrete)
+    return f", for which config.algorithm={config.algorithm} is not made; allowed: {fit}"
+
+
+def _check_multiple(name: str, value: int, of: str, unit: int) -> None:
+    if value % unit:
+        raise SettingError(
+            f"{name}={value} must be a multiple of {of}={unit}; nearest: {max(unit, round(value / unit) * unit)}"
+        )

@@ -1,0 +1,441 @@
+"""Training with environments on the device: collecting and learning of all members are one compiled program."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import time
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import psutil
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from preqn_jax.agents import AGENTS
+from preqn_jax.agents.base import Agent, AgentState
+from preqn_jax.agents.measured import diagnosis_of, with_alignment
+from preqn_jax.envs import device as device_env
+from preqn_jax.envs.device import EnvState
+from preqn_jax.settings import SettingError
+from preqn_jax.training import base, replay
+from preqn_jax.training.base import Infos, Interval, Trainer
+from preqn_jax.training.checkpoint import Arrays
+from preqn_jax.training.config import Config
+from preqn_jax.training.evaluation import Evaluation, evaluate_on_device
+from preqn_jax.training.replay import Ring
+from preqn_jax.types import Array, Transition, transition_bytes
+
+
+class Member(NamedTuple):
+    """One learner of a population: its seed, and the agent's numbers in which it differs, ``{"eta": 0.9}``."""
+
+    seed: int
+    hyperparameters: Mapping[str, float] = types.MappingProxyType({})
+
+
+class Identity(NamedTuple):
+    """What members are from first to last: their numbers by name, and the key of all that they draw, ``[M]`` each."""
+
+    hyperparameters: dict[str, Any]
+    key: Any
+
+
+class Population(NamedTuple):
+    """All that the members carry from burst to burst; every leaf leads with M.
+
+    Attributes:
+      agent: states of the agents.
+      envs: of the environments, ``[M, N, ...]``.
+      returns: of the episodes under way, ``[M, N]``.
+      replay: ring buffers, ``[M, capacity, ...]``.
+      running: false for members that were stopped, ``[M]``; nothing of theirs changes any more but their replay.
+    """
+
+    agent: AgentState
+    envs: EnvState
+    returns: Array
+    replay: Ring
+    running: Array
+
+
+class Report(NamedTuple):
+    """What a burst tells of each member.
+
+    Attributes:
+      infos: of its updates by name, ``[M, U]``.
+      episodes: how many ended, ``[M]``.
+      episode_returns: their returns' sum, ``[M]``.
+      broken: how many of them ended because the simulation broke, ``[M]``.
+    """
+
+    infos: dict[str, Array]
+    episodes: Array
+    episode_returns: Array
+    broken: Array
+
+
+class DeviceTrainer(Trainer):
+    """M learners, each with N environments, spread over devices by members.
+
+    Attributes:
+      sharding: of every array that leads with the members, over the devices of all processes.
+    """
+
+    def __init__(
+        self, config: Config, members: Sequence[Member] | None = None, devices: Sequence[jax.Device] | None = None
+    ):
+        """Makes environments and agents; nothing is compiled yet.
+
+        Args:
+          config: of the run.
+          members: the population; one for each of the configuration's seeds if left out.
+          devices: over which it is spread evenly; the first if left out. They may belong to several processes, block
+            by block: each makes the same trainer, and sees its own members alone.
+
+        Raises:
+          SettingError: on a configuration that cannot be, or a population that does not fit.
+        """
+        if members is None:
+            members = [Member(seed) for seed in range(config.seed, config.seed + config.num_seeds)]
+        devices = list(devices or jax.local_devices()[:1])
+        if len(members) % len(devices):
+            raise SettingError(
+                f"{len(members)} members cannot be spread evenly over {len(devices)} devices; nearest: "
+                f"{-(-len(members) // len(devices)) * len(devices)} members"
+            )
+        each = len(members) // len(devices)
+        here = [number for number, device in enumerate(devices) if device.process_index == jax.process_index()]
+        self.members = [member for number in here for member in members[number * each : (number + 1) * each]]
+        super().__init__(config, [member.seed for member in self.members])
+        self.env = device_env.make(config.env)
+        transition = transition_bytes(self.env.observation_size, self.env.action_size)
+        self.replay_bytes = len(self.members) * config.replay_capacity * transition
+        self._check_memory(devices[here[0]], len(here), transition)
+        self._mesh = Mesh(np.array(devices), ("members",))
+        self.sharding = NamedSharding(self._mesh, PartitionSpec("members"))
+        self._identity = self._spread(Identity(self._hyperparameters(), np.asarray(jax.random.key_data(self.keys))))
+
+    def _check_memory(self, device: jax.Device, count: int, transition: int) -> None:
+        """Raises SettingError unless the replay buffers and a burst's minibatches fit on ``count`` such devices."""
+        config, available = self.config, memory_of(device, count)
+        minibatches = len(self.members) * config.update_every * config.batch_size * transition
+        minibatches *= 1 + config.measure_alignment
+        needed = self.replay_bytes + minibatches
+        if needed > available:
+            fits = int(config.replay_capacity * (available - minibatches) / self.replay_bytes)
+            fits -= fits % config.update_every
+            remedy = f"at most {fits} transitions fit" if fits > 0 else "lower config.batch_size, or take fewer members"
+            raise SettingError(
+                f"config.replay_capacity={config.replay_capacity} needs {needed / 2**30:.1f} GiB for "
+                f"{len(self.members)} member(s), but {available / 2**30:.1f} GiB are there; {remedy}"
+            )
+
+    def compile(self) -> float:
+        """Initializes the learners and compiles everything that a run will call; returns the seconds it took."""
+        start = time.perf_counter()
+        self.population: Population = self._program(self._init)(self._identity)
+        burst = self._lower_burst(self.population)
+        # Compiled ahead: a call with other shapes fails instead of compiling again.
+        self._compiled_burst = burst.compile()
+        self._compiled_play = self._program(self._play).lower(*self._play_arguments()).compile()
+        self._compiled_diagnosis, diagnosis = None, []
+        if self.config.diagnose_every:
+            arguments = self._identity, self.population, np.uint32(0)
+            lowered = self._program(self._diagnose).lower(*arguments)
+            self._compiled_diagnosis, diagnosis = lowered.compile(), sorted(lowered.out_info)
+        self.interval = Interval(len(self.members), sorted(burst.out_info[1].infos), diagnosis)
+        return time.perf_counter() - start
+
+    def member_bytes(self) -> int:
+        """Memory of one member, as the compiler plans it for all; takes none, but the time of a compilation."""
+
+        def placed(leaf: Array) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.sharding)
+
+        population = jax.tree.map(placed, jax.eval_shape(self._program(self._init), self._identity))
+        analysis: Any = self._lower_burst(population).compile().memory_analysis()
+        kept = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+        return (kept + analysis.temp_size_in_bytes) // len(self.members)
+
+    def _lower_burst(self, population: Any) -> Any:
+        """For a population, or what has its shapes."""
+        return self._program(self._burst, donate=True).lower(self._identity, population, np.uint32(0))
+
+    def _hyperparameters(self) -> dict[str, np.ndarray]:
+        """Those in which any member differs, of all of them."""
+        names = sorted({name for member in self.members for name in member.hyperparameters})
+        agent = self.config.agent
+        of = {name: [m.hyperparameters.get(name, getattr(agent, name)) for m in self.members] for name in names}
+        return {name: np.asarray(jnp.asarray(values)) for name, values in of.items()}
+
+    def _program(self, function: Callable[..., Any], donate: bool = False) -> Any:
+        """``function(identity[, of the members, step])``, jitted, of the members of each device by itself.
+
+        No member waits then for the linesearch of another device's. ``donate`` is of the second argument.
+        """
+        members, shared = self.sharding.spec, PartitionSpec()
+
+        def of_one_device(identity: Identity, *rest: Any) -> Any:
+            return function(identity._replace(key=jax.random.wrap_key_data(identity.key)), *rest)
+
+        count = len(inspect.signature(function).parameters)
+        in_specs = (members, members, shared)[:count]
+        sharded = jax.shard_map(of_one_device, mesh=self._mesh, in_specs=in_specs, out_specs=members, check_vma=False)
+        return jax.jit(sharded, donate_argnums=1 if donate else ())
+
+    def _spread(self, tree: Any) -> Any:
+        """Arrays of this process's members as arrays of all."""
+        return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(self.sharding, leaf), tree)
+
+    # What follows is traced; M is here the number of members of one device.
+
+    def _agent(self, hyperparameters: dict[str, Array], plain: bool = False) -> Agent:
+        """The agent of a member; ``plain`` is without what ``measure_alignment`` adds."""
+        config = dataclasses.replace(self.config.agent, **hyperparameters)
+        agent = AGENTS[self.config.algorithm].make(config, self.env.observation_size, self.env.action_size)
+        return with_alignment(agent) if self.config.measure_alignment and not plain else agent
+
+    def _init(self, identity: Identity) -> Population:
+        config, env = self.config, self.env
+
+        def init(one: Identity) -> tuple[AgentState, EnvState, Array]:
+            agent = self._agent(one.hyperparameters).init(jax.random.fold_in(one.key, base.INIT))
+            reset_keys = jax.random.split(base.stream(one.key, base.RESET, jnp.uint32(0)), config.env.num_envs)
+            return agent, env.reset(reset_keys), jnp.zeros(config.env.num_envs)
+
+        ring = replay.device_replay(config.replay_capacity, env.observation_size, env.action_size)
+        rings = jax.tree.map(lambda leaf: jnp.zeros((*identity.key.shape, *leaf.shape), leaf.dtype), ring)
+        agent, envs, returns = over_members(init, identity)
+        return Population(agent, envs, returns, rings, jnp.ones(identity.key.shape, bool))
+
+    def _burst(self, identity: Identity, population: Population, step: Array) -> tuple[Population, Report]:
+        """From environment step ``step``, ``update_every`` steps and as many updates, of every member."""
+        agent, envs, returns, ring, running = population
+        collect = functools.partial(self._collect, step=step)
+        given = identity, agent, envs, returns, running
+        envs, returns, running, collected, *ended = over_members(unless_stopped(collect, kept=3), *given)
+        ring = jax.vmap(lambda ring, new: replay.add(ring, new, step))(ring, collected)
+        agent = jax.vmap(self._observe)(identity, agent, collected.transitions.observation, running)
+        after = step + self.config.update_every
+
+        def learn(agent: AgentState, running: Array) -> tuple[AgentState, Array, dict[str, Array]]:
+            batches = jax.vmap(functools.partial(self._draw, after=after))(identity, ring)
+            learn = unless_stopped(functools.partial(self._learn, step=after), kept=2)
+            return over_members(learn, identity, batches, agent, running)
+
+        def wait(agent: AgentState, running: Array) -> tuple[AgentState, Array, dict[str, Array]]:
+            return agent, running, zeros(jax.eval_shape(learn, agent, running)[2])
+
+        due = after >= self.config.update_after
+        agent, running, infos = jax.lax.cond(due, learn, wait, agent, running)
+        return Population(agent, envs, returns, ring, running), Report(infos, *ended)
+
+    def _draw(self, one: Identity, ring: Ring, *, after: Array) -> Transition:
+        """Minibatches of one member's updates, ``[U, B, ...]``; with the rows that are held out ``[U, 2 B, ...]``."""
+        shape = (self.config.update_every, self.config.batch_size)
+        streams = (base.REPLAY, base.HELD_OUT) if self.config.measure_alignment else (base.REPLAY,)
+        parts = [self._sample(one, ring, base.stream(one.key, number, after), after, shape) for number in streams]
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *parts)
+
+    def _sample(self, one: Identity, ring: Ring, key: Array, total: Array, shape: tuple[int, ...]) -> Transition:
+        gamma, num_envs = self._agent(one.hyperparameters).gamma, self.config.env.num_envs
+        return replay.sample(ring, key, total, shape, self.config.n_step, gamma, num_envs)
+
+    def _collect(
+        self, one: Identity, agent_state: AgentState, envs: EnvState, returns: Array, running: Array, *, step: Array
+    ) -> tuple[EnvState, Array, Array, Ring, Array, Array, Array]:
+        """``update_every`` environment steps of one member; the last three are those of its :class:`Report`.
+
+        A member whose environment is not finite from a reset on is stopped; one that breaks later begins anew.
+        """
+        config, agent, key = self.config, self._agent(one.hyperparameters), one.key
+        count = config.env.num_envs
+
+        def step_all(carry: tuple[EnvState, Array], now: Array) -> tuple[tuple[EnvState, Array], Any]:
+            envs, returns = carry
+            chosen = agent.explore(agent_state, envs.observation, base.stream(key, base.EXPLORE, now))
+            uniform = jax.random.uniform(base.stream(key, base.UNIFORM_ACTION, now), chosen.shape, minval=-1.0)
+            action = jnp.where(now < config.start_steps, uniform, chosen).astype(jnp.float32)  # JAX may have float64
+            reset_keys = jax.random.split(base.stream(key, base.RESET, now + count), count)
+            after, outcome = device_env.step_and_restart(self.env, envs, action, reset_keys)
+            discount = 1.0 - outcome.terminated.astype(jnp.float32)
+            transition = Transition(envs.observation, action, outcome.reward, discount, outcome.observation)
+            returns, over = returns + outcome.reward, outcome.terminated | outcome.truncated
+            ended = jnp.where(over, returns, 0.0).sum()
+            counts = over.sum(), ended, outcome.broken.sum()
+            return (after, jnp.where(over, 0.0, returns)), (Ring(transition, over), counts)
+
+        steps = step + count * jnp.arange(config.update_every // count, dtype=jnp.uint32)
+        (envs, returns), (collected, counts) = jax.lax.scan(step_all, (envs, returns), steps)
+        collected = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), collected)
+        running &= base.all_finite((envs.observation, collected.transitions))
+        return envs, returns, running, collected, *(count.sum() for count in counts)
+
+    def _observe(self, one: Identity, agent: AgentState, observations: Array, running: Array) -> AgentState:
+        after = self._agent(one.hyperparameters).observe(agent, observations)
+        return jax.tree.map(lambda new, old: jnp.where(running, new, old), after, agent)
+
+    def _learn(
+        self, one: Identity, batches: Transition, agent: AgentState, running: Array, *, step: Array
+    ) -> tuple[AgentState, Array, dict[str, Array]]:
+        burst = base.guarded_burst_of(self._agent(one.hyperparameters))
+        agent, infos, running = burst(agent, batches, one.key, step, running)
+        return agent, running, infos
+
+    def _play(self, identity: Identity, population: Population, step: Array) -> tuple[Evaluation, Array]:
+        """Episodes of every member, and Q at the first state of each."""
+
+        def play(one: Identity, state: AgentState, _: Array) -> tuple[Evaluation, Array]:
+            agent = self._agent(one.hyperparameters)
+            reset_keys = jax.random.split(base.stream(one.key, base.EVALUATE, step), self.config.evaluate_episodes)
+            evaluation = evaluate_on_device(lambda x: agent.act(state, x), self.env, reset_keys, agent.gamma)
+            return evaluation, base.value_of_policy(agent, state, evaluation.first_observation)
+
+        return over_members(unless_stopped(play, kept=0), identity, population.agent, population.running)
+
+    def _diagnose(self, identity: Identity, population: Population, step: Array) -> dict[str, Array]:
+        """Of the update that each member would make now, on a minibatch drawn for this alone."""
+
+        def diagnose(one: Identity, agent: AgentState, ring: Ring) -> dict[str, Array]:
+            draw, update = jax.random.split(base.stream(one.key, base.DIAGNOSE, step))
+            batch = self._sample(one, ring, draw, step, (self.config.batch_size,))
+            return diagnosis_of(self._agent(one.hyperparameters, plain=True))(agent, batch, update)
+
+        return over_members(diagnose, identity, population.agent, population.replay)
+
+    # What follows is not.
+
+    def advance(self) -> Infos:
+        """``update_every`` environment steps, then as many updates; their infos, empty while there are none yet.
+
+        Raises:
+          NonFiniteError: if no learner is left.
+        """
+        config = self.config
+        arguments = self._identity, self.population, np.uint32(self.step)
+        if self._compiled_diagnosis and self.step >= config.update_after and self.step % config.diagnose_every == 0:
+            self.interval.add_diagnosis(_local(self._compiled_diagnosis(*arguments)))
+        self.population, report = self._compiled_burst(*arguments)
+        infos, episodes, returns, broken = _local(report)
+        self.step += config.update_every
+        self.interval.add_episodes(episodes, returns)
+        self.broken_episodes += int(broken.sum())
+        return self._record(infos if self.step >= config.update_after else {}, _local(self.population.running))
+
+    def label(self, s: int) -> str:
+        """What tells a member from the others."""
+        numbers = self.members[s].hyperparameters.items()
+        return ", ".join([f"seed {self.seeds[s]}", *(f"{name} {value:g}" for name, value in numbers)])
+
+    def play(self, should_stop: Callable[[], bool]) -> tuple[Evaluation, np.ndarray] | None:
+        """As of any trainer, ``[M, E]``; one program, which nothing stops once it runs."""
+        return None if should_stop() else _local(self._compiled_play(*self._play_arguments()))
+
+    def _play_arguments(self) -> tuple[Any, ...]:
+        return self._identity, self.population, np.uint32(self.step)
+
+    def arrays(self) -> Arrays:
+        """Everything that :meth:`restore` needs, as arrays by name; of all members, spread, if of several processes."""
+        interval = {f"interval.{name}": array for name, array in self.interval.arrays().items()}
+        fetch: Callable[[Any], Any] = _local
+        if jax.process_count() > 1:  # JAX has no float64 to spread, but the words that it is made of
+            interval = {
+                n: self._spread(array.view(np.uint32)) if array.ndim else array for n, array in interval.items()
+            }
+            fetch = lambda leaf: leaf  # noqa: E731
+        due = np.asarray(self.evaluation_due)
+        arrays = {"step": np.asarray(self.step), "evaluation_due": due, **interval}
+        held = min(self.step, self.config.replay_capacity)
+        for field, tree in self.population._asdict().items():
+            for name, leaf in base.named_leaves(tree, field):
+                arrays[name] = fetch(leaf)[:, :held] if field == "replay" else fetch(leaf)
+        return arrays
+
+    def restore(self, arrays: Arrays) -> None:
+        """Takes up where a trainer of the same configuration stopped; call after :meth:`compile`.
+
+        Raises:
+          CheckpointError: if the arrays are of another configuration.
+        """
+        arrays = {"running": np.ones(len(self.members), bool), **arrays}  # an older checkpoint has none
+        spread = [name for name, array in arrays.items() if isinstance(array, jax.Array)]
+        arrays = {name: _local(array) if name in spread else array for name, array in arrays.items()}
+        self.step, self.evaluation_due = int(arrays["step"]), bool(arrays.get("evaluation_due", False))
+        interval = {n: array.view(np.float64) if n in spread else array for n, array in arrays.items()
+                    if n.startswith("interval.")}  # fmt: skip
+        self.interval.restore(base.below(interval, "interval."))
+        free = self.config.replay_capacity - min(self.step, self.config.replay_capacity)
+        whole = {
+            name: np.pad(array, [(0, 0), (0, free)] + [(0, 0)] * (array.ndim - 2))
+            for name, array in arrays.items()
+            if name.startswith("replay.")
+        }
+        fields = {name: _local_shapes(tree) for name, tree in self.population._asdict().items()}
+        restored = [base.restore_tree(like, {**arrays, **whole}, field) for field, like in fields.items()]
+        self.population = self._spread(Population(*restored))
+        self.running = _local(self.population.running)
+
+
+def over_members(function: Callable[..., Any], *arguments: Any) -> Any:
+    """``function`` of each member, along the leading axis of every argument.
+
+    All at once where that is faster. On a CPU, where it is not, one after the other: a member's numbers are then bit
+    for bit those that it has alone, and no linesearch waits for another's.
+    """
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(lambda one: function(*one), arguments)
+    return jax.vmap(function)(*arguments)
+
+
+def unless_stopped(function: Callable[..., Any], kept: int) -> Callable[..., Any]:
+    """Of one member: ``function(*arguments, running)``, or nothing where ``running`` is false.
+
+    The first ``kept`` results of ``function`` take the place of its last arguments, ``running`` among them; a member
+    that was stopped has these unchanged, and zeros for all others.
+    """
+
+    def guarded(*arguments: Any) -> Any:
+        def rest() -> Any:
+            results = jax.eval_shape(function, *arguments)
+            return (*arguments[len(arguments) - kept :], *zeros(results[kept:]))
+
+        return jax.lax.cond(arguments[-1], lambda: function(*arguments), rest)
+
+    return guarded
+
+
+def zeros(tree: Any) -> Any:
+    """Zeros in the shapes of a pytree."""
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
+
+
+def memory_of(device: jax.Device, count: int) -> int:
+    """Bytes that ``count`` such devices of this process may hold; CPU devices share the machine's."""
+    stats = device.memory_stats() or {}
+    return count * stats["bytes_limit"] if "bytes_limit" in stats else psutil.virtual_memory().available
+
+
+def _local(tree: Any) -> Any:
+    """Of arrays of all members, this process's part, on the host."""
+
+    def fetch(leaf: Array) -> np.ndarray:
+        parts = {shard.index[0].start or 0: shard.data for shard in leaf.addressable_shards}
+        arrays = [np.asarray(parts[start]) for start in sorted(parts)]
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)  # a replay buffer is copied only if it must be
+
+    return jax.tree.map(fetch, tree)
+
+
+def _local_shapes(tree: Any) -> Any:
+    """Shapes of what :func:`_local` gives."""
+
+    def shape(leaf: Array) -> jax.ShapeDtypeStruct:
+        own = sum(shard.data.shape[0] for shard in leaf.addressable_shards)
+        return jax.ShapeDtypeStruct((own, *leaf.shape[1:]), leaf.dtype)
+
+    return jax.tree.map(shape, tree)

@@ -1,0 +1,274 @@
+"""Training with environments on the host, all learners in one vmapped program."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from preqn_jax.agents import AGENTS
+from preqn_jax.agents.base import Agent, AgentState
+from preqn_jax.agents.measured import diagnosis_of, with_alignment
+from preqn_jax.envs import host as host_env
+from preqn_jax.envs.host import Episode, HostEnv, Step
+from preqn_jax.training import base
+from preqn_jax.training.base import Infos, Interval, Notice, Trainer
+from preqn_jax.training.checkpoint import Arrays
+from preqn_jax.training.config import Config, check_actions
+from preqn_jax.training.evaluation import Evaluation, evaluate
+from preqn_jax.training.replay import HostReplay
+from preqn_jax.types import Array, NonFiniteError, Transition, transition_shapes
+
+_UNIFORM_ACTION, _REPLAY, _HELD_OUT = range(3)  # streams of NumPy generators
+_TRAINING, _EVALUATION = range(2)  # of environments
+
+
+class HostTrainer(Trainer):
+    """S learners, each with one Gymnasium environment."""
+
+    def __init__(self, config: Config):
+        """Makes environments, buffer and agents; nothing is compiled yet.
+
+        Raises:
+          SettingError: on a configuration that cannot be.
+        """
+        super().__init__(config, range(config.seed, config.seed + config.num_seeds))
+        self.envs = [host_env.make(config.env, [seed, _TRAINING]) for seed in self.seeds]
+        env = self.envs[0]
+        check_actions(config, env.discrete)
+        self.replay = HostReplay(config.num_seeds, config.replay_capacity, env.observation_size, env.action_size)
+        self.replay_bytes = self.replay.nbytes
+        self.agent = AGENTS[config.algorithm].make(config.agent, env.observation_size, env.action_size)
+        self._plain_agent = self.agent  # whose update takes one minibatch
+        if config.measure_alignment:
+            self.agent = with_alignment(self.agent)
+        with _during("the first reset"):
+            self.observation = np.stack([env.reset() for env in self.envs])
+        self.returns = np.zeros(config.num_seeds)  # of the episodes under way
+        self._eval_envs: list[list[HostEnv]] = []
+        self.notices += [Notice(f"warning: {caveat}") for caveat in env.caveats]
+
+    def compile(self) -> float:
+        """Initializes the learners and compiles everything that a run will call; returns the seconds it took."""
+        start = time.perf_counter()
+        config, env, agent = self.config, self.envs[0], self.agent
+        seeds = config.num_seeds
+        init = _over_seeds(lambda key: agent.init(jax.random.fold_in(key, base.INIT)), seeds, in_axes=(0,))
+        self.state: AgentState = jax.jit(init)(self.keys)
+        self.act = jax.jit(_over_seeds(agent.act, seeds, in_axes=(0, 0)))
+        self._explore = jax.jit(_over_seeds(_explore_at(agent), seeds, in_axes=(0, 0, 0, None)))
+        self._observe = jax.jit(_over_seeds(agent.observe, seeds, in_axes=(0, 0)), donate_argnums=0)
+        value = _over_seeds(lambda state, x: base.value_of_policy(agent, state, x), seeds, in_axes=(0, 0))
+        self._value = jax.jit(value)
+        jax.block_until_ready(self._explore(self.state, self.observation, self.keys, np.uint32(0)))
+        jax.block_until_ready(self.act(self.state, self._evaluation_shape()))
+        jax.block_until_ready(self._value(self.state, self._evaluation_shape()))
+        lead = (seeds, config.update_every, config.batch_size * (1 + config.measure_alignment))
+        shapes = transition_shapes(env.observation_size, env.action_size)
+        batches = Transition(*(jax.ShapeDtypeStruct((*lead, *shape), jnp.float32) for shape in shapes))
+        burst = jax.jit(_over_seeds(base.guarded_burst_of(agent), seeds, in_axes=(0, 0, 0, None, 0)), donate_argnums=0)
+        lowered = burst.lower(self.state, batches, self.keys, np.uint32(0), self.running)
+        # Compiled ahead: a call with other shapes fails instead of compiling again.
+        self._burst = lowered.compile()
+        self._diagnose = self._compile_diagnosis(batches) if config.diagnose_every else None
+        diagnosis = sorted(self._diagnose.out_info) if self._diagnose else []
+        self.interval = Interval(seeds, sorted(lowered.out_info[1]), diagnosis)
+        return time.perf_counter() - start
+
+    def _compile_diagnosis(self, batches: Transition) -> jax.stages.Compiled:
+        """Of one update, on the first minibatch of a burst."""
+        diagnose = diagnosis_of(self._plain_agent)
+
+        def diagnose_at(state: AgentState, batches: Transition, key: Array, step: Array) -> dict[str, Array]:
+            first = jax.tree.map(lambda leaf: leaf[0, : self.config.batch_size], batches)
+            return diagnose(state, first, base.stream(key, base.DIAGNOSE, step))
+
+        over_seeds = _over_seeds(diagnose_at, self.config.num_seeds, in_axes=(0, 0, 0, None))
+        return jax.jit(over_seeds).lower(self.state, batches, self.keys, np.uint32(0)).compile()
+
+    def _evaluation_shape(self) -> np.ndarray:
+        size = (self.config.num_seeds, self.config.evaluate_episodes, self.envs[0].observation_size)
+        return np.zeros(size, np.float32)
+
+    def advance(self) -> Infos:
+        """``update_every`` environment steps, then as many updates; their infos, empty while there are none yet.
+
+        Raises:
+          NonFiniteError: if an environment gives what float32 cannot hold, or no learner is left.
+        """
+        observations = np.stack([self.collect() for _ in range(self.config.update_every)], axis=1)
+        self.state = self._observe(self.state, observations)
+        return self.learn() if self.step >= self.config.update_after else {}
+
+    def collect(self) -> np.ndarray:
+        """One environment step of every seed, into the buffer; returns the observations before it, ``[S, O]``.
+
+        Raises:
+          NonFiniteError: if an environment gives what float32 cannot hold; it is not stored.
+        """
+        with _during(f"step {self.step + 1} of the run"):
+            return self._collect()
+
+    def _collect(self) -> np.ndarray:
+        observation = self.observation.copy()
+        action = self._next_action()
+        steps = [self.envs[s].step(action[s]) if self.running[s] else self._rest(s) for s in range(len(self.envs))]
+        reward = np.array([step.reward for step in steps])
+        next_observation = np.stack([step.observation for step in steps])
+        discount = np.array([not step.terminated for step in steps])
+        over = np.array([step.terminated or step.truncated for step in steps])
+        self.replay.add(Transition(self.observation, action, reward, discount, next_observation), over)
+        self.step += 1
+        self.returns += reward
+        self.observation = next_observation
+        self.interval.add_episodes(over, over * self.returns)
+        for s in np.nonzero(over)[0]:
+            self.returns[s] = 0.0
+            self.observation[s] = self.envs[s].reset()
+        return observation
+
+    def _rest(self, s: int) -> Step:
+        """The step of a learner that was stopped."""
+        return Step(self.observation[s], 0.0, terminated=False, truncated=False)
+
+    def _next_action(self) -> np.ndarray:
+        if self.step < self.config.start_steps:
+            generators = self._generators(_UNIFORM_ACTION)
+            return np.stack([env.random_action(g) for env, g in zip(self.envs, generators, strict=True)])
+        return np.asarray(self._explore(self.state, self.observation, self.keys, np.uint32(self.step)))
+
+    def _generators(self, stream: int) -> list[np.random.Generator]:
+        return [np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, stream, self.step])))
+                for seed in self.seeds]  # fmt: skip
+
+    def learn(self) -> Infos:
+        """One burst of updates of every seed; returns the info of each update.
+
+        Raises:
+          NonFiniteError: if no learner is left.
+        """
+        batches = self._draw(_REPLAY)
+        if self.config.measure_alignment:
+            both = batches, self._draw(_HELD_OUT)
+            batches = jax.tree.map(lambda *parts: np.concatenate(parts, axis=2), *both)
+        if self._diagnose and self.step % self.config.diagnose_every == 0:
+            self.interval.add_diagnosis(self._diagnose(self.state, batches, self.keys, np.uint32(self.step)))
+        self.state, info, running = self._burst(self.state, batches, self.keys, np.uint32(self.step), self.running)
+        return self._record({name: np.asarray(value) for name, value in info.items()}, np.asarray(running))
+
+    def _draw(self, stream: int) -> Transition:
+        """A minibatch for each update of an iteration, ``[S, U, B, ...]``."""
+        config = self.config
+        shape = (config.update_every, config.batch_size)
+        return self.replay.sample(self._generators(stream), shape, config.n_step, config.agent.gamma)
+
+    def play(self, should_stop: Callable[[], bool]) -> tuple[Evaluation, np.ndarray] | None:
+        """Episodes of the deterministic policies, and Q at the first state of each, ``[S, E]``; None if stopped."""
+        config = self.config
+        if not self._eval_envs:
+            self._eval_envs = [
+                [host_env.make(config.env, [seed, _EVALUATION]) for _ in range(config.evaluate_episodes)]
+                for seed in self.seeds
+            ]
+        first_episode = self.step // config.evaluate_every * config.evaluate_episodes
+        act = lambda x: self.act(self.state, x)  # noqa: E731
+        with _during(f"the evaluation after step {self.step}"):
+            evaluation = evaluate(
+                act, self._eval_envs, first_episode, self.agent.gamma, should_stop, playing=self.running
+            )
+        if evaluation is None:
+            return None
+        return evaluation, np.asarray(self._value(self.state, evaluation.first_observation))
+
+    def arrays(self) -> Arrays:
+        """Everything that :meth:`restore` needs, as arrays by name."""
+        arrays = {"step": np.asarray(self.step), "evaluation_due": np.asarray(self.evaluation_due)}
+        arrays["running"] = self.running
+        arrays |= {"returns": self.returns, "observation": self.observation}
+        arrays |= {f"interval.{name}": array for name, array in self.interval.arrays().items()}
+        arrays |= {f"replay.{name}": array for name, array in self.replay.state().items()}
+        arrays |= {name: np.asarray(leaf) for name, leaf in base.named_leaves(self.state, "agent")}
+        for s, env in enumerate(self.envs):
+            arrays[f"env.{s}.number"] = np.asarray(env.episode.number)
+            arrays[f"env.{s}.actions"] = env.episode.actions
+        return arrays
+
+    def restore(self, arrays: Arrays) -> None:
+        """Takes up where a trainer of the same configuration stopped; call after :meth:`compile`.
+
+        An environment that does not reach the checkpoint's state again begins a new episode, with a notice.
+
+        Raises:
+          CheckpointError: if the arrays are of another configuration.
+        """
+        self.state = base.restore_tree(self.state, arrays, "agent")
+        self.step, self.evaluation_due = int(arrays["step"]), bool(arrays.get("evaluation_due", False))
+        self.running = np.array(arrays.get("running", self.running))
+        self.returns = np.array(arrays["returns"])
+        self.replay.restore(base.below(arrays, "replay."))
+        self.interval.restore(base.below(arrays, "interval."))
+        self.observation = np.array(arrays["observation"])
+        changed = []
+        for s, env in enumerate(self.envs):
+            episode = Episode(int(arrays[f"env.{s}.number"]), arrays[f"env.{s}.actions"])
+            if not _reaches(env, episode, self.observation[s], self.returns[s]):
+                changed.append(s)
+                self.returns[s] = 0.0
+                with _during(f"a reset at step {self.step} of the run"):
+                    self.observation[s] = env.reset()
+        if changed:
+            self.notices.append(self._new_episodes([self.seeds[s] for s in changed]))
+
+    def _new_episodes(self, seeds: list[int]) -> Notice:
+        """Of environments that could not be brought back to a checkpoint's state."""
+        names = ", ".join(map(str, seeds))
+        text = (
+            f"warning: {self.config.env.id} does not reach the checkpoint's state again (hidden randomness, running "
+            f"statistics, or another version of a package): seed {names} resumes with a new episode, so this is not "
+            "exactly the run that was stopped; config.json records it"
+        )
+        return Notice(text, {"event": "resumed with a new episode", "step": self.step, "seeds": seeds})
+
+
+def _reaches(env: HostEnv, episode: Episode, observation: np.ndarray, total: float) -> bool:
+    """Whether an environment comes to an episode's observation and return again."""
+    try:
+        reached = env.restore(episode)
+    except Exception:  # on another course it may refuse the actions, each environment in its own way
+        return False
+    return np.array_equal(reached[0], observation) and reached[1] == total
+
+
+@contextlib.contextmanager
+def _during(what: str) -> Iterator[None]:
+    """Adds to a NonFiniteError of an environment when in the run it came."""
+    try:
+        yield
+    except NonFiniteError as error:
+        raise NonFiniteError(f"{error}, in {what}") from None
+
+
+def _explore_at(agent: Agent) -> Callable[[AgentState, Array, Array, Array], Array]:
+    def explore(state: AgentState, observation: Array, key: Array, step: Array) -> Array:
+        return agent.explore(state, observation, base.stream(key, base.EXPLORE, step))
+
+    return explore
+
+
+def _over_seeds(function: Callable[..., Any], num_seeds: int, in_axes: tuple[int | None, ...]) -> Callable[..., Any]:
+    """``function`` mapped over the leading axis of the arguments whose in_axes is 0."""
+    if num_seeds > 1:
+        return jax.vmap(function, in_axes)
+
+    # The same for one seed, without what vmap does to a while_loop or a cond: a tenth of an update's time on CPU.
+    def of_one(*arguments: Any) -> Any:
+        pairs = zip(arguments, in_axes, strict=True)
+        squeezed = (a if axis is None else jax.tree.map(lambda leaf: leaf[0], a) for a, axis in pairs)
+        return jax.tree.map(lambda leaf: leaf[None], function(*squeezed))
+
+    return of_one

@@ -1,0 +1,184 @@
+"""Pictures, learning curves above all, and the metrics.csv files that they are made of."""
+
+from __future__ import annotations
+
+import functools
+import io
+import pathlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from preqn_jax.settings import SettingError, first_line
+from preqn_jax.training.statistics import mean_interval
+
+
+def harmless(draw: Callable[..., bool]) -> Callable[..., bool]:
+    """``draw``, but a picture that cannot be drawn or written is one warning line and False; its numbers are kept."""
+
+    @functools.wraps(draw)
+    def guarded(*arguments: Any, **options: Any) -> bool:
+        try:
+            return draw(*arguments, **options)
+        except SettingError:
+            raise
+        except Exception as error:  # a full disk, fonts, a broken installation: each fails in its own way
+            print(f"warning: a picture could not be drawn ({first_line(error)})", file=sys.stderr)
+            return False
+
+    return guarded
+
+
+def read_metrics(path: pathlib.Path) -> np.ndarray:
+    """metrics.csv as a structured array, one record a row.
+
+    Raises:
+      SettingError: if it is damaged, half-written for example.
+    """
+    try:
+        text = path.read_text()
+        if not text.strip():
+            raise ValueError("nothing in it")
+        rows = np.atleast_1d(np.genfromtxt(io.StringIO(text), delimiter=",", names=True))
+        whole = text.endswith("\n") and {"step", "seed", "return_mean"} <= set(rows.dtype.names or ())
+        whole = whole and bool(np.isfinite(rows["step"]).all())
+    except (ValueError, IndexError):  # what NumPy makes of it, text that is none included
+        whole = False
+    if not whole:
+        raise SettingError(f"{path} is damaged; move it away")
+    return rows
+
+
+def last_step(path: pathlib.Path) -> int:
+    """The environment step of the last evaluation in a metrics.csv; 0 if there is none.
+
+    Raises:
+      SettingError: if it is damaged.
+    """
+    return int(read_metrics(path)["step"].max(initial=0)) if path.exists() else 0
+
+
+def learning_curve(paths: Sequence[pathlib.Path], out: pathlib.Path, title: str) -> bool:
+    """Draws return over steps, a line a seed and their mean; False where matplotlib is not installed."""
+    if (figure := new_figure(6, 4)) is None:
+        return False
+    rows = np.concatenate([read_metrics(path) for path in paths])
+    axes = figure.subplots()
+    seeds = np.unique(rows["seed"])
+    steps = np.unique(rows["step"])
+    for seed in seeds:
+        of_seed = rows[rows["seed"] == seed]
+        style = {"alpha": 0.4, "linewidth": 1} if len(seeds) > 1 else {"linewidth": 2}
+        axes.plot(of_seed["step"], of_seed["return_mean"], color="C0", **style)
+    if len(seeds) > 1:
+        mean = [rows["return_mean"][rows["step"] == step].mean() for step in steps]
+        axes.plot(steps, mean, color="C0", linewidth=2, label=f"mean of {len(seeds)} seeds")
+        axes.legend(frameon=False)
+    axes.set(title=title, xlabel="environment steps of each seed", ylabel="return of the deterministic policy")
+    dress(axes)
+    save(figure, out)
+    return True
+
+
+Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]  # label -> steps [C], values [runs, C]
+
+
+@harmless
+def curves(panels: Mapping[str, Curves], out: pathlib.Path, title: str, ylabel: str) -> bool:
+    """Draws a panel a task: means over runs with their 95% bootstrap intervals; False without matplotlib."""
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    if (figure := new_figure(4.2 * columns, 3.2 * rows)) is None:
+        return False
+    grid = figure.subplots(rows, columns, squeeze=False)
+    labels = _labels(panels)
+    for axes, (task, lines) in zip(grid.flat, panels.items(), strict=False):
+        _draw(axes, lines, labels)
+        axes.set(title=task, xlabel="environment steps", ylabel=ylabel)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    figure.suptitle(title)
+    save(figure, out)
+    return True
+
+
+@harmless
+def rows_of_curves(rows: Mapping[str, Mapping[str, Curves]], out: pathlib.Path) -> bool:
+    """Draws a row a quantity and a column a task, as :func:`curves` does; False without matplotlib."""
+    tasks = list(next(iter(rows.values())))
+    if not tasks or (figure := new_figure(4.2 * len(tasks), 3.2 * len(rows))) is None:
+        return False
+    grid = figure.subplots(len(rows), len(tasks), squeeze=False, sharex=True)
+    for i, (quantity, panels) in enumerate(rows.items()):
+        for j, task in enumerate(tasks):
+            _draw(grid[i, j], panels[task], _labels(panels))
+            grid[i, j].set(
+                title=task if i == 0 else "",
+                xlabel="environment steps" if i == len(rows) - 1 else "",
+                ylabel=quantity if j == 0 else "",
+            )
+    save(figure, out)
+    return True
+
+
+class Panel(NamedTuple):
+    """Curves in axes of their own, and what stands above and beside them."""
+
+    title: str
+    ylabel: str
+    lines: Curves
+
+
+@harmless
+def row_of_panels(panels: Sequence[Panel], out: pathlib.Path, title: str = "") -> bool:
+    """Draws panels side by side over environment steps, as :func:`curves` does; False without matplotlib."""
+    if not panels or (figure := new_figure(4.2 * len(panels), 3.6)) is None:
+        return False
+    labels = _labels({str(i): panel.lines for i, panel in enumerate(panels)})
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _draw(axes, panel.lines, labels)
+        axes.set(title=panel.title, xlabel="environment steps", ylabel=panel.ylabel)
+    figure.suptitle(title)
+    save(figure, out)
+    return True
+
+
+def _labels(panels: Mapping[str, Curves]) -> list[str]:
+    """Of all curves, so that each has the same colour everywhere."""
+    return list(dict.fromkeys(label for lines in panels.values() for label in lines))
+
+
+def _draw(axes: Any, lines: Curves, labels: list[str]) -> None:
+    for label, (steps, values) in lines.items():
+        color = f"C{labels.index(label)}"
+        axes.plot(steps, values.mean(axis=0), color=color, label=f"{label} ({len(values)})")
+        axes.fill_between(steps, *mean_interval(values), color=color, alpha=0.2, linewidth=0)
+    axes.legend(frameon=False, fontsize="small")
+    dress(axes)
+
+
+def new_figure(width: float, height: float) -> Any:
+    """A matplotlib Figure of that size in inches, without any window; None where matplotlib is not installed."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def dress(axes: Any) -> None:
+    """The look that all pictures share."""
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def save(figure: Any, out: pathlib.Path) -> None:
+    """Writes a PNG whole or not at all."""
+    partial = out.with_name(out.name + ".partial")
+    figure.savefig(partial, format="png", dpi=120)
+    partial.replace(out)

@@ -1,0 +1,59 @@
+"""What a result was made with."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import pathlib
+import platform
+import shlex
+import subprocess
+import sys
+from typing import Any
+
+import jax
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "chex", "numpy", "gymnasium", "mujoco", "orbax-checkpoint")
+_EXTRAS = ("mujoco-mjx", "brax")
+
+
+def device() -> str:
+    """The device that computes, in words."""
+    first = jax.devices()[0]
+    return f"{first.platform} ({first.device_kind})"
+
+
+def command() -> str:
+    """The command line, without where Python and this package lie."""
+    return shlex.join(["python", "-m", f"experiments.{pathlib.Path(sys.argv[0]).stem}", *sys.argv[1:]])
+
+
+def commit() -> str:
+    """The checkout's commit, with ``-dirty`` where files differ from it; unknown outside of a checkout."""
+    root = pathlib.Path(__file__).parents[2]
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return found.stdout.strip() or "unknown"
+
+
+def collect() -> dict[str, Any]:
+    """Versions, commit, device and the command line, as JSON takes it."""
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    for name in _EXTRAS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return {
+        "command": command(),
+        "commit": commit(),
+        "device": device(),
+        "machine": f"{platform.machine()} {platform.system()}",
+        "python": platform.python_version(),
+        "versions": versions,
+    }

@@ -1,0 +1,297 @@
+"""Where a run's numbers go: metrics.csv, TensorBoard, the learning curve, and the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import functools
+import io
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import tqdm
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
+
+from preqn_jax.settings import SettingError, first_line
+from preqn_jax.training import plots
+from preqn_jax.training.config import Config
+from preqn_jax.training.files import replace_file
+from preqn_jax.training.presets import CONFIG_FILE
+
+Row = dict[str, float]
+
+
+class RunReporter:
+    """Reports one run into its work folder and to the terminal."""
+
+    def __init__(self, workdir: pathlib.Path, config: Config, first_step: int):
+        """Drops what an earlier attempt reported past ``first_step``, where this one goes on."""
+        self._table = MetricsTable(workdir / "metrics.csv", first_step)
+        self._events = EventsRecord(workdir, first_step)
+        self._curve = workdir / "learning_curve.png"
+        self._title = workdir.name
+        self._board = Board(workdir / "tensorboard", first_step)
+        self._terminal = Terminal(config.total_steps, config.num_seeds, first_step)
+        self._attempt = Attempts(self._terminal.message)
+        self._updates = UpdatesRecord(workdir / "updates", first_step) if config.record_updates else None
+
+    def message(self, text: str) -> None:
+        """One line for the user."""
+        self._terminal.message(text)
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Keeps it in config.json."""
+        self._events.add(event)
+        self._attempt("config.json", self._events.write)
+
+    def progress(self, step: int, info: dict[str, np.ndarray]) -> None:
+        """Moves the progress bar; keeps the updates' scalars if they are wanted."""
+        self._terminal.progress(step, means(info))
+        if self._updates and info:
+            self._updates.add(step, info)
+
+    def checkpoint(self) -> None:
+        """Writes the updates' scalars: a run that resumes from the checkpoint does not repeat these updates."""
+        if self._updates:
+            self._attempt("updates", self._updates.write)
+
+    def evaluation(self, rows: list[Row | None]) -> None:
+        """Appends to the table, TensorBoard and the terminal, and draws the curve anew."""
+        left = [row for row in rows if row is not None]
+        self._table.append(left)
+        self._attempt("metrics.csv", self._table.write)
+        step = int(left[0]["step"])
+        for row in left:
+            scalars = {name: value for name, value in row.items() if name not in ("step", "seed")}
+            self._board.add(step, {f"seed_{row['seed']}/{name}": value for name, value in scalars.items()})
+        self._board.add(step, {"steps_per_second": self._terminal.steps_per_second})
+        self._attempt("TensorBoard's events", self._board.write)
+        self._terminal.evaluation(left)
+        draw = functools.partial(plots.learning_curve, [self._table.path], self._curve, self._title)
+        self._attempt("learning_curve.png", draw)
+
+    def close(self) -> None:
+        """Ends the progress bar; leaves nothing unwritten."""
+        self._terminal.close()
+        self.checkpoint()
+        self._board.close()
+
+
+class Attempts:
+    """Does what a run can do without: a failure is one warning line, repeated only after it has worked again."""
+
+    def __init__(self, say: Callable[[str], None]):
+        self._say = say
+        self._failing: set[str] = set()
+
+    def __call__(self, what: str, write: Callable[[], Any]) -> None:
+        """Writes something, ``what`` in words."""
+        try:
+            write()
+        except Exception as error:  # a full disk, matplotlib without fonts: each fails in its own way
+            if what not in self._failing:
+                self._say(f"warning: {what} could not be written ({first_line(error)}); the run continues")
+            self._failing.add(what)
+        else:
+            self._failing.discard(what)
+
+
+class Board:
+    """TensorBoard's event files.
+
+    tensorboardX's own SummaryWriter writes in a thread; once that has failed it is silent, then waits for ever.
+    """
+
+    def __init__(self, folder: pathlib.Path, first_step: int):
+        """Has TensorBoard drop what an earlier attempt reported past ``first_step``."""
+        start = SessionLog(status=SessionLog.START)
+        self._folder, self._files = folder, 0
+        self._events = [Event(wall_time=time.time(), step=first_step + 1, session_log=start)]  # not written yet
+        self._writer: EventsWriter | None = None
+
+    def add(self, step: int, scalars: dict[str, float]) -> None:
+        """Takes scalars by tag; those that are not finite, of what did not happen yet, are left out."""
+        for tag, value in scalars.items():
+            if np.isfinite(value):
+                self._events.append(Event(wall_time=time.time(), step=step, summary=scalar(tag, value)))
+
+    def write(self) -> None:
+        """Writes what has come since the last time; after a failure all of that again, into another file."""
+        if self._writer is None:
+            self._folder.mkdir(exist_ok=True)
+            self._files += 1
+            self._writer = EventsWriter(str(self._folder / "events"), f".{os.getpid()}.{self._files}")
+        writer, self._writer = self._writer, None
+        for event in self._events:
+            writer.write_event(event)
+        writer.flush()
+        self._writer, self._events = writer, []
+
+    def close(self) -> None:
+        """Ends the file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def means(info: dict[str, np.ndarray]) -> Row:
+    """Means of scalars ``[S, U]`` over the seeds that were not stopped."""
+    left = {name: value[~np.isnan(value)] for name, value in info.items()}
+    return {name: float(value.mean()) for name, value in left.items() if value.size}
+
+
+class EventsRecord:
+    """``events`` in a run's config.json: what whoever uses its results has to know, in the order in which it came."""
+
+    def __init__(self, workdir: pathlib.Path, first_step: int):
+        """Keeps the events up to ``first_step``."""
+        self._path = workdir / CONFIG_FILE
+        self._content = json.loads(self._path.read_text()) if self._path.exists() else {}
+        self._events = [event for event in self._content.get("events", []) if event["step"] <= first_step]
+        if self._events != self._content.get("events", []):
+            self.write()
+
+    def add(self, event: dict[str, Any]) -> None:
+        """Takes one more."""
+        self._events.append(event)
+
+    def write(self) -> None:
+        """Writes the file anew."""
+        replace_file(self._path, json.dumps({**self._content, "events": self._events}, indent=2) + "\n")
+
+
+class MetricsTable:
+    """metrics.csv: one row an evaluation and seed, fixed columns, no clock times, never a half-written row."""
+
+    def __init__(self, path: pathlib.Path, first_step: int):
+        """Keeps the rows up to ``first_step`` of a table that exists."""
+        self.path = path
+        self._text = path.read_text() if path.exists() else ""
+        self._text = self._upto(first_step)
+        if self._text.count("\n") < 2:
+            self._text = ""
+
+    def _upto(self, step: int) -> str:
+        """The header and the complete rows up to a step."""
+        complete = [line for line in self._text.splitlines(keepends=True) if line.endswith("\n")]
+        return "".join(complete[:1] + [line for line in complete[1:] if int(line.split(",")[0]) <= step])
+
+    def append(self, rows: list[Row]) -> None:
+        """Adds rows, all with the columns of the first ever added, in place of those of the same step.
+
+        Raises:
+          SettingError: if an earlier version of this library began the table with other columns.
+        """
+        if self._text and self._text.partition("\n")[0].split(",") != list(rows[0]):
+            raise SettingError(f"{self.path} has the columns of another version of preqn_jax; choose another --workdir")
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        if self._text:
+            self._text = self._upto(int(rows[0]["step"]) - 1)
+        else:
+            writer.writerow(rows[0])
+        for row in rows:
+            writer.writerow([f"{value:.8g}" for value in row.values()])
+        self._text += buffer.getvalue()
+
+    def write(self) -> None:
+        """Writes the file anew."""
+        replace_file(self.path, self._text)
+
+
+class UpdatesRecord:
+    """updates/<step>.npz: the scalars of every update since the file before, ``[S, updates]``, and ``step`` of each."""
+
+    def __init__(self, folder: pathlib.Path, first_step: int):
+        """Keeps the files up to ``first_step``."""
+        folder.mkdir(exist_ok=True)
+        for path in folder.glob("*.npz*"):
+            if int(path.name.partition(".")[0]) > first_step:
+                path.unlink()
+        self._folder = folder
+        self._bursts: list[dict[str, np.ndarray]] = []
+
+    def add(self, step: int, info: dict[str, np.ndarray]) -> None:
+        """Takes the scalars of one burst, ``[S, U]``, that followed environment step ``step``."""
+        updates = next(iter(info.values())).shape[1]
+        self._bursts.append({"step": np.full((1, updates), step), **info})
+
+    def write(self) -> None:
+        """Writes what has come since the last time."""
+        if not self._bursts:
+            return
+        columns = {name: np.concatenate([burst[name] for burst in self._bursts], axis=1) for name in self._bursts[0]}
+        path = self._folder / f"{columns['step'].max():09d}.npz"
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, **columns)
+        partial.replace(path)
+        self._bursts = []
+
+
+class Terminal:
+    """A progress bar, or plain lines where there is no terminal."""
+
+    plain_interval = 10.0  # seconds between plain lines
+    # Of what the agent reports, what is shown, and as what.
+    _labels: ClassVar = {
+        "alignment": "alignment",
+        "step_size": "step size",
+        "accepted": "accepted",
+        "q": "Q",
+        "td_error": "TD error",
+        "entropy": "entropy",
+    }
+
+    def __init__(self, total_steps: int, num_seeds: int, first_step: int):
+        self._total, self._num_seeds = total_steps, num_seeds
+        self._step, self._return = first_step, np.nan
+        self._mark = (time.perf_counter(), first_step)  # from which the speed is measured
+        self.steps_per_second = np.nan  # environment steps of all seeds together
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm.tqdm(total=total_steps, initial=first_step, unit=" steps", dynamic_ncols=True)
+
+    def message(self, text: str) -> None:
+        """One line, above the bar if there is one."""
+        with contextlib.suppress(OSError):  # of a log on a full disk, or a terminal that is gone
+            tqdm.tqdm.write(text, file=sys.stderr)
+
+    def progress(self, step: int, latest: Row) -> None:
+        """Moves on to ``step``; shows the latest metrics."""
+        moved, self._step = step - self._step, step
+        seconds = time.perf_counter() - self._mark[0]
+        due = seconds > self.plain_interval
+        if due:
+            self.steps_per_second = self._num_seeds * (step - self._mark[1]) / seconds
+            self._mark = (time.perf_counter(), step)
+        rates = {"return": f"{self._return:.1f}", "steps/s": f"{self.steps_per_second:.0f}"}
+        shown = {name: text for name, text in rates.items() if text != "nan"}  # not measured yet
+        shown |= {label: f"{latest[name]:.3g}" for name, label in self._labels.items() if name in latest}
+        if self._bar is not None:
+            with contextlib.suppress(OSError):
+                self._bar.set_postfix(shown, refresh=False)
+                self._bar.update(moved)
+        elif due:
+            eta = tqdm.tqdm.format_interval((self._total - step) * self._num_seeds / self.steps_per_second)
+            self.message("  ".join([f"{step}/{self._total} steps", f"ETA {eta}", *map(" ".join, shown.items())]))
+
+    def evaluation(self, rows: list[Row]) -> None:
+        """One line with the return, of each seed if there are several."""
+        returns = np.array([row["return_mean"] for row in rows])
+        self._return = returns.mean()
+        spread = f" (seeds {', '.join(f'{value:.1f}' for value in returns)})" if len(rows) > 1 else ""
+        self.message(f"step {int(rows[0]['step'])}: return {self._return:.1f}{spread}")
+
+    def close(self) -> None:
+        """Leaves the bar as it stands."""
+        if self._bar is not None:
+            with contextlib.suppress(OSError):
+                self._bar.close()

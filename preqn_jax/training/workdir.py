@@ -1,0 +1,127 @@
+"""The work folder of a run: whose it is, and that nobody else is at it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import IO, Any
+
+from preqn_jax import settings
+from preqn_jax.settings import SettingError
+from preqn_jax.training import provenance
+from preqn_jax.training.config import Config
+from preqn_jax.training.files import replace_file
+from preqn_jax.training.presets import CONFIG_FILE, read_config, recorded
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing keeps two runs apart there
+    fcntl = None  # type: ignore[assignment]
+
+
+def claim(workdir: pathlib.Path, config: Config) -> IO[str]:
+    """Makes the work folder this run's, or makes sure that it is; the folder is taken until the result is closed.
+
+    What an earlier part of the run wrote stays as it is: :func:`write_record` is for when it goes on.
+
+    Raises:
+      SettingError: if it holds anything but an earlier part of this very run, another process is at it, or it cannot
+        be written.
+    """
+    try:
+        return _claim(workdir, config)
+    except OSError as error:
+        raise SettingError(
+            f"--workdir={workdir} cannot be written: {error.strerror or error}; give a folder that can be"
+        ) from None
+
+
+def _claim(workdir: pathlib.Path, config: Config) -> IO[str]:
+    record = workdir / CONFIG_FILE
+    if record.exists():
+        check_same(workdir, config)
+    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise SettingError(f"--workdir={workdir} exists and holds no run; choose another")
+    workdir.mkdir(parents=True, exist_ok=True)
+    lock = _lock(workdir)
+    if not record.exists():
+        write_record(workdir, config)
+    return lock
+
+
+def write_record(workdir: pathlib.Path, config: Config) -> None:
+    """Writes the configuration, and what it runs with, into the work folder of a run."""
+    content = {"config": settings.to_dict(config), **provenance.collect()}
+    if events := read_json(workdir / CONFIG_FILE).get("events"):
+        content["events"] = events  # of the run's earlier parts
+    replace_file(workdir / CONFIG_FILE, json.dumps(content, indent=2) + "\n")
+
+
+def results_folder(out: str, record: str = "", options: Mapping[str, Any] | None = None) -> pathlib.Path:
+    """The folder that ``--out`` names, made if it is not there.
+
+    Args:
+      out: its name.
+      record: the JSON file that the program leaves there when it is done, with its ``settings``.
+      options: those that it would run with now.
+
+    Raises:
+      SettingError: if it cannot be written, or holds a run, a suite, or results of other settings.
+    """
+    folder = pathlib.Path(out)
+    for name in (CONFIG_FILE, "suite.json", "plan.json"):
+        if (folder / name).exists():
+            raise SettingError(f"--out={folder} holds a run or a suite ({name}); choose another")
+    if record and (folder / record).exists():
+        before, now = read_json(folder / record).get("settings"), json.loads(json.dumps(options))
+        if before != now:
+            raise SettingError(f"--out={folder} holds results of other settings ({before}, not {now}); choose another")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingError(f"--out={folder} cannot be a folder: {error.strerror}") from None
+    if not os.access(folder, os.W_OK):
+        raise SettingError(f"--out={folder} cannot be written: give a folder that can be")
+    return folder
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is none."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        content = None
+    return content if isinstance(content, dict) else {}
+
+
+def _lock(workdir: pathlib.Path) -> IO[str]:
+    """An open file that the system takes as a lock, and gives up with the process, however that ends."""
+    file = (workdir / ".lock").open("w")
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise SettingError(
+                f"--workdir={workdir} is in use by another process; wait for it, or choose another"
+            ) from None
+    return file
+
+
+def check_same(workdir: pathlib.Path, config: Config, flag: str = "--workdir") -> None:
+    """Makes sure that the run in ``workdir`` is of this configuration; it may be of another length.
+
+    Raises:
+      SettingError: naming the first field that differs, and the flag by which another folder is chosen.
+    """
+    before = read_config(workdir)
+    for leaf in settings.leaves(config):
+        try:
+            old = recorded(before, leaf)
+        except KeyError:
+            old = None
+        if leaf.path != "total_steps" and old != leaf.value:
+            raise SettingError(f"{workdir} holds a run with config.{leaf.path}={settings.spell(old)}, not "
+                               f"{settings.spell(leaf.value)}; choose another {flag}")  # fmt: skip

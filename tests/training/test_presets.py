@@ -1,0 +1,60 @@
+import json
+import pathlib
+
+import pytest
+
+from experiments.configuration_reference import markdown
+from preqn_jax import settings
+from preqn_jax.agents import AGENTS
+from preqn_jax.envs import DISCRETE_ENVS, ENVS
+from preqn_jax.settings import SettingError
+from preqn_jax.training import presets
+from preqn_jax.training.config import check_config
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_every_name_is_a_configuration_that_a_run_can_write_and_read(name):
+    config = presets.get_config(name)
+    check_config(config)
+    assert name.startswith(config.algorithm)
+    envs = DISCRETE_ENVS if AGENTS[config.algorithm].discrete else ENVS
+    assert config.env.id == envs[name.rpartition("_")[2]]
+    assert isinstance(config.agent, type(AGENTS[config.algorithm].config()))
+
+
+def test_tuned_names_differ_from_the_papers_where_they_say():
+    tuned, paper = presets.get_config("preqn_tuned_halfcheetah"), presets.get_config("preqn_halfcheetah")
+    assert (tuned.agent.critic_step_size, paper.agent.critic_step_size) == (0.03, 0.1)
+    assert presets.override(paper, "agent.critic_step_size=0.03") == tuned
+
+
+def test_small_tasks_have_a_short_schedule():
+    assert presets.get_config("dqn_cartpole").total_steps == 50_000
+    assert presets.get_config("preqn_dqn_breakout").total_steps == presets.get_config("preqn_ant").total_steps
+
+
+def test_the_page_on_configuration_is_that_of_the_code():
+    page = pathlib.Path(__file__).parents[2] / "docs" / "configuration.md"
+    assert page.read_text() == markdown(), "python -m experiments.configuration_reference > docs/configuration.md"
+
+
+@pytest.mark.parametrize("name", ["preqn_halfchetah", "preqn_tuned", "tuned_ant", "preqn_cartpole", ""])
+def test_unknown_names_are_refused(name):
+    with pytest.raises(SettingError, match="did you mean"):
+        presets.get_config(name)
+
+
+@pytest.mark.parametrize("assignment", ["agent.etta=1", "agent=1", "", "agent.eta=high"])
+def test_unknown_fields_and_values_are_refused(assignment):
+    with pytest.raises(SettingError):
+        presets.override(presets.get_config("preqn_ant"), assignment)
+
+
+def test_options_of_the_environment_are_kept_with_the_run_and_a_run_without_them_can_be_read():
+    config = presets.override(presets.get_config("preqn_ant"), "env.kwargs.healthy_z_range=[0.1, 1]")
+    config = presets.override(config, "env.reset_options.goal=north")
+    record = json.loads(json.dumps(settings.to_dict(config)))
+    assert record["env"]["kwargs"] == {"healthy_z_range": [0.1, 1]}
+    assert presets.from_dict(record) == config
+    del record["env"]["kwargs"], record["env"]["reset_options"]
+    assert presets.from_dict(record) == presets.get_config("preqn_ant")
