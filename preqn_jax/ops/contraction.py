@@ -1,4 +1,4 @@
-"""Where an update contracts: Theorems 2 and 3 (Eqs. 16 to 18) of Achiam et al. (2019)."""
+"""Conditions under which an update contracts: Theorem 2 (Eqs. 16 and 17) and Theorem 3 (Eq. 18) of the paper."""
 
 from __future__ import annotations
 

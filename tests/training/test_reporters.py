@@ -122,7 +122,7 @@ def test_what_cannot_be_written_is_one_warning_and_the_rest_is_written(broken, w
 def test_rows_that_could_not_be_written_are_written_with_the_next(tmp_path, monkeypatch, capsys):
     report_to, said = reporter(tmp_path, capsys)
     with monkeypatch.context() as patched:
-        patched.setattr("preqn_jax.training.files.replace_file", fail)
+        patched.setattr("preqn_jax.training.reporters.replace_file", fail)
         report(report_to, 10)
         assert "warning: metrics.csv could not be written" in said()[0]
     report(report_to, 20)
