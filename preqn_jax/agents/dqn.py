@@ -35,7 +35,7 @@ class EpsilonConfig(common.AgentConfig):
 class PreQNDQNConfig(preqn.CriticStepConfig, EpsilonConfig):
     """Hyperparameters of PreQN with discrete actions.
 
-    The paper has none. With its sin Q overshoots here, with tanh it does not (docs/results/, CartPole-v1).
+    The paper has none. With its sin Q overshoots here, with tanh it does not (docs/results/cartpole).
     """
 
     activation: str = setting("tanh", "activation of the critic", choices=ACTIVATIONS)
