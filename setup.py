@@ -8,6 +8,7 @@ import setuptools
 ROOT = pathlib.Path(__file__).parent
 RAY = "ray[client]>=2.40,<3"
 MINATAR = "MinAtar>=1.0.15,<2"
+WANDB = "wandb>=0.19,<1"
 
 
 def requirements() -> dict[str, list[str]]:
@@ -31,6 +32,7 @@ setuptools.setup(
         "tpu": ["jax[tpu]"],
         "cluster": [RAY],
         "minatar": [MINATAR],
+        "wandb": [WANDB],
         "examples": [*groups["mjx"], "gymnax>=0.0.9,<0.1", "rejax>=0.1.3,<0.2", "sbx-rl>=0.28,<0.29"],
         "docs": ["mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.26,<2"],
         "dev": [
@@ -44,6 +46,7 @@ setuptools.setup(
             "ruff>=0.12,<1",
             "types-psutil",
             "types-tqdm",
+            WANDB,
         ],
     },
 )

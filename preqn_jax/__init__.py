@@ -1,8 +1,12 @@
 """PreQN in JAX: Q-learning preconditioned by its own neural tangent kernel (arXiv 1903.08894).
 
 :func:`preqn_update` is the critic update for an agent of your own, :func:`preqn` the same as an Optax transformation,
-and :func:`ntk_probe` the diagnostics alone.
+and :func:`ntk_probe` the diagnostics alone. :func:`train` trains an agent and :func:`load_policy` loads the result;
+these two need ``pip install 'preqn_jax[train]'``.
 """
+
+import importlib as _importlib
+from typing import Any as _Any
 
 from preqn_jax.ops import activations, diagnostics, linesearch, ntk, solvers, td
 from preqn_jax.ops.linesearch import Linesearch
@@ -13,6 +17,15 @@ from preqn_jax.optim import precondition_by_ntk, preqn, preqn_info, scale_by_ali
 
 __version__ = "0.2.0"
 
+_TRAINING = {"load_policy": "policy", "train": "api"}  # imported on first use, as they need further packages
+
+
+def __getattr__(name: str) -> _Any:
+    if name in _TRAINING:
+        return getattr(_importlib.import_module(f"preqn_jax.training.{_TRAINING[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "Linesearch",
     "NTKProbe",
@@ -22,6 +35,7 @@ __all__ = [
     "describe",
     "diagnostics",
     "linesearch",
+    "load_policy",
     "ntk",
     "ntk_probe",
     "precondition_by_ntk",
@@ -31,4 +45,5 @@ __all__ = [
     "scale_by_alignment_linesearch",
     "solvers",
     "td",
+    "train",
 ]

@@ -9,14 +9,12 @@ import jax
 import numpy as np
 from absl import flags
 
-from preqn_jax.agents import AGENTS
 from preqn_jax.cli import film
 from preqn_jax.envs import host as host_env
 from preqn_jax.envs.host import HostEnv
 from preqn_jax.settings import SettingError
-from preqn_jax.training import presets
-from preqn_jax.training.base import restore_tree
-from preqn_jax.training.checkpoint import CheckpointError, Checkpoints
+from preqn_jax.training import policy, presets
+from preqn_jax.training.checkpoint import CheckpointError
 from preqn_jax.training.config import Config
 from preqn_jax.training.evaluation import evaluate
 
@@ -35,18 +33,18 @@ def main() -> int:
     if not video.parent.is_dir():
         raise SettingError(f"--video={video}: there is no folder {video.parent}; choose another, or make it")
     config = presets.from_dict(presets.read_config(workdir))
-    if config.env.backend not in ("gymnasium", "mjx"):
+    if config.env.backend not in policy.HOST_BACKENDS:
         raise SettingError(f"--workdir={workdir} was trained with backend={config.env.backend}; only Gymnasium's tasks "
                            "can be played here, also what was trained on MJX")  # fmt: skip
     seeds = range(config.seed, config.seed + config.num_seeds)
     try:
         envs = [[host_env.make(config.env, [seed, _STREAM]) for _ in range(_EPISODES.value)] for seed in seeds]
-        policy = _load_policy(workdir, config, envs[0][0])
+        policies = _load_policies(workdir, config, envs[0][0])
     except CheckpointError as error:
         raise SettingError(str(error)) from error
     for caveat in envs[0][0].caveats:
         print(f"warning: {caveat}", file=sys.stderr)
-    evaluation = evaluate(policy, envs, first_episode=0, gamma=config.agent.gamma)
+    evaluation = evaluate(policies, envs, first_episode=0, gamma=config.agent.gamma)
     assert evaluation is not None  # nothing stops it
     returns, _, lengths, _ = evaluation
     for s, seed in enumerate(seeds):
@@ -54,23 +52,14 @@ def main() -> int:
             f"seed {seed}: return {returns[s].mean():.1f} +- {returns[s].std():.1f} over {_EPISODES.value} episode(s) "
             f"of {lengths[s].mean():.0f} steps on average"
         )
-    film.write(policy, config, [config.seed, _STREAM], pathlib.Path(_VIDEO.value or workdir / "rollout.mp4"))
+    film.write(policies, config, [config.seed, _STREAM], pathlib.Path(_VIDEO.value or workdir / "rollout.mp4"))
     return 0
 
 
-def _load_policy(workdir: pathlib.Path, config: Config, env: HostEnv) -> film.Policy:
+def _load_policies(workdir: pathlib.Path, config: Config, env: HostEnv) -> film.Policy:
     """Observations ``[S, E, O]`` -> actions ``[S, E, A]`` of the newest checkpoint."""
-    if not (workdir / "checkpoints").is_dir():
-        raise SettingError(f"--workdir={workdir} has no checkpoint yet")
-    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
-    step = checkpoints.latest_step()
-    if step is None:
-        raise SettingError(f"--workdir={workdir} has no checkpoint yet")
-    agent = AGENTS[config.algorithm].make(config.agent, env.observation_size, env.action_size)
-    keys = jax.vmap(jax.random.key)(np.arange(config.num_seeds))
-    like = jax.eval_shape(jax.vmap(agent.init), keys)
-    state = restore_tree(like, checkpoints.restore(step), "agent")
-    checkpoints.close()
+    step, arrays = policy.read_checkpoint(workdir)
+    agent, states = policy.restore(config, arrays, env.observation_size, env.action_size)
     print(f"{config.env.id}, checkpoint of step {step}")
     act = jax.jit(jax.vmap(agent.act))
-    return lambda observation: np.asarray(act(state, observation))
+    return lambda observation: np.asarray(act(states, observation))

@@ -13,9 +13,12 @@ from preqn_jax.cli import compilation
 from preqn_jax.training import session
 from preqn_jax.training.config import Config
 from preqn_jax.training.loop import make_trainer
-from preqn_jax.training.reporters import RunReporter
+from preqn_jax.training.reporters import Reporters, RunReporter, WandbReporter
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "work folder of the run; runs/<config> if left out")
+
+
+_WANDB = flags.DEFINE_string("wandb", None, "project of Weights & Biases to report to besides; none if left out")
 
 
 def main(config: Config) -> int:
@@ -25,8 +28,14 @@ def main(config: Config) -> int:
     compilation.keep()
     trainer = make_trainer(config)
 
+    def make_reporter(first_step: int) -> session.ClosingReporter:
+        reporters: list[session.ClosingReporter] = [RunReporter(workdir, config, first_step)]
+        if _WANDB.value:
+            reporters.append(WandbReporter(workdir, config, first_step, project=_WANDB.value))
+        return Reporters(reporters)
+
     def program() -> int:
-        if session.train(trainer, workdir, lambda step: RunReporter(workdir, config, step), stop):
+        if session.train(trainer, workdir, make_reporter, stop):
             if trainer.step:  # else it had them before
                 session.say(f"finished {config.total_steps} steps; results in {workdir}")
             return 0

@@ -87,8 +87,8 @@ class HostEnv:
         self._actions: list[Float] = []
         self._space, self._observations = self._env.action_space, self._env.observation_space
         self.observation_size = gymnasium.spaces.flatdim(self._observations)
-        self.action_size = _size(self._space)
-        self._to_space = _to_space(self._space)
+        self.action_size = size(self._space)
+        self._to_space = to_space(self._space)
 
     def reset(self, number: int | None = None) -> Float:
         """Starts episode ``number``, the next one if left out; returns its first observation ``[O]``.
@@ -130,6 +130,16 @@ class HostEnv:
                 f"{self._id} gave {quantity} with the value {numbers[~sound].flat[0]:g} to seed {self._seed[0]} in "
                 f"step {len(self._actions)} of episode {self._number}"
             )
+
+    @property
+    def observation_space(self) -> gymnasium.Space:
+        """Gymnasium's own."""
+        return self._observations
+
+    @property
+    def action_space(self) -> gymnasium.Space:
+        """Gymnasium's own."""
+        return self._space
 
     @property
     def discrete(self) -> bool:
@@ -279,7 +289,7 @@ class _ForgetsLastAction(gymnasium.Wrapper):
         return super().reset(**options)
 
 
-def _size(actions: gymnasium.Space) -> int:
+def size(actions: gymnasium.Space) -> int:
     """A, of a Box the number of its entries, of Discrete that of its actions."""
     if isinstance(actions, Discrete):
         return int(actions.n)
@@ -287,7 +297,7 @@ def _size(actions: gymnasium.Space) -> int:
     return actions.low.size
 
 
-def _to_space(space: gymnasium.Space) -> Callable[[Float], Any]:
+def to_space(space: gymnasium.Space) -> Callable[[Float], Any]:
     """What turns an agent's action ``[A]`` into one that the environment takes."""
     if isinstance(space, Discrete):
         return lambda action: int(space.start) + int(action.argmax())

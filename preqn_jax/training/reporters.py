@@ -11,7 +11,8 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,7 +21,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
-from preqn_jax.settings import SettingError, first_line
+from preqn_jax.settings import SettingError, first_line, to_dict
 from preqn_jax.training import plots
 from preqn_jax.training.config import Config
 from preqn_jax.training.files import replace_file
@@ -83,6 +84,95 @@ class RunReporter:
         self._terminal.close()
         self.checkpoint()
         self._board.close()
+
+
+class Reporters:
+    """Several reporters as one."""
+
+    def __init__(self, reporters: Sequence[Any]):
+        self._reporters = tuple(reporters)
+
+    def message(self, text: str) -> None:
+        """To each."""
+        self._tell("message", text)
+
+    def event(self, event: dict[str, Any]) -> None:
+        """To each."""
+        self._tell("event", event)
+
+    def progress(self, step: int, info: dict[str, np.ndarray]) -> None:
+        """To each."""
+        self._tell("progress", step, info)
+
+    def checkpoint(self) -> None:
+        """To each."""
+        self._tell("checkpoint")
+
+    def evaluation(self, rows: list[Row | None]) -> None:
+        """To each."""
+        self._tell("evaluation", rows)
+
+    def close(self) -> None:
+        """Closes each."""
+        self._tell("close")
+
+    def _tell(self, method: str, *arguments: Any) -> None:
+        for reporter in self._reporters:
+            getattr(reporter, method)(*arguments)
+
+
+class WandbReporter:
+    """Evaluations as a run of Weights & Biases, which a resumed run continues; needs ``preqn_jax[wandb]``.
+
+    ``functools.partial(WandbReporter, project="mine")`` is one of the ``reporters`` of :func:`preqn_jax.train`.
+    """
+
+    def __init__(self, workdir: pathlib.Path, config: Config, first_step: int, **options: Any):
+        """Starts or resumes the run.
+
+        Args:
+          workdir: of the run; keeps the id by which a resumed run continues, in wandb_id.txt.
+          config: of the run.
+          first_step: at which it begins.
+          **options: of ``wandb.init``: project, entity, mode and others.
+
+        Raises:
+          SettingError: if wandb is not installed.
+        """
+        try:
+            import wandb
+        except ImportError:
+            raise SettingError("reporting to Weights & Biases needs wandb; pip install 'preqn_jax[wandb]'") from None
+        record = workdir / "wandb_id.txt"
+        if not record.exists():
+            replace_file(record, uuid.uuid4().hex)
+        defaults = {"name": workdir.name, "dir": str(workdir), "id": record.read_text(), "resume": "allow"}
+        self._run = wandb.init(**{**defaults, "config": to_dict(config), **options})
+        self._run.define_metric("*", step_metric="step")
+
+    def message(self, text: str) -> None:
+        """Is for the terminal alone."""
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Keeps it in the run's summary."""
+        self._run.summary[f"event_{event['step']}"] = event
+
+    def progress(self, step: int, info: dict[str, np.ndarray]) -> None:
+        """Is part of the next evaluation's row."""
+
+    def checkpoint(self) -> None:
+        """Needs nothing written."""
+
+    def evaluation(self, rows: list[Row | None]) -> None:
+        """Logs seed_<seed>/<metric> over the environment step."""
+        for row in rows:
+            if row is not None:
+                scalars = {f"seed_{row['seed']}/{name}": value for name, value in row.items() if name != "seed"}
+                self._run.log({"step": row["step"], **scalars})
+
+    def close(self) -> None:
+        """Ends the run; what was logged is written."""
+        self._run.finish()
 
 
 class Attempts:

@@ -57,7 +57,7 @@ def test_actions_cover_the_whole_box():
 )
 def test_actions_cover_the_widest_box(dtype, low, high):
     space = gymnasium.spaces.Box(np.array([low, 0], dtype), np.array([high, 2], dtype), (2,), dtype)
-    scale = host_env._to_space(space)
+    scale = host_env.to_space(space)
     with np.errstate(all="raise"):
         taken = [scale(np.array([share, share], np.float32)) for share in (-1, -0.5, 0, 0.5, 1)]
     assert all(space.contains(action) for action in taken)

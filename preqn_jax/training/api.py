@@ -1,0 +1,58 @@
+"""Training from Python: ``preqn_jax.train``."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from preqn_jax import settings
+from preqn_jax.training import presets, session
+from preqn_jax.training.config import Config, check_config
+from preqn_jax.training.loop import make_trainer
+from preqn_jax.training.reporters import Reporters, RunReporter
+
+ReporterFactory = Callable[[pathlib.Path, Config, int], session.ClosingReporter]
+
+
+def train(
+    config: str | Config,
+    workdir: str | os.PathLike[str],
+    *,
+    reporters: Sequence[ReporterFactory] = (RunReporter,),
+    should_stop: Callable[[], bool] = lambda: False,
+    **fields: Any,
+) -> bool:
+    """Trains an agent; resumes from the newest checkpoint of the work directory where there is one.
+
+        preqn_jax.train("preqn_halfcheetah", workdir="runs/mine", total_steps=100_000)
+        preqn_jax.train("preqn_hopper", workdir="runs/other", **{"agent.max_backtracks": 10})
+
+    Args:
+      config: a name ``<agent>_<environment>`` as ``python -m experiments.run --config=`` takes it, or a
+        :class:`~preqn_jax.training.config.Config`.
+      workdir: gets config.json, metrics.csv, checkpoints and the learning curve.
+      reporters: functions (work directory, configuration, first step) -> reporter; each is told how the run proceeds.
+      should_stop: asked after every iteration and during evaluations; once it is true, the run writes a checkpoint and
+        returns. An exception, as of Ctrl-C, ends the run at its newest checkpoint.
+      **fields: fields of the configuration that differ, by their dotted paths.
+
+    Returns:
+      Whether the run is complete.
+
+    Raises:
+      SettingError: if the configuration is invalid, the directory holds another run, or the environment fails.
+      CheckpointError: if a checkpoint cannot be read, or the last one cannot be written.
+      NonFiniteError: if a reward, an observation or a parameter becomes NaN or infinite.
+    """
+    config = presets.get_config(config) if isinstance(config, str) else config
+    for path, value in fields.items():
+        config = presets.override(config, f"{path}={settings.spell(value)}")
+    check_config(config)
+    folder = pathlib.Path(workdir)
+
+    def make_reporter(first_step: int) -> session.ClosingReporter:
+        return Reporters([make(folder, config, first_step) for make in reporters])
+
+    return session.train(make_trainer(config), folder, make_reporter, should_stop)

@@ -1,0 +1,167 @@
+"""A trained policy: from the observations of its environment to actions in the environment's own units."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+
+from preqn_jax.agents import AGENTS
+from preqn_jax.agents.base import Agent, AgentState
+from preqn_jax.envs import host, interface
+from preqn_jax.settings import SettingError
+from preqn_jax.training import presets
+from preqn_jax.training.base import restore_tree
+from preqn_jax.training.checkpoint import Checkpoints
+from preqn_jax.training.config import Config
+from preqn_jax.types import Array
+
+HOST_BACKENDS = ("gymnasium", "mjx")  # whose environments Gymnasium has as well
+
+
+class Policy:
+    """The deterministic policy of one trained seed.
+
+    Attributes:
+      observation_space: of the environment, ``gymnasium.Space``.
+      action_space: of the environment, ``gymnasium.Space``.
+      step: environment steps that it was trained for.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        state: AgentState,
+        observation_space: gymnasium.Space,
+        action_space: gymnasium.Space,
+        step: int,
+    ):
+        """Of an agent's state; :func:`load_policy` makes it of a work directory."""
+        self.observation_space, self.action_space, self.step = observation_space, action_space, step
+        self._act = jax.jit(lambda observation: agent.act(state, observation))
+        self._to_space = host.to_space(action_space)
+
+    def __call__(self, observation: Any) -> Any:
+        """Actions for one observation of the environment, or for N of them.
+
+        Args:
+          observation: as the environment gives it; of a Box also ``[N, *shape]``.
+
+        Returns:
+          An action of ``action_space``; for N observations an array ``[N, ...]`` of them.
+
+        Raises:
+          ValueError: if the observation does not have the shape of the observation space.
+        """
+        space = self.observation_space
+        if not isinstance(space, Box):
+            return self._to_space(np.asarray(self._act(interface.flat(space, observation)[None]))[0])
+        array = np.asarray(observation, np.float32)
+        single = array.shape == space.shape
+        if not single and (array.ndim != len(space.shape) + 1 or array.shape[1:] != space.shape):
+            shapes = f"{space.shape}, or N of them with N in front"
+            raise ValueError(f"observation has shape {array.shape}; this policy takes {shapes}")
+        rows = array.reshape(1 if single else len(array), int(np.prod(space.shape)))
+        actions = [self._to_space(action) for action in np.asarray(self._act(rows))]
+        return actions[0] if single else np.array(actions).reshape(-1, *(self.action_space.shape or ()))
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Writes the policy as a program of jax.export, for the CPU, CUDA and TPU.
+
+        It runs without this library, where JAX and flatbuffers are installed:
+
+            exported = jax.export.deserialize(bytearray(pathlib.Path(path).read_bytes()))
+            actions = exported.call(observations)     # [N, O] float32 -> [N, ...] in the environment's units
+
+        O is the length of a flattened observation. Actions are float32, or int32 for a discrete space.
+
+        Args:
+          path: of the file.
+
+        Raises:
+          ValueError: if actions are integers other than of a discrete space.
+        """
+        (rows,) = jax.export.symbolic_shape("N")
+        size = gymnasium.spaces.flatdim(self.observation_space)
+        program = jax.jit(lambda observation: _in_units(self.action_space, self._act(observation)))
+        exported = jax.export.export(program, platforms=("cpu", "cuda", "tpu"))(
+            jax.ShapeDtypeStruct((rows, size), jnp.float32)
+        )
+        pathlib.Path(path).write_bytes(exported.serialize())
+
+
+def _in_units(space: gymnasium.Space, action: Array) -> Array:
+    """What an environment takes, for an agent's actions ``[N, A]`` in [-1, 1] or one-hot."""
+    if isinstance(space, Discrete):
+        return (jnp.argmax(action, axis=-1) + int(space.start)).astype(jnp.int32)
+    assert isinstance(space, Box)
+    if not np.issubdtype(space.dtype, np.floating):
+        raise ValueError(f"actions of type {space.dtype} cannot be exported; allowed: floating point, or Discrete")
+    action = action.reshape(-1, *space.shape)
+    low, high = (jnp.broadcast_to(jnp.asarray(bound, jnp.float32), action.shape) for bound in (space.low, space.high))
+    share = 0.5 * (action + 1.0)
+    return jnp.clip((1.0 - share) * low + share * high, low, high)  # no difference that could overflow
+
+
+def load_policy(workdir: str | os.PathLike[str], seed: int | None = None) -> Policy:
+    """The policy of a run's newest checkpoint.
+
+    Args:
+      workdir: work directory of the run.
+      seed: which of its seeds; the first one if left out.
+
+    Raises:
+      SettingError: if the directory holds no run, the run has no checkpoint yet or not this seed, or its environment
+        cannot be made.
+      CheckpointError: if the checkpoint cannot be read.
+    """
+    workdir = pathlib.Path(workdir)
+    config = presets.from_dict(presets.read_config(workdir))
+    seeds = range(config.seed, config.seed + config.num_seeds)
+    seed = config.seed if seed is None else seed
+    if seed not in seeds:
+        raise SettingError(f"seed={seed} is not among those of {workdir}; allowed: {', '.join(map(str, seeds))}")
+    step, arrays = read_checkpoint(workdir)
+    observations, actions = _spaces(config, arrays)
+    agent, states = restore(config, arrays, gymnasium.spaces.flatdim(observations), host.size(actions))
+    state = jax.tree.map(lambda leaf: leaf[seed - config.seed], states)
+    return Policy(agent, state, observations, actions, step)
+
+
+def read_checkpoint(workdir: pathlib.Path) -> tuple[int, dict[str, np.ndarray]]:
+    """Step and arrays of a run's newest checkpoint; raises SettingError if there is none."""
+    if (workdir / "checkpoints").is_dir():
+        checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+        try:
+            step = checkpoints.latest_step()
+            if step is not None:
+                return step, checkpoints.restore(step)
+        finally:
+            checkpoints.close()
+    raise SettingError(f"{workdir} has no checkpoint yet")
+
+
+def restore(
+    config: Config, arrays: dict[str, np.ndarray], observation_size: int, action_size: int
+) -> tuple[Agent, AgentState]:
+    """The agent of a configuration, and its states in a checkpoint with a leading axis of seeds."""
+    agent = AGENTS[config.algorithm].make(config.agent, observation_size, action_size)
+    keys = jax.vmap(jax.random.key)(np.arange(config.num_seeds))
+    return agent, restore_tree(jax.eval_shape(jax.vmap(agent.init), keys), arrays, "agent")
+
+
+def _spaces(config: Config, arrays: dict[str, np.ndarray]) -> tuple[gymnasium.Space, gymnasium.Space]:
+    """Of observations and of actions. The other backends have vectors, and actions in [-1, 1]."""
+    if config.env.backend in HOST_BACKENDS:
+        env = host.make(config.env, [config.seed])
+        env.close()
+        return env.observation_space, env.action_space
+    names = ("replay.transitions.observation", "replay.transitions.action")
+    observation, action = (arrays[name].shape[-1:] for name in names)
+    return Box(-np.inf, np.inf, observation, np.float32), Box(-1.0, 1.0, action, np.float32)
