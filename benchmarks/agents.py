@@ -63,7 +63,7 @@ def paper_agent(config: PreQNConfig, observation_size: int, action_size: int) ->
       action_size: numbers in an action.
     """
     agent = make_preqn(config, observation_size, action_size)
-    q, linesearch = gradients_formed_twice(agent.q_fn), Linesearch(config.critic_step_size, config.eta)
+    q, linesearch = gradients_formed_twice(agent.q_fn), Linesearch(config.step_size, config.min_alignment)
     policy = ntk.module_q_fn(common.make_actor(config, action_size))
     adam = optax.adam(config.actor_learning_rate)
 
@@ -81,10 +81,8 @@ def paper_agent(config: PreQNConfig, observation_size: int, action_size: int) ->
 
 def make_agents(hidden_sizes: tuple[int, ...], step_size: float) -> dict[str, Agent]:
     """The agents to compare, each with its own activation: relu in SAC and TD3, sin in PreQN."""
-    shipped = PreQNConfig(hidden_sizes=hidden_sizes, critic_step_size=step_size)
-    reused = PreQNConfig(
-        hidden_sizes=hidden_sizes, critic_step_size=step_size, linearizer="per_example", solver="lstsq"
-    )
+    shipped = PreQNConfig(hidden_sizes=hidden_sizes, step_size=step_size)
+    reused = PreQNConfig(hidden_sizes=hidden_sizes, step_size=step_size, linearizer="per_example", solver="lstsq")
     sizes = (OBSERVATION, ACTION)
     twice, once = _SLOW
     return {

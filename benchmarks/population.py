@@ -100,7 +100,7 @@ def arithmetic_section(config: Config) -> Section:
 
 
 def _agent(config: Config) -> PreQNConfig:
-    return PreQNConfig(hidden_sizes=config.agent.hidden_sizes, critic_step_size=_STEP_SIZE)
+    return PreQNConfig(hidden_sizes=config.agent.hidden_sizes, step_size=_STEP_SIZE)
 
 
 def _label(count: int, way: str) -> str:

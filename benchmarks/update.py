@@ -337,7 +337,7 @@ def _products(x: Array) -> list[Candidate]:
 
 def whole_section(problem: Problem, options: Options) -> Section:
     """PreQN's whole update, critic and actor, against what its products take at the speed of one product."""
-    config = PreQNConfig(hidden_sizes=options.hidden_sizes, critic_step_size=_STEP_SIZE)
+    config = PreQNConfig(hidden_sizes=options.hidden_sizes, step_size=_STEP_SIZE)
     x, whole = _preactivations(problem, options), "whole update, in a burst"
     candidates = [burst(whole, config, problem.bursts), *_parts(problem), *_products(x), *_sines(x)[1::2]]
     timings = measure(candidates, options.repeats)
@@ -426,7 +426,7 @@ def loop_section(problem: Problem, options: Options) -> Section:
 
 def seeds_section(problem: Problem, options: Options) -> Section:
     """Several learners in one vmapped program."""
-    config = PreQNConfig(hidden_sizes=options.hidden_sizes, critic_step_size=_STEP_SIZE)
+    config = PreQNConfig(hidden_sizes=options.hidden_sizes, step_size=_STEP_SIZE)
     batches = jax.tree.map(lambda leaf: leaf[:_SEEDS_BURST], problem.bursts)
     candidates = {n: burst(f"update of {n} seed{'s' * (n > 1)}", config, batches, n) for n in (1, 2, 4)}
     timings = measure(list(candidates.values()), options.repeats)

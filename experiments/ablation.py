@@ -1,9 +1,9 @@
 """One hyperparameter of PreQN at a time: ``python -m experiments.ablation``.
 
-Critic step size, solver and eta around the paper's values, and what else may decide how far the actor runs ahead of
-the critic: its learning rate, and the initializer. Runs come in the order of what is learned most from one: first the
-step size that prototypes suggested beside the paper's, on every task, then the rest. ``--out`` gets, besides the report
-on returns, what the critics claimed and what came (overestimation.csv and .png).
+Critic step size, solver and minimum alignment around the paper's values, and what else may decide how far the actor
+runs ahead of the critic: its learning rate, and the initializer. Runs come in the order of what is learned most from
+one: first the step size that prototypes suggested beside the paper's, on every task, then the rest. ``--out`` gets,
+besides the report on returns, the critics' estimates and the realized returns (overestimation.csv and .png).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from experiments.suites.program import Extent
 from preqn_jax.cli import command_line, lists
 
 VARIANTS = {
-    "paper": (),  # step 0.1, ridge, eta 0.97
-    "step0.03": ("agent.critic_step_size=0.03",),
-    "step0.01": ("agent.critic_step_size=0.01",),
+    "paper": (),  # step size 0.1, ridge, min_alignment 0.97
+    "step0.03": ("agent.step_size=0.03",),
+    "step0.01": ("agent.step_size=0.01",),
     "aligned": ("agent.solver=aligned",),
     "lstsq": ("agent.solver=lstsq",),
-    "eta0.9": ("agent.eta=0.9",),
-    "eta0.99": ("agent.eta=0.99",),
+    "eta0.9": ("agent.min_alignment=0.9",),
+    "eta0.99": ("agent.min_alignment=0.99",),
     "actor1e-4": ("agent.actor_learning_rate=0.0001",),
     "tanh": ("agent.activation=tanh",),
     "torch_default": ("agent.kernel_init=torch_default",),

@@ -40,9 +40,9 @@ VARIANTS = {
         Variant("mean_target", "preqn_norm", ("agent.target_pessimism=0",)),
         Variant("delay2", "preqn_norm", ("agent.policy_delay=2",)),
         Variant("smooth", "preqn_norm", ("agent.policy_delay=2", "agent.target_noise=0.2")),
-        Variant("step0.03", "preqn_norm", ("agent.critic_step_size=0.03",)),
-        Variant("step0.3", "preqn_norm", ("agent.critic_step_size=0.3",)),
-        Variant("n_step3", "preqn_norm", ("n_step=3", "agent.critic_step_size=0.03")),
+        Variant("step0.03", "preqn_norm", ("agent.step_size=0.03",)),
+        Variant("step0.3", "preqn_norm", ("agent.step_size=0.3",)),
+        Variant("n_step3", "preqn_norm", ("n_step=3", "agent.step_size=0.03")),
         Variant("actor3e-4", "preqn_norm", ("agent.actor_learning_rate=0.0003",)),
         Variant(
             "gaussian",
@@ -51,7 +51,7 @@ VARIANTS = {
         ),
         # Controls.
         Variant("adam", "preqn_norm", ("agent.critic_update=adam",)),
-        Variant("diagonal", "preqn_norm", ("agent.critic_update=diagonal", "agent.critic_step_size=1")),
+        Variant("diagonal", "preqn_norm", ("agent.critic_update=diagonal", "agent.step_size=1")),
         Variant("sac_normalized", "sac", _NORMALIZED),
         Variant("td3_normalized", "td3", _NORMALIZED),
     )

@@ -1,4 +1,4 @@
-"""Seeds and grids: ``python -m experiments.sweep --grid=agent.eta=0.9,0.97 --seeds=8``; as ``preqn_jax sweep``."""
+"""Seeds and grids: ``python -m experiments.sweep --grid=agent.decay=0.5,0.8 --seeds=8``; as ``preqn_jax sweep``."""
 
 from absl import flags
 

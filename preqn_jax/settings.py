@@ -24,12 +24,14 @@ class Rule:
       choices: allowed values.
       structural: whether the compiled program depends on the value, so that learners which differ in it cannot share
         one; a number without this may be traced.
+      formerly: the field's name in earlier versions, whose records are read; on the command line it is refused.
     """
 
     help: str
     interval: str | None = None
     choices: tuple[str, ...] | None = None
     structural: bool = False
+    formerly: str | None = None
 
 
 class Options(dict[str, Any]):
@@ -53,9 +55,10 @@ def setting(
     interval: str | None = None,
     choices: Iterable[str] | None = None,
     structural: bool = False,
+    formerly: str | None = None,
 ) -> Any:  # Any: so that the annotation of the field, not of this function, is what a type checker sees
     """A dataclass field with a :class:`Rule`."""
-    rule = Rule(help, interval, tuple(choices) if choices is not None else None, structural)
+    rule = Rule(help, interval, tuple(choices) if choices is not None else None, structural, formerly)
     return dataclasses.field(default=default, metadata={"rule": rule})
 
 
@@ -93,7 +96,18 @@ def find(config: Any, path: str, what: str = "field") -> Leaf:
         name = path.removeprefix(f"{owner}.")
         if isinstance(leaf.value, Options) and name not in ("", path):
             return Leaf(path, Any, leaf.value.get(name), leaf.rule)
+    if new := renamed(config, path):
+        raise SettingError(f"{what}={path} has been renamed; use {new}")
     raise SettingError(unknown(what, path, known))
+
+
+def renamed(config: Any, path: str) -> str | None:
+    """The path of the field that had this one in earlier versions, if there is such a field."""
+    for leaf in leaves(config):
+        owner, dot, _ = leaf.path.rpartition(".")
+        if leaf.rule.formerly and path == f"{owner}{dot}{leaf.rule.formerly}":
+            return leaf.path
+    return None
 
 
 def replace(config: Any, path: str, value: Any) -> Any:

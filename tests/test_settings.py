@@ -25,7 +25,7 @@ def test_the_defaults_are_valid():
 @pytest.mark.parametrize(
     ("path", "text", "value"),
     [
-        ("agent.eta", "0.9", 0.9),
+        ("agent.min_alignment", "0.9", 0.9),
         ("agent.hidden_sizes", "64,64,32", (64, 64, 32)),
         ("agent.hidden_sizes", "(64,)", (64,)),
         ("agent.activation", "relu", "relu"),
@@ -41,7 +41,7 @@ def test_parse(path, text, value):
 @pytest.mark.parametrize(
     ("path", "text"),
     [
-        ("agent.eta", "high"),
+        ("agent.min_alignment", "high"),
         ("total_steps", "1.5"),
         ("seed", "x"),
         ("agent.hidden_sizes", "64,wide"),
@@ -57,11 +57,11 @@ def test_text_of_the_wrong_type_is_refused_by_name(path, text):
 @pytest.mark.parametrize(
     ("path", "value", "allowed"),
     [
-        ("agent.eta", 0.0, r"\(0, 1\]"),
-        ("agent.eta", 1.01, r"\(0, 1\]"),
-        ("agent.eta", float("nan"), r"\(0, 1\]"),
+        ("agent.min_alignment", 0.0, r"\(0, 1\]"),
+        ("agent.min_alignment", 1.01, r"\(0, 1\]"),
+        ("agent.min_alignment", float("nan"), r"\(0, 1\]"),
         ("agent.gamma", -0.1, r"\[0, 1\]"),
-        ("agent.critic_step_size", 0.0, r"\(0, inf\)"),
+        ("agent.step_size", 0.0, r"\(0, inf\)"),
         ("agent.hidden_sizes", (64, 0), r"\[1, inf\)"),
         ("num_seeds", 0, r"\[1, inf\)"),
         ("agent.solver", "rigde", "did you mean ridge"),
@@ -79,7 +79,12 @@ def test_a_value_out_of_range_is_refused_in_one_line_that_says_what_is_allowed(p
 
 
 def test_bounds_that_belong_are_accepted():
-    for path, value in [("agent.eta", 1.0), ("agent.gamma", 0.0), ("agent.gamma", 1.0), ("agent.max_backtracks", 0)]:
+    for path, value in [
+        ("agent.min_alignment", 1.0),
+        ("agent.gamma", 0.0),
+        ("agent.gamma", 1.0),
+        ("agent.max_backtracks", 0),
+    ]:
         check_config(settings.replace(config(), path, value))
 
 
@@ -97,9 +102,9 @@ def test_every_field_says_what_it_means_and_what_it_may_be(name):
 
 
 def test_replace_changes_one_field_and_nothing_else():
-    changed = settings.replace(config(), "agent.eta", 0.5)
-    assert changed.agent.eta == 0.5
-    assert settings.replace(changed, "agent.eta", 0.97) == config()
+    changed = settings.replace(config(), "agent.min_alignment", 0.5)
+    assert changed.agent.min_alignment == 0.5
+    assert settings.replace(changed, "agent.min_alignment", 0.97) == config()
     with pytest.raises(dataclasses.FrozenInstanceError):
         changed.seed = 1
 

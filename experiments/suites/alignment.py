@@ -31,8 +31,8 @@ VARIANTS = {name: _variant(name, *name.split("-")) for name in PAPER} | {
     variant.name: variant
     for variant in (
         # Section 5.2: a smaller learning rate "straightforwardly" resolves the divergence of PreQN with relu.
-        _variant("preqn-relu-step0.03", "preqn", "relu", "agent.critic_step_size=0.03"),
-        _variant("preqn-relu-step0.01", "preqn", "relu", "agent.critic_step_size=0.01"),
+        _variant("preqn-relu-step0.03", "preqn", "relu", "agent.step_size=0.03"),
+        _variant("preqn-relu-step0.01", "preqn", "relu", "agent.step_size=0.01"),
         # Section 5.2 speculates that TD3 with sin is better with target networks that update more quickly.
         _variant("td3-sin-polyak0.98", "td3", "sin", "agent.polyak=0.98"),
         _variant("td3-sin-polyak0.95", "td3", "sin", "agent.polyak=0.95"),
@@ -48,8 +48,8 @@ _COLUMNS = (
     "mean",
     "heldout",
     "lowest_accepted",
-    "below_eta",
-    "accepted_below_eta",
+    "below_min_alignment",
+    "accepted_below_min_alignment",
     "accepted",
 )
 _BIN = 1000  # updates that a point of a curve averages over
@@ -63,22 +63,23 @@ class Alignments(NamedTuple):
       heldout: of every update, on a second minibatch, ``[updates]``; NaN where the run did not measure it.
       step: environment steps before each, ``[updates]``.
       accepted: which updates moved the critic at all, ``[updates]``.
-      eta: what the linesearch asked for, or would have where there is none.
+      min_alignment: what the line search asked for; the default where an agent has no line search.
     """
 
     cosine: np.ndarray
     heldout: np.ndarray
     step: np.ndarray
     accepted: np.ndarray
-    eta: float
+    min_alignment: float
 
 
 def write(jobs: Sequence[suite.Job], folder: pathlib.Path) -> str:
     """Writes alignment.csv and the figures; returns a table for the terminal."""
     cells = report.collect(jobs, folder)
-    eta = {(job.variant.name, job.task): getattr(job.config().agent, "eta", PreQNConfig.eta) for job in jobs}
+    default = PreQNConfig.min_alignment
+    least = {(job.variant.name, job.task): getattr(job.config().agent, "min_alignment", default) for job in jobs}
     measured = {
-        name: [_read(folder, cell, seed, eta[name]) for seed in cell.seeds]
+        name: [_read(folder, cell, seed, least[name]) for seed in cell.seeds]
         for cell in cells
         for name in [(cell.variant, cell.task)]
     }
@@ -91,12 +92,12 @@ def write(jobs: Sequence[suite.Job], folder: pathlib.Path) -> str:
     cosines = {name: _curve(runs) for name, runs in measured.items()}
     draw(cells, [cosines[cell.variant, cell.task] for cell in cells], folder)
     titles = ("agent", "task", "seeds", "updates", f"mean {_COSINE}", "on a second minibatch",
-              "lowest of an accepted step", "below eta", "accepted and below eta", "accepted")  # fmt: skip
+              "lowest of an accepted step", "below min_alignment", "accepted and below it", "accepted")  # fmt: skip
     lines = [f"| {' | '.join(titles)} |", "| --- " * len(titles) + "|"]
     return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows), ""])
 
 
-def _read(folder: pathlib.Path, cell: report.Cell, seed: int, eta: float) -> Alignments:
+def _read(folder: pathlib.Path, cell: report.Cell, seed: int, min_alignment: float) -> Alignments:
     """Of one run; raises SettingError where a file of it cannot be read."""
     workdir = folder / suite.work_folder(cell.variant, cell.task, seed)
     files = [file for file in suite.read_updates(workdir) if file["step"].max() <= cell.steps[-1]]
@@ -108,13 +109,13 @@ def _read(folder: pathlib.Path, cell: report.Cell, seed: int, eta: float) -> Ali
     # Agents without a linesearch take every step.
     accepted = [file["accepted"][0] if "accepted" in file else np.ones_like(file["step"][0]) for file in files]
     step = np.concatenate([file["step"][0] for file in files])
-    return Alignments(cosine, np.concatenate(heldout), step, np.concatenate(accepted).astype(bool), eta)
+    return Alignments(cosine, np.concatenate(heldout), step, np.concatenate(accepted).astype(bool), min_alignment)
 
 
 def _row(cell: report.Cell, runs: Sequence[Alignments]) -> list[str | int]:
     cosine, heldout, accepted = (np.concatenate([getattr(run, name) for run in runs])
                                  for name in ("cosine", "heldout", "accepted"))  # fmt: skip
-    below = cosine < np.float32(runs[0].eta)
+    below = cosine < np.float32(runs[0].min_alignment)
     return [
         cell.variant,
         cell.task,

@@ -32,7 +32,7 @@ class Variant(NamedTuple):
     Attributes:
       name: what tables and pictures call it.
       agent: its name in ``AGENTS``.
-      overrides: ``agent.eta=0.9`` and the like, as the command line takes them after ``--config.``.
+      overrides: ``agent.min_alignment=0.9`` and the like, as the command line takes them after ``--config.``.
     """
 
     name: str

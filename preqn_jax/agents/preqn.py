@@ -27,21 +27,37 @@ CriticStep = Callable[[Params, Inputs, Array], tuple[Params, dict[str, Array]]]
 class CriticStepConfig:
     """Hyperparameters of the critic's step.
 
-    Step size and eta are those of the paper's Appendix B, sin is that of its section 5.2. The solver, the decay and the
-    number of backtracks are ours: the paper solves by least squares, and states neither of the others.
+    The step size and the alignment are those of the paper's Appendix B, sin is that of its section 5.2. The solver, the
+    decay and the number of backtracks are ours: the paper solves by least squares, and states neither of the others.
     """
 
     activation: str = setting("sin", "activation of critic, and actor if any", choices=ACTIVATIONS)
-    critic_step_size: float = setting(0.1, "first step size of the linesearch, the paper's alpha", interval="(0, inf)")
-    eta: float = setting(0.97, "alignment cos(Q' - Q, delta) that a critic step must reach", interval="(0, 1]")
-    backtrack_decay: float = setting(0.8, "factor between step sizes of the linesearch", interval="(0, 1)")
+    step_size: float = setting(
+        0.1,
+        "first and largest step size of the line search, the paper's alpha",
+        interval="(0, inf)",
+        formerly="critic_step_size",
+    )
+    min_alignment: float = setting(
+        0.97,
+        "cosine cos(Q' - Q, delta) that a critic step must reach, the paper's eta",
+        interval="(0, 1]",
+        formerly="eta",
+    )
+    decay: float = setting(
+        0.8, "factor between step sizes of the line search", interval="(0, 1)", formerly="backtrack_decay"
+    )
     max_backtracks: int = setting(20, "backtracks after which a critic step is rejected", interval="[0, inf)")
     linearizer: str = setting("dense", "how the kernel is formed: layer by layer, or by vmap(grad)",
                               choices=("dense", "per_example"))  # fmt: skip
     solver: str = setting("ridge", "how K Z = delta is solved", choices=solvers.SOLVERS)
-    solver_damping: float = setting(1e-4, "for ridge [mean of K's diagonal]", interval="(0, inf)")
-    solver_rcond: float = setting(1e-7, "for lstsq and eigh: cut-off [largest singular value]", interval="[0, 1)")
-    solver_target: float = setting(0.985, "for aligned: predicted alignment to keep", interval="(0, 1)")
+    damping: float = setting(1e-4, "for ridge [mean of K's diagonal]", interval="(0, inf)", formerly="solver_damping")
+    rcond: float = setting(
+        1e-7, "for lstsq and eigh: cut-off [largest singular value]", interval="[0, 1)", formerly="solver_rcond"
+    )
+    min_predicted_alignment: float = setting(
+        0.985, "for aligned: cos(K z, delta) that its ridge must keep", interval="(0, 1)", formerly="solver_target"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +121,7 @@ def make_critic_step(config: CriticStepConfig, critic: nn.Module) -> CriticStep:
     """(parameters, inputs [B, ...], targets [B]) -> (parameters, scalars): PreQN's step as configured."""
     q = ntk.dense(critic) if config.linearizer == "dense" else ntk.per_example(ntk.module_q_fn(critic))
     solver = make_solver(config)
-    linesearch = Linesearch(config.critic_step_size, config.eta, config.backtrack_decay, config.max_backtracks)
+    linesearch = Linesearch(config.step_size, config.min_alignment, config.decay, config.max_backtracks)
 
     def critic_step(params: Params, inputs: Inputs, target: Array) -> tuple[Params, dict[str, Array]]:
         params, info = preqn_update(q, params, inputs, target, solver=solver, linesearch=linesearch)
@@ -135,9 +151,9 @@ def make_operator(config: CriticStepConfig) -> Callable[[Array, dict[str, Array]
 def make_solver(config: CriticStepConfig) -> solvers.Solver:
     """The solver that a configuration names, with its parameter."""
     parameter = {
-        "lstsq": config.solver_rcond,
-        "ridge": config.solver_damping,
-        "eigh": config.solver_rcond,
-        "aligned": config.solver_target,
+        "lstsq": config.rcond,
+        "ridge": config.damping,
+        "eigh": config.rcond,
+        "aligned": config.min_predicted_alignment,
     }
     return solvers.SOLVERS[config.solver](parameter[config.solver])

@@ -61,7 +61,7 @@ class PreQNNormConfig(soft.TemperatureConfig, preqn.PreQNConfig):
     policy_delay: int = setting(1, "updates of the critics to one of the actor", interval="[1, inf)", structural=True)
     critic_update: str = setting(
         "preqn",
-        "how critics are updated: by PreQN's step; as controls of what the kernel does, by critic_step_size times the "
+        "how critics are updated: by PreQN's step; as controls of what the kernel does, by step_size times the "
         "mean of the steps that correct one row each (K replaced by its diagonal), or by Adam on the squared TD error",
         choices=("preqn", "diagonal", "adam"),
     )
@@ -266,7 +266,7 @@ def _diagonal_step(config: PreQNNormConfig, critic: nn.Module) -> preqn.CriticSt
         values, gram, pullback = linearize(params, inputs)
         td_error, diagonal = target - values, jnp.diagonal(gram)
         direction = pullback(td_error / (diagonal * diagonal.size))
-        params = jax.tree.map(lambda leaf, change: leaf + config.critic_step_size * change, params, direction)
+        params = jax.tree.map(lambda leaf, change: leaf + config.step_size * change, params, direction)
         error = jnp.sqrt(jnp.mean(td_error**2))
         return params, {"q": values.mean(), "td_error": error, "kernel_diagonal": diagonal.mean()}
 
@@ -293,6 +293,6 @@ def _operator(config: PreQNNormConfig) -> Any:
     def diagonal(gram: Array, info: common.Scalars) -> tuple[Array, Array, Array]:
         del info
         rho = 1.0 / (gram.shape[0] * jnp.diagonal(gram))
-        return gram, rho, jnp.asarray(config.critic_step_size, gram.dtype)
+        return gram, rho, jnp.asarray(config.step_size, gram.dtype)
 
     return diagonal

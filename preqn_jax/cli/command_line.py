@@ -116,12 +116,19 @@ def _parse(argv: list[str]) -> list[str]:
         programs = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])]
         known = ours if ours and error.flagname.startswith("config") else [*ours, *programs]
         near = settings.nearest(error.flagname, known)
+        if ours and (new := settings.renamed(presets.get_config(_config_name(argv)), _path(error.flagname))):
+            _fail(f"--{error.flagname} has been renamed; use --config.{new}")
         _fail(f"unknown flag --{error.flagname}; did you mean --{near}? (--helpfull lists all)")
     except flags.Error as error:
         _fail(str(error).replace("\n", " "))
     if rest[1:]:
         _fail(f"unexpected argument {rest[1]!r}; flags are written --name=value (--helpfull lists all)")
     return rest
+
+
+def _path(flag: str) -> str:
+    """Of the field that a flag sets."""
+    return flag.removeprefix("config.")
 
 
 def _fail(message: object) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Seeds and grids of hyperparameters: ``python -m experiments.sweep --grid agent.eta=0.9,0.97 --seeds=8``.
+"""Seeds and grids of hyperparameters: ``python -m experiments.sweep --grid agent.min_alignment=0.9,0.97 --seeds=8``.
 
 Takes a configuration and its fields like ``experiments.run``. With an environment on the device all members of the
 population train in one program, in chunks that fit its memory, spread over its devices; with one on the host every
@@ -27,7 +27,9 @@ from preqn_jax.training import session
 from preqn_jax.training.config import Config
 from preqn_jax.training.device import DeviceTrainer, Member, memory_of
 
-_GRID = flags.DEFINE_multi_string("grid", [], "a field and its values, agent.eta=0.9,0.97 for example; can be repeated")
+_GRID = flags.DEFINE_multi_string(
+    "grid", [], "a field and its values, agent.min_alignment=0.9,0.97 for example; can be repeated"
+)
 _SEEDS = flags.DEFINE_string("seeds", "3", "how many, from --config.seed on, or which: 8, or 0,3,5")
 _OUT = flags.DEFINE_string("out", None, "folder of the runs and the report; runs/sweep_<config> if left out")
 _CHUNK = flags.DEFINE_integer(

@@ -32,7 +32,7 @@ from preqn_jax.types import Array, Transition, transition_bytes
 
 
 class Member(NamedTuple):
-    """One learner of a population: its seed, and the agent's numbers in which it differs, ``{"eta": 0.9}``."""
+    """One learner of a population: its seed, and the agent's numbers in which it differs, ``{"step_size": 0.03}``."""
 
     seed: int
     hyperparameters: Mapping[str, float] = types.MappingProxyType({})

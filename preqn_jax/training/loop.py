@@ -138,10 +138,10 @@ class StallWatch:
             predicted = float(np.nanmean(info["predicted_alignment"]))
             self._reporter.message(
                 f"warning: under {self.fraction:.0%} of the critic steps were accepted in the last {self._since} "
-                f"updates (predicted alignment {predicted:.2f}). Below eta the solver cuts off too much of K: use "
-                "--config.agent.solver=ridge, or a smaller solver_rcond or solver_damping; above it, lower "
-                "critic_step_size; if no step size helps, the rows of Q may see each other (BatchNorm or Dropout in "
-                "training mode): preqn_jax.ntk.check_example_by_example(q_fn, params, inputs) tells"
+                f"updates (predicted alignment {predicted:.2f}). Below min_alignment the solver cuts off too much of "
+                "K: use --config.agent.solver=ridge, or a smaller rcond or damping; above it, use a smaller step_size; "
+                "if no step size helps, the rows of Q may see each other (BatchNorm or Dropout in training mode): "
+                "preqn_jax.ntk.check_example_by_example(q_fn, params, inputs) tells"
             )
 
 

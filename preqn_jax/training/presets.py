@@ -15,7 +15,7 @@ from preqn_jax.training.config import Config
 
 DEFAULT = "preqn_ant"
 # preqn_tuned_<environment>: PreQN with what docs/results/ shows to be better than the paper's values there.
-TUNED = dict.fromkeys(("ant", "halfcheetah"), ("agent.critic_step_size=0.03",))
+TUNED = dict.fromkeys(("ant", "halfcheetah"), ("agent.step_size=0.03",))
 # Tasks that are learned in minutes: a shorter schedule than MuJoCo's.
 SHORT = ("total_steps=50000", "start_steps=1000", "update_after=1000", "evaluate_every=2500")
 SCHEDULES = {"acrobot": SHORT, "cartpole": SHORT, "mountaincar": SHORT}
@@ -50,7 +50,7 @@ def get_config(name: str) -> Config:
 
 
 def override(config: Config, assignment: str) -> Config:
-    """A copy of a configuration with one field changed, ``agent.eta=0.9`` for example.
+    """A copy of a configuration with one field changed, ``agent.min_alignment=0.9`` for example.
 
     Raises:
       SettingError: for an unknown field, with the nearest that exists, or a value that it cannot have.
@@ -91,9 +91,14 @@ def from_dict(values: dict[str, Any]) -> Config:
 
 def recorded(values: Any, leaf: Leaf) -> Any:
     """The value of a field in what :func:`read_config` read; raises KeyError if there is none."""
-    for name in leaf.path.split("."):
-        # Records from before there were such options have none: as if they were empty.
-        values = values.get(name, {}) if isinstance(leaf.value, Options) else values[name]
+    # Records from before there were such options have none: as if they were empty.
+    optional = isinstance(leaf.value, Options)
+    *owners, name = leaf.path.split(".")
+    for owner in owners:
+        values = values.get(owner, {}) if optional else values[owner]
+    if leaf.rule.formerly and leaf.rule.formerly in values:
+        name = leaf.rule.formerly
+    values = values.get(name, {}) if optional else values[name]
     if isinstance(leaf.value, Options):
         return Options(values)
     return tuple(values) if isinstance(values, list) else values

@@ -53,7 +53,7 @@ def test_one_update_is_algorithm_1_written_out():
 
 def test_defaults_are_the_papers():
     config = PreQNConfig()
-    assert (config.gamma, config.critic_step_size, config.eta, config.actor_learning_rate) == (0.99, 0.1, 0.97, 1e-3)
+    assert (config.gamma, config.step_size, config.min_alignment, config.actor_learning_rate) == (0.99, 0.1, 0.97, 1e-3)
     assert (config.hidden_sizes, config.activation, config.exploration_noise) == ((256, 256), "sin", 0.1)
 
 

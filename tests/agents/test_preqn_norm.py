@@ -126,7 +126,7 @@ def test_adam_in_the_kernels_place_is_adam():
 
 
 def test_the_diagonal_in_the_kernels_place_corrects_each_row_by_itself():
-    agent, data = make(critic_update="diagonal", critic_step_size=0.7), batch()
+    agent, data = make(critic_update="diagonal", step_size=0.7), batch()
     state = agent.init(jax.random.key(1))
     new, _ = jax.jit(agent.update)(state, data, jax.random.key(2))
     td_error = agent.td_error(state, data, jax.random.key(2))[: B // 2]
@@ -140,7 +140,7 @@ def test_the_diagonal_in_the_kernels_place_corrects_each_row_by_itself():
 
 
 def test_the_diagnosis_knows_the_step_by_the_diagonal():
-    agent, data = make(critic_update="diagonal", critic_step_size=0.01), batch()
+    agent, data = make(critic_update="diagonal", step_size=0.01), batch()
     diagnosis = jax.jit(diagnosis_of(agent))(agent.init(jax.random.key(0)), data, jax.random.key(1))
     np.testing.assert_allclose(diagnosis["overshooting"], 0.01 / (B // 2), rtol=1e-3)
     assert diagnosis["linearization"] < 0.2

@@ -210,8 +210,13 @@ def mujoco_can_draw():
     ("module", "arguments", "says"),
     [
         ("run", ["--config=preqn_aunt"], "did you mean preqn_ant"),
-        ("run", ["--config.agent.etta=0.9"], "did you mean --config.agent.eta?"),
-        ("run", ["--config.agent.eta=1.5"], "config.agent.eta=1.5 is out of range; allowed: (0, 1]"),
+        ("run", ["--config.agent.min_alignement=0.9"], "did you mean --config.agent.min_alignment?"),
+        ("run", ["--config.agent.eta=0.9"], "--config.agent.eta has been renamed; use --config.agent.min_alignment"),
+        (
+            "run",
+            ["--config.agent.min_alignment=1.5"],
+            "config.agent.min_alignment=1.5 is out of range; allowed: (0, 1]",
+        ),
         ("run", ["--config.total_steps=many"], "config.total_steps=many is not a whole number"),
         ("run", ["--config.env.id=Aunt-v5"], "did you mean Ant-v5"),
         ("run", ["--config.env.kwarg.frame_skip=3"], "did you mean --config.env.kwargs?"),
@@ -263,14 +268,16 @@ flags.run(main)
 
 
 def test_another_configuration_does_not_take_over_a_work_folder(whole):
-    code, _, errors = execute("run", *QUICK, "--config.agent.eta=0.9", "--workdir=run", cwd=whole.parent)
+    code, _, errors = execute("run", *QUICK, "--config.agent.min_alignment=0.9", "--workdir=run", cwd=whole.parent)
     assert code == 2
-    assert "config.agent.eta=0.97, not 0.9" in errors
+    assert "config.agent.min_alignment=0.97, not 0.9" in errors
 
 
 def test_helpfull_lists_the_fields_with_units_and_defaults(tmp_path):
     _, output, errors = execute("run", "--helpfull", cwd=tmp_path)
     text = " ".join((output + errors).split())
-    assert "--config.agent.eta: alignment cos(Q' - Q, delta) that a critic step must reach; allowed: (0, 1]" in text
+    assert (
+        "--config.agent.min_alignment: cosine cos(Q' - Q, delta) that a critic step must reach, the paper's eta" in text
+    )
     assert "(default: '0.97')" in text
     assert "[environment steps of each seed]" in text

@@ -32,7 +32,7 @@ SWEEP = [
     "--config.evaluate_every=100",
     "--config.evaluate_episodes=2",
     "--config.checkpoint_every=200",
-    "--grid=agent.critic_step_size=0.03,0.1",
+    "--grid=agent.step_size=0.03,0.1",
     "--seeds=2",
     "--members-per-chunk=4",
 ]
@@ -83,7 +83,7 @@ def test_the_report(whole):
     assert len(rows) == 30 * 4
     assert [(row["run"], row["seed"]) for row in rows[:4]] == [("0", "0"), ("1", "1"), ("2", "0"), ("3", "1")]
     summary = list(csv.DictReader((whole / "summary.csv").open()))
-    assert [(row["agent.critic_step_size"], row["seeds"]) for row in summary] == [("0.03", "2"), ("0.1", "2")]
+    assert [(row["agent.step_size"], row["seeds"]) for row in summary] == [("0.03", "2"), ("0.1", "2")]
     assert (whole / "sweep.png").stat().st_size > 5000
 
 
@@ -194,7 +194,7 @@ def test_a_sweep_stops_at_a_signal_and_goes_on(whole, tmp_path):
         (MANY, "24 worker(s) side by side need"),
         (["--coordinator=localhost:1", *HOST], "config.env.backend=gymnasium has none"),
         (["--cluster=ray://nowhere.invalid:1"], "Ray, which is not installed; pip install"),
-        (["--grid=agent.etta=1"], "did you mean agent.eta?"),
+        (["--grid=agent.min_alignement=1"], "did you mean agent.min_alignment?"),
         (["--config.env.id=nowhere"], "config.env.id=nowhere is unknown; did you mean"),
         (["--config.env.backend=mjs"], "config.env.backend=mjs is unknown; did you mean mjx?"),
     ],

@@ -22,14 +22,14 @@ def units(config, *grid, seeds="2", per_unit=100):
 
 
 def test_a_grid_is_every_combination_with_every_seed():
-    (unit,) = units(DEVICE, "agent.eta=0.9,0.97", "agent.critic_step_size=0.03,0.1,0.3")
+    (unit,) = units(DEVICE, "agent.min_alignment=0.9,0.97", "agent.step_size=0.03,0.1,0.3")
     assert [run.number for run in unit.runs] == list(range(12))
     assert len({(*run.point.values(), run.seed) for run in unit.runs}) == 12
     for run, member in zip(unit.runs, unit.members, strict=True):
         assert member.seed == run.seed
         assert member.hyperparameters == {
-            "eta": run.point["agent.eta"],
-            "critic_step_size": run.point["agent.critic_step_size"],
+            "min_alignment": run.point["agent.min_alignment"],
+            "step_size": run.point["agent.step_size"],
         }
 
 
@@ -63,7 +63,7 @@ def test_chunks_are_spread_over_all_devices(members, largest, devices, sizes):
 
 
 def test_a_sweep_goes_on_with_the_chunks_it_was_planned_in(tmp_path):
-    grid = ("agent.hidden_sizes=64,64;32", "agent.eta=0.9,0.97")
+    grid = ("agent.hidden_sizes=64,64;32", "agent.min_alignment=0.9,0.97")
     plan = units(DEVICE, *grid, per_unit=3)
     sweep_plan.write(plan, tmp_path)
     longer = dataclasses.replace(DEVICE, total_steps=2_000_000)
@@ -80,8 +80,13 @@ def test_a_sweep_goes_on_with_the_chunks_it_was_planned_in(tmp_path):
 
 
 def test_on_the_host_each_run_is_a_unit_of_its_own():
-    found = units(HOST, "agent.eta=0.9,0.97", seeds="3,5")
-    assert [(unit.config.agent.eta, unit.config.seed) for unit in found] == [(0.9, 3), (0.9, 5), (0.97, 3), (0.97, 5)]
+    found = units(HOST, "agent.min_alignment=0.9,0.97", seeds="3,5")
+    assert [(unit.config.agent.min_alignment, unit.config.seed) for unit in found] == [
+        (0.9, 3),
+        (0.9, 5),
+        (0.97, 3),
+        (0.97, 5),
+    ]
     assert all(unit.members is None and unit.config.num_seeds == 1 for unit in found)
 
 
@@ -97,11 +102,11 @@ def test_seeds_are_counted_or_named(text, seeds):
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        ("agent.etta=0.9", "--grid field=agent.etta is unknown; did you mean agent.eta?"),
-        ("agent.eta=0.9,high", "config.agent.eta=high is not a number"),
-        ("agent.eta=0.9,1.9", "config.agent.eta=1.9 is out of range"),
-        ("agent.eta=", "needs different values"),
-        ("agent.eta=0.9,0.9", "needs different values"),
+        ("agent.min_alignement=0.9", "--grid field=agent.min_alignement is unknown; did you mean agent.min_alignment?"),
+        ("agent.min_alignment=0.9,high", "config.agent.min_alignment=high is not a number"),
+        ("agent.min_alignment=0.9,1.9", "config.agent.min_alignment=1.9 is out of range"),
+        ("agent.min_alignment=", "needs different values"),
+        ("agent.min_alignment=0.9,0.9", "needs different values"),
         ("seed=1,2", "by flags of its own"),
         ("update_every=50,70", "config.total_steps=1000000 must be a multiple"),
     ],
@@ -113,18 +118,18 @@ def test_a_grid_that_cannot_be_is_refused(grid, message):
 
 def test_a_field_named_twice_is_refused():
     with pytest.raises(SettingError, match="twice"):
-        sweep_plan.parse_axes(DEVICE, ["agent.eta=0.9", "agent.eta=0.97"])
+        sweep_plan.parse_axes(DEVICE, ["agent.min_alignment=0.9", "agent.min_alignment=0.97"])
 
 
 def test_a_plan_survives_its_file_and_other_values_are_refused(tmp_path):
-    plan = units(DEVICE, "agent.hidden_sizes=64,64;32", "agent.eta=0.9,0.97")
+    plan = units(DEVICE, "agent.hidden_sizes=64,64;32", "agent.min_alignment=0.9,0.97")
     sweep_plan.write(plan, tmp_path)
     assert sweep_plan.read(tmp_path) == plan
     longer = dataclasses.replace(DEVICE, total_steps=2_000_000)
-    sweep_plan.write(units(longer, "agent.hidden_sizes=64,64;32", "agent.eta=0.9,0.97"), tmp_path)
+    sweep_plan.write(units(longer, "agent.hidden_sizes=64,64;32", "agent.min_alignment=0.9,0.97"), tmp_path)
     assert sweep_plan.read(tmp_path)[0].steps == 2_000_000
     with pytest.raises(SettingError, match="over other values or seeds"):
-        sweep_plan.write(units(DEVICE, "agent.hidden_sizes=64,64;32", "agent.eta=0.9,0.98"), tmp_path)
+        sweep_plan.write(units(DEVICE, "agent.hidden_sizes=64,64;32", "agent.min_alignment=0.9,0.98"), tmp_path)
     (tmp_path / sweep_plan.PLAN).write_text("[{")
     with pytest.raises(SettingError, match="holds no plan"):
         sweep_plan.read(tmp_path)
@@ -132,7 +137,7 @@ def test_a_plan_survives_its_file_and_other_values_are_refused(tmp_path):
 
 def test_the_report_counts_runs_that_were_stopped_and_leaves_them_out_of_the_means(tmp_path):
     config = dataclasses.replace(DEVICE, total_steps=100)
-    grid = ["agent.eta=0.9,0.97,0.99"]
+    grid = ["agent.min_alignment=0.9,0.97,0.99"]
     axes = sweep_plan.parse_axes(config, grid)
     plan = sweep_plan.units_of(config, sweep_plan.runs_of(axes, (0, 1)), lambda config, count: 6)
     (unit,) = plan
@@ -147,12 +152,12 @@ def test_the_report_counts_runs_that_were_stopped_and_leaves_them_out_of_the_mea
     assert "| 0.9 | 1 | 5.0 |" in text
     assert "| 0.99 | 2 | 8.0 |" in text
     assert text.splitlines()[-3:] == [
-        "stopped: run 1 (agent.eta=0.9, seed 1): q is gone; it is in no mean",
-        "stopped: run 2 (agent.eta=0.97, seed 0): q is gone; it is in no mean",
-        "stopped: run 3 (agent.eta=0.97, seed 1): q is gone; it is in no mean",
+        "stopped: run 1 (agent.min_alignment=0.9, seed 1): q is gone; it is in no mean",
+        "stopped: run 2 (agent.min_alignment=0.97, seed 0): q is gone; it is in no mean",
+        "stopped: run 3 (agent.min_alignment=0.97, seed 1): q is gone; it is in no mean",
     ]
     summary = list(csv.DictReader((tmp_path / "summary.csv").open()))
-    counts = [(row["agent.eta"], row["seeds"], row["stopped"]) for row in summary]
+    counts = [(row["agent.min_alignment"], row["seeds"], row["stopped"]) for row in summary]
     assert counts == [("0.9", "1", "1"), ("0.99", "2", "0"), ("0.97", "0", "2")]
 
 

@@ -84,7 +84,7 @@ def test_a_run_without_a_record_is_named(jobs, tmp_path):
 
 def test_an_accepted_step_below_eta_is_counted(tmp_path):
     variant = alignment_report.VARIANTS["preqn-sin"]
-    job = Job(variant._replace(overrides=(*variant.overrides, "agent.eta=0.995")), "hopper", 0, STEPS)
+    job = Job(variant._replace(overrides=(*variant.overrides, "agent.min_alignment=0.995")), "hopper", 0, STEPS)
     make_run(tmp_path, job, *RUNS["preqn-sin"])
     assert (
         "| preqn-sin | hopper | 1 | 4000 | 0.7450 |  | 0.990000 | 1.0000 | 2000 | 0.500000 |"
@@ -164,8 +164,8 @@ def test_a_folder_without_stored_runs_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("name", "field", "value"),
     [
-        ("preqn-relu-step0.03", "critic_step_size", 0.03),
-        ("preqn-relu-step0.01", "critic_step_size", 0.01),
+        ("preqn-relu-step0.03", "step_size", 0.03),
+        ("preqn-relu-step0.01", "step_size", 0.01),
         ("td3-sin-polyak0.98", "polyak", 0.98),
         ("td3-sin-polyak0.95", "polyak", 0.95),
     ],

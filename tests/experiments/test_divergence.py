@@ -22,14 +22,14 @@ def expected_q(problem, method, updates):
     for _ in range(updates):
         aim = target if METHODS[method].has_target else weights
         delta = gamma * features[-1] @ aim - features @ weights  # every state leads to the last
-        if METHODS[method].eta is None:
+        if METHODS[method].min_alignment is None:
             direction = features.T @ delta / len(features)
         else:
             gram = features @ features.T
             damped = gram + 1e-4 * np.trace(gram) / len(gram) * np.eye(len(gram))
             z = np.linalg.solve(damped, delta)
             cosine = gram @ z @ delta / np.linalg.norm(gram @ z) / np.linalg.norm(delta)
-            direction = features.T @ z if cosine >= METHODS[method].eta else 0.0
+            direction = features.T @ z if cosine >= METHODS[method].min_alignment else 0.0
         weights = weights + 0.1 * direction
         target = target + 0.005 * (weights - target)
     return np.abs(features @ weights).max()

@@ -32,7 +32,7 @@ time.sleep(0.1)
 (folder / name / "metrics.csv").write_text("step,seed,return_mean\\n" + "\\n".join(rows) + "\\n")
 """
 LEVELS = {"a": 10, "b": 1000}
-A, B = Variant("a", "preqn"), Variant("b", "preqn", ("agent.eta=0.9",))
+A, B = Variant("a", "preqn"), Variant("b", "preqn", ("agent.min_alignment=0.9",))
 
 
 @pytest.fixture(autouse=True)
@@ -53,14 +53,14 @@ def test_a_job_is_one_run_of_the_command_line():
     command = Job(B, "hopper", 3, 1000)
     assert command.name == "b_hopper_seed3"
     config = command.config()
-    assert (config.env.id, config.seed, config.total_steps, config.agent.eta) == ("Hopper-v5", 3, 1000, 0.9)
+    assert (config.env.id, config.seed, config.total_steps, config.agent.min_alignment) == ("Hopper-v5", 3, 1000, 0.9)
 
 
 def test_an_impossible_override_is_refused_before_anything_runs():
-    with pytest.raises(SettingError, match=r"agent\.eta"):
+    with pytest.raises(SettingError, match=r"agent\.min_alignment"):
         Job(Variant("x", "preqn", ("agent.eat=0.9",)), "hopper", 0, 1000).config()
     with pytest.raises(SettingError, match="out of range"):
-        Job(Variant("x", "preqn", ("agent.eta=1.9",)), "hopper", 0, 1000).config()
+        Job(Variant("x", "preqn", ("agent.min_alignment=1.9",)), "hopper", 0, 1000).config()
     for reserved in ("env.id=Ant-v4", "seed=1", "num_seeds=2", "total_steps=50", "algorithm=td3"):
         with pytest.raises(SettingError, match=reserved.partition("=")[0]):
             Job(Variant("x", "preqn", (reserved,)), "hopper", 0, 1000).config()
@@ -139,7 +139,7 @@ def test_a_run_of_other_settings_is_no_result_of_this_suite(tmp_path):
     workdir.claim(tmp_path / job.name, job.config()).close()
     suite.check_jobs([job, Job(A, "hopper", 1, 500)], tmp_path)
     suite.check_jobs([job._replace(steps=1000)], tmp_path)  # longer is fine
-    with pytest.raises(SettingError, match=r"config\.agent\.eta=0\.97, not 0\.9; choose another --out"):
+    with pytest.raises(SettingError, match=r"config\.agent\.min_alignment=0\.97, not 0\.9; choose another --out"):
         suite.check_jobs([job._replace(variant=B._replace(name="a"))], tmp_path)
     (tmp_path / job.name / "config.json").unlink()
     (tmp_path / job.name / "metrics.csv").write_text("")

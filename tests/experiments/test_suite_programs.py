@@ -52,12 +52,12 @@ def test_benchmark_reports_its_preset_beside_published_returns(tmp_path):
 
 ABLATIONS = {
     "paper": (),
-    "step0.03": ("agent.critic_step_size=0.03",),
-    "step0.01": ("agent.critic_step_size=0.01",),
+    "step0.03": ("agent.step_size=0.03",),
+    "step0.01": ("agent.step_size=0.01",),
     "aligned": ("agent.solver=aligned",),
     "lstsq": ("agent.solver=lstsq",),
-    "eta0.9": ("agent.eta=0.9",),
-    "eta0.99": ("agent.eta=0.99",),
+    "eta0.9": ("agent.min_alignment=0.9",),
+    "eta0.99": ("agent.min_alignment=0.99",),
     "actor1e-4": ("agent.actor_learning_rate=0.0001",),
     "tanh": ("agent.activation=tanh",),
     "torch_default": ("agent.kernel_init=torch_default",),
@@ -94,7 +94,7 @@ def test_alignment_reads_every_update(tmp_path):
     arguments = ("--variants=preqn-sin", "--envs=hopper", "--seeds=0", f"--steps={STEPS}", "--out=out")
     code, output, errors = execute("alignment", *arguments, cwd=tmp_path)
     assert code == 0, errors
-    assert "| preqn-sin | hopper | 1 | 1 | 0.9800 | 0.980000 | 0.0000 | 0 | 1.000000 |" in output
+    assert "| preqn-sin | hopper | 1 | 1 | 0.9800 |  | 0.980000 | 0.0000 | 0 | 1.000000 |" in output
 
 
 @pytest.mark.parametrize(

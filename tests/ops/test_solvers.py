@@ -183,7 +183,7 @@ def test_degenerate_problems_have_a_finite_solution(name, gram, td_error):
 
 
 @each_solver
-# 0.98 is above the paper's eta but below aligned's target. The larger a kernel, the larger is the rounding in place
+# 0.98 is above the paper's eta but below aligned's. The larger a kernel, the larger is the rounding in place
 # of its zero eigenvalues.
 @pytest.mark.parametrize(("n", "reachable"), [(B, 0.6), (B, 0.98), (B, 0.995), (256, 0.98)])
 def test_a_singular_kernel_is_aligned_about_as_far_as_it_can_be(name, n, reachable):

@@ -210,9 +210,9 @@ def test_a_stop_before_an_evaluation_leaves_it_to_the_run_that_goes_on():
 
 def test_a_member_is_bit_for_bit_what_it_is_alone():
     members = [
-        Member(3, {"critic_step_size": 0.1, "eta": 0.9}),
-        Member(3, {"critic_step_size": 0.03, "gamma": 0.4, "actor_learning_rate": 1e-2}),
-        Member(4, {"solver_damping": 1e-3, "max_backtracks": 3, "exploration_noise": 0.3}),
+        Member(3, {"step_size": 0.1, "min_alignment": 0.9}),
+        Member(3, {"step_size": 0.03, "gamma": 0.4, "actor_learning_rate": 1e-2}),
+        Member(4, {"damping": 1e-3, "max_backtracks": 3, "exploration_noise": 0.3}),
     ]
     together = trained(config("action", total_steps=400), members=members)[1].rows
     for number in (1, 2):
@@ -274,7 +274,7 @@ def test_an_environment_that_is_not_finite_from_its_reset_on_stops_its_member():
 
 
 def test_devices_share_the_members_between_them():
-    members = [Member(seed, {"critic_step_size": size}) for seed in (0, 1) for size in (0.1, 0.03)]
+    members = [Member(seed, {"step_size": size}) for seed in (0, 1) for size in (0.1, 0.03)]
     one, spread = (trained(config("action"), members=members, devices=jax.devices()[:count])[1:3] for count in (1, 4))
     for ours, theirs in zip(spread[0].rows, one[0].rows, strict=True):
         for name in ours:
@@ -285,7 +285,7 @@ def test_devices_share_the_members_between_them():
 
 
 def test_members_all_at_once_as_on_an_accelerator_equal_one_after_the_other(monkeypatch):
-    members = [Member(0, {"critic_step_size": 0.1, "eta": 0.9}), Member(1, {"critic_step_size": 0.03, "gamma": 0.4})]
+    members = [Member(0, {"step_size": 0.1, "min_alignment": 0.9}), Member(1, {"step_size": 0.03, "gamma": 0.4})]
     configuration = config("action", diagnose_every=50)
     one_by_one = trained(configuration, members=members)[1].rows
     monkeypatch.setattr("preqn_jax.training.device.over_members", lambda function, *given: jax.vmap(function)(*given))

@@ -554,7 +554,7 @@ def test_a_stall_is_told_once_with_its_remedy():
 
 
 def test_a_stall_happens_with_a_solver_that_cuts_off_too_much():
-    agent = dataclasses.replace(AGENT, solver="lstsq", solver_rcond=0.5, eta=0.9999)
+    agent = dataclasses.replace(AGENT, solver="lstsq", rcond=0.5, min_alignment=0.9999)
     recorder = trained(config("Pendulum-v1", agent=agent, total_steps=1200, evaluate_every=1200))[1]
     (message,) = recorder.messages
     assert message.startswith("warning: under 10% of the critic steps were accepted in the last 1000 updates")

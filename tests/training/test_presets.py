@@ -24,8 +24,8 @@ def test_every_name_is_a_configuration_that_a_run_can_write_and_read(name):
 
 def test_tuned_names_differ_from_the_papers_where_they_say():
     tuned, paper = presets.get_config("preqn_tuned_halfcheetah"), presets.get_config("preqn_halfcheetah")
-    assert (tuned.agent.critic_step_size, paper.agent.critic_step_size) == (0.03, 0.1)
-    assert presets.override(paper, "agent.critic_step_size=0.03") == tuned
+    assert (tuned.agent.step_size, paper.agent.step_size) == (0.03, 0.1)
+    assert presets.override(paper, "agent.step_size=0.03") == tuned
 
 
 def test_small_tasks_have_a_short_schedule():
@@ -44,10 +44,35 @@ def test_unknown_names_are_refused(name):
         presets.get_config(name)
 
 
-@pytest.mark.parametrize("assignment", ["agent.etta=1", "agent=1", "", "agent.eta=high"])
+@pytest.mark.parametrize("assignment", ["agent.min_alignement=1", "agent=1", "", "agent.min_alignment=high"])
 def test_unknown_fields_and_values_are_refused(assignment):
     with pytest.raises(SettingError):
         presets.override(presets.get_config("preqn_ant"), assignment)
+
+
+RENAMED = {
+    "critic_step_size": "step_size",
+    "eta": "min_alignment",
+    "backtrack_decay": "decay",
+    "solver_damping": "damping",
+    "solver_rcond": "rcond",
+    "solver_target": "min_predicted_alignment",
+}
+
+
+@pytest.mark.parametrize("name", ["preqn_ant", "preqn_norm_ant", "preqn_dqn_cartpole"])
+def test_an_old_name_of_a_field_is_refused_with_the_new_one(name):
+    for old, new in RENAMED.items():
+        with pytest.raises(SettingError, match=f"^field=agent.{old} has been renamed; use agent.{new}$"):
+            presets.override(presets.get_config(name), f"agent.{old}=0.5")
+
+
+def test_a_record_by_old_names_can_be_read():
+    config = presets.override(presets.get_config("preqn_ant"), "agent.min_alignment=0.5")
+    record = json.loads(json.dumps(settings.to_dict(config)))
+    for old, new in RENAMED.items():
+        record["agent"][old] = record["agent"].pop(new)
+    assert presets.from_dict(record) == config
 
 
 def test_options_of_the_environment_are_kept_with_the_run_and_a_run_without_them_can_be_read():

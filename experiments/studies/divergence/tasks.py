@@ -28,21 +28,21 @@ class Method(NamedTuple):
     """How the critic is updated.
 
     Attributes:
-      eta: alignment that PreQN's linesearch asks for; None for a gradient step.
+      min_alignment: what PreQN's line search asks for; None for a gradient step.
       has_target: whether targets come from a target network.
     """
 
-    eta: float | None = None
+    min_alignment: float | None = None
     has_target: bool = False
 
 
 METHODS = {
     "q_learning": Method(),
     "target_network": Method(has_target=True),
-    "preqn": Method(eta=0.97),
+    "preqn": Method(min_alignment=0.97),
     # The linesearch takes whatever does not point away from the targets, which leaves damped natural-gradient
     # Q-learning (Lemma 4 of Achiam et al. 2019, with ridge).
-    "preqn_any_step": Method(eta=1e-6),
+    "preqn_any_step": Method(min_alignment=1e-6),
 }
 
 
@@ -134,8 +134,8 @@ def _target(task: Task, state: State, batch: Transition) -> Array:
 def _update_critic(task: Task, method: Method, state: State, batch: Transition) -> tuple[Params, PreQNInfo | None]:
     """(new parameters, PreQN's info or None)."""
     inputs, target = task.inputs(batch), _target(task, state, batch)
-    if method.eta is not None:
-        linesearch = Linesearch(task.preqn_step_size, min_alignment=method.eta)
+    if method.min_alignment is not None:
+        linesearch = Linesearch(task.preqn_step_size, min_alignment=method.min_alignment)
         return preqn_update(task.critic, state.params, inputs, target, solver=solvers.ridge(), linesearch=linesearch)
     values, _, pullback = task.critic(state.params, inputs)
     direction = pullback((target - values) / values.size)

@@ -64,7 +64,7 @@ class Unit(NamedTuple):
 
 
 def parse_axes(config: Config, texts: Sequence[str]) -> list[Axis]:
-    """The axes that ``--grid agent.eta=0.9,0.97`` spells.
+    """The axes that ``--grid agent.min_alignment=0.9,0.97`` spells.
 
     Raises:
       SettingError: for an unknown field, with the nearest that exists, or a value that it cannot have.
@@ -79,7 +79,7 @@ def parse_axes(config: Config, texts: Sequence[str]) -> list[Axis]:
         separator = ";" if isinstance(field.value, tuple) or ";" in values else ","
         axis = Axis(path, tuple(settings.parse(field, value) for value in values.split(separator) if value))
         if not axis.values or len(set(axis.values)) < len(axis.values):
-            raise SettingError(f"--grid {text} needs different values, --grid agent.eta=0.9,0.97 for example")
+            raise SettingError(f"--grid {text} needs different values, --grid agent.min_alignment=0.9,0.97 for example")
         axes.append(axis)
     if len({axis.path for axis in axes}) < len(axes):
         raise SettingError("--grid names a field twice; give all its values at once")
