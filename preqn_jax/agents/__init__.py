@@ -1,4 +1,4 @@
-"""Agents by name: each a configuration class and what makes an Agent of it."""
+"""The agents by name, each with its configuration class and its constructor."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from preqn_jax.agents.base import Agent
 
 
 class AgentEntry(NamedTuple):
-    """An agent's parts.
+    """An entry of :data:`AGENTS`.
 
     Attributes:
-      config: what makes a configuration dataclass.
+      config: function without arguments that returns the default configuration, a dataclass.
       make: (config, observation_size, action_size) -> Agent.
-      discrete: whether its actions are one-hot ``[..., A]``, one of A, rather than any in [-1, 1].
+      discrete: True for discrete actions, one-hot vectors ``[..., A]``; False for continuous actions in [-1, 1].
     """
 
     config: Callable[..., Any]

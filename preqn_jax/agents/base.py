@@ -1,4 +1,4 @@
-"""What an agent is to the training loop."""
+"""The interface between an agent and the training loop."""
 
 from __future__ import annotations
 
@@ -26,26 +26,28 @@ def _all_rows(batch_size: int) -> int:
 
 
 class Agent(NamedTuple):
-    """Pure functions for one learner; the caller jits and vmaps. Actions are in [-1, 1], discrete ones one-hot.
+    """An agent: pure functions of one learner, which the caller jits and vmaps.
+
+    Continuous actions are in [-1, 1], discrete actions are one-hot vectors.
 
     Attributes:
       init: key -> state.
       act: (state, observation [..., O]) -> deterministic action [..., A].
       explore: (state, observation [..., O], key) -> action [..., A] with exploration noise.
-      update: (state, transitions [B, ...], key) -> (state, scalars by name); one gradient step.
-      q_fn: (critic's parameters, (observation [B, O], action [B, A])) -> Q [B].
-      critic: state -> parameters of the critic, of the first where there are two.
-      td_error: (state, transitions [B, ...], key) -> [B], target minus Q of that critic, as ``update`` with the same
-        arguments takes it.
-      operator: (kernel [B, B], the update's scalars) -> (K, rho [B], alpha), with which the update is about
-        Q' = Q + alpha K D_rho delta; Adam counts as plain gradient descent. The analysis of Achiam et al. (2019)
-        omits target networks: for an agent that has them, delta is the error to its own targets, not T* Q - Q.
-      gamma: the discount factor per step.
-      observe: (state, observations [N, O] newly collected) -> state; called once an iteration, before the updates.
-        It is where running statistics of observations change; everywhere else they are constants.
-      preprocess: (state, observation [..., O]) -> observation [..., O] as ``q_fn`` takes it. All other functions take
-        observations as the environment gives them.
-      critic_rows: B -> how many rows of a minibatch, the first ones, that critic is trained on.
+      update: (state, transitions [B, ...], key) -> (state, metrics by name); one gradient step.
+      q_fn: (critic parameters, (observation [B, O], action [B, A])) -> Q [B].
+      critic: state -> parameters of the critic; of the first critic if there are several.
+      td_error: (state, transitions [B, ...], key) -> TD errors [B], target minus Q of that critic; equal to those that
+        ``update`` computes from the same arguments.
+      operator: (kernel [B, B], metrics of the update) -> (K, rho [B], alpha), such that the update is approximately
+        Q' = Q + alpha K D_rho delta; Adam is treated as plain gradient descent. The analysis of Achiam et al. (2019)
+        omits target networks: for an agent with target networks, delta is the error to its own targets, not T* Q - Q.
+      gamma: discount factor per step.
+      observe: (state, newly collected observations [N, O]) -> state; called once per iteration, before the updates.
+        Running statistics of observations change only here; all other functions treat them as constants.
+      preprocess: (state, observation [..., O]) -> observation [..., O] in the form that ``q_fn`` expects. All other
+        functions expect observations as the environment returns them.
+      critic_rows: B -> number of leading rows of a minibatch that the critic is trained on.
     """
 
     init: Callable[[Array], AgentState]

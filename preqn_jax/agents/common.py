@@ -1,4 +1,4 @@
-"""What several agents do alike: exploration noise, steps of Adam on critic and actor, target networks."""
+"""Code shared by several agents: exploration noise, Adam steps of critic and actor, target networks."""
 
 from __future__ import annotations
 
@@ -22,74 +22,81 @@ Loss = Callable[[Params], tuple[Array, Scalars]]
 
 @dataclasses.dataclass(frozen=True)
 class AgentConfig:
-    """Hyperparameters of every agent."""
+    """Hyperparameters of all agents."""
 
     hidden_sizes: tuple[int, ...] = setting(
-        (256, 256), "width of each hidden layer of critic, and actor if any [units]", interval="[1, inf)"
+        (256, 256), "widths of the hidden layers of the critic, and of the actor if any [units]", interval="[1, inf)"
     )
-    kernel_init: str = setting("glorot_uniform", "initial kernels of critic, and actor if any", choices=KERNEL_INITS)
+    kernel_init: str = setting(
+        "glorot_uniform", "initializer of the weights of the critic, and of the actor if any", choices=KERNEL_INITS
+    )
     critic_layer_norm: str = setting(
-        "none", "LayerNorm before each hidden activation of the critic, without or with learned scale and bias",
+        "none", "LayerNorm before each hidden activation of the critic: none, without (fixed) or with (learned) a "
+        "learned scale and bias",
         choices=LAYER_NORMS,
     )  # fmt: skip
     normalize_observations: bool = setting(
-        False, "whether networks see observations less their running mean, over their running scale"
+        False, "whether to normalize observations: subtract their running mean, divide by their running scale"
     )
     observation_moment: float = setting(
         2.0,
-        "p of that scale, (E |x - mean|^p / E |z|^p)^(1/p) with a standard normal z; 2: the standard deviation",
+        "p in the running scale (E |x - mean|^p / E |z|^p)^(1/p), z standard normal; 2 gives the standard deviation",
         interval="[1, 64]",
     )
     observation_floor: float = setting(
-        0.01, "smallest scale that an observation is divided by [observation]", interval="(0, inf)"
+        0.01, "lower bound on the running scale [units of the observation]", interval="(0, inf)"
     )
     observation_power: float = setting(
-        1.0, "power of the scale that observations are divided by; 1 standardizes, 0 only centres", interval="[0, 1]"
+        1.0, "exponent of the scale that observations are divided by; 1 standardizes, 0 only centers", interval="[0, 1]"
     )
     observation_clip: float = setting(
-        10.0, "bound on the deviations of normalized observations [scale]", interval="(0, inf)"
+        10.0, "normalized observations are clipped to +- this [running scale]", interval="(0, inf)"
     )
     gamma: float = setting(0.99, "discount factor [per step]", interval="[0, 1]")
 
 
 @dataclasses.dataclass(frozen=True)
 class ActorCriticConfig(AgentConfig):
-    """Besides, of every agent with an actor."""
+    """Additional hyperparameters of agents with an actor."""
 
-    actor_learning_rate: float = setting(1e-3, "the actor's Adam step size", interval="(0, inf)")
+    actor_learning_rate: float = setting(1e-3, "Adam step size of the actor", interval="(0, inf)")
     actor_layer_norm: str = setting("none", "LayerNorm before each hidden activation of the actor", choices=LAYER_NORMS)
 
 
 @dataclasses.dataclass(frozen=True)
 class BaselineConfig(AgentConfig):
-    """Besides, of every agent that trains its critics with Adam towards target networks."""
+    """Additional hyperparameters of agents that train critics with Adam and target networks."""
 
-    activation: str = setting("relu", "activation of critic, and actor if any", choices=ACTIVATIONS)
-    critic_learning_rate: float = setting(1e-3, "the critic's Adam step size", interval="(0, inf)")
-    polyak: float = setting(0.995, "share of itself that a target network keeps in an update", interval="[0, 1)")
+    activation: str = setting("relu", "activation function of the critic, and of the actor if any", choices=ACTIVATIONS)
+    critic_learning_rate: float = setting(1e-3, "Adam step size of the critic", interval="(0, inf)")
+    polyak: float = setting(
+        0.995,
+        "decay of the target networks: target = polyak * target + (1 - polyak) * online, after each update",
+        interval="[0, 1)",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class NoiseConfig:
-    """Besides, of every agent with a deterministic policy."""
+    """Additional hyperparameters of agents with a deterministic policy."""
 
     exploration_noise: float = setting(
-        0.1, "standard deviation of the Gaussian added to actions in [-1, 1]", interval="[0, inf)"
+        0.1, "standard deviation of the Gaussian exploration noise on actions in [-1, 1]", interval="[0, inf)"
     )
 
 
 def make_critic(config: Any) -> Critic:
-    """The critic Q(s, a) that a configuration of an agent describes."""
+    """Creates the critic Q(s, a) for an agent's configuration."""
     return Critic(config.hidden_sizes, config.activation, config.kernel_init, config.critic_layer_norm)
 
 
 def make_actor(config: Any, action_size: int) -> Actor:
-    """The deterministic actor that a configuration of an agent describes."""
+    """Creates the deterministic actor for an agent's configuration."""
     return Actor(action_size, config.hidden_sizes, config.activation, config.kernel_init, config.actor_layer_norm)
 
 
 def make_gaussian_actor(config: Any, action_size: int) -> GaussianActor:
-    """The Gaussian actor that a configuration of an agent describes."""
+    """Creates the Gaussian actor for an agent's configuration."""
     sizes, norm = config.hidden_sizes, config.actor_layer_norm
     return GaussianActor(action_size, sizes, config.activation, config.kernel_init, norm)
 
@@ -97,25 +104,29 @@ def make_gaussian_actor(config: Any, action_size: int) -> GaussianActor:
 def descend(
     optimizer: optax.GradientTransformation, loss: Loss, params: Params, state: optax.OptState
 ) -> tuple[Params, optax.OptState, Scalars]:
-    """One gradient step on ``loss``: params -> (loss, scalars to report); returns what changed, and the scalars."""
+    """One optimizer step on ``loss``, a function params -> (loss, metrics).
+
+    Returns:
+      The new parameters, the new optimizer state, and the metrics.
+    """
     gradient, scalars = jax.grad(loss, has_aux=True)(params)
     updates, state = optimizer.update(gradient, state, params)
     return optax.apply_updates(params, updates), state, scalars
 
 
 def polyak(target: Params, params: Params, rate: float) -> Params:
-    """rate target + (1 - rate) params: target networks that follow slowly."""
+    """Polyak averaging for target networks: rate * target + (1 - rate) * params."""
     return optax.incremental_update(params, target, 1.0 - rate)
 
 
 def add_noise(action: Array, key: Array, deviation: float, bound: float = jnp.inf) -> Array:
-    """The action with Gaussian noise added, itself clipped to +-bound, and clipped back into [-1, 1]."""
+    """Adds Gaussian noise, clipped to +-bound, to the action and clips the result to [-1, 1]."""
     noise = jnp.clip(deviation * jax.random.normal(key, action.shape), -bound, bound)
     return jnp.clip(action + noise, -1.0, 1.0)
 
 
 def values_of(q_fn: QFunction, critics: Sequence[Params], inputs: tuple[Array, Array]) -> Array:
-    """Q_i(s, a) of N critics, ``[N, B]``. One by one: on CPU a batched matmul is no faster."""
+    """Q_i(s, a) of N critics, ``[N, B]``, evaluated one by one, since a batched matmul is no faster on CPU."""
     return jnp.stack([q_fn(params, inputs) for params in critics])
 
 
@@ -127,7 +138,7 @@ def squared_error(values: Array, target: Array) -> tuple[Array, Scalars]:
 
 
 def gradient_operator(step_size: float) -> Callable[[Array, Scalars], tuple[Array, Array, Array]]:
-    """``Agent.operator`` of gradient descent on the mean squared TD error: gradient -2 / B sum delta grad Q."""
+    """``Agent.operator`` of gradient descent on the mean squared TD error, with gradient -2 / B sum delta grad Q."""
 
     def operator(gram: Array, info: Scalars) -> tuple[Array, Array, Array]:
         del info
@@ -138,7 +149,7 @@ def gradient_operator(step_size: float) -> Callable[[Array, Scalars], tuple[Arra
 
 
 def climb(policy: QFunction, q_fn: QFunction, critic: Params, observation: Array) -> Loss:
-    """The deterministic policy gradient's loss, -mean Q(s, mu(s)), as function of the actor's parameters."""
+    """The actor loss of the deterministic policy gradient, -mean Q(s, mu(s)), as a function of the actor parameters."""
 
     def loss(actor: Params) -> tuple[Array, Scalars]:
         action = policy(actor, observation)

@@ -1,4 +1,4 @@
-"""DDPG (Lillicrap et al. 2016, Algorithm 1), and naive DDPG: the same without target networks."""
+"""DDPG (Lillicrap et al. 2016, Algorithm 1), and naive DDPG, which is DDPG without target networks."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from preqn_jax.types import Array, Params, Transition
 
 @dataclasses.dataclass(frozen=True)
 class DDPGConfig(common.NoiseConfig, common.BaselineConfig, common.ActorCriticConfig):
-    """Hyperparameters."""
+    """Hyperparameters of DDPG."""
 
-    target_network: bool = setting(True, "whether targets come from slowly following copies of critic and actor")
+    target_network: bool = setting(True, "whether targets are computed with target networks of critic and actor")
 
 
 class Networks(NamedTuple):
@@ -31,7 +31,7 @@ class Networks(NamedTuple):
 
 
 class DDPGState(NamedTuple):
-    """Critic and actor, their Adams, and their target copies, which naive DDPG has not."""
+    """Critic and actor, their optimizer states, and their target networks (None for naive DDPG)."""
 
     online: Networks
     critic_optimizer: optax.OptState
@@ -40,7 +40,7 @@ class DDPGState(NamedTuple):
 
 
 def make(config: DDPGConfig, observation_size: int, action_size: int) -> Agent:
-    """DDPG for observations ``[..., observation_size]`` and actions ``[..., action_size]`` in [-1, 1]."""
+    """Creates a DDPG agent for observations ``[..., observation_size]`` and actions ``[..., action_size]``."""
     critic, actor = common.make_critic(config), common.make_actor(config, action_size)
     q_fn, policy = ntk.module_q_fn(critic), ntk.module_q_fn(actor)
     critic_adam, actor_adam = optax.adam(config.critic_learning_rate), optax.adam(config.actor_learning_rate)

@@ -1,8 +1,8 @@
-"""Agents of discrete actions: DQN (Mnih et al. 2015) with and without target network, and PreQN in its place.
+"""Agents with discrete actions: DQN (Mnih et al. 2015) with and without a target network, and PreQN without an actor.
 
-An action is one of A, one-hot ``[..., A]``. PreQN without an actor is Eqs. 22-24 of Achiam et al. (2019) with the
-Q-learning target of their Eq. 3, y = r + gamma max_a Q(s', a); K is that of the outputs of the actions taken. Their
-Algorithm 1 is the variant with an actor.
+Actions are one-hot vectors ``[..., A]``. PreQN without an actor is Eqs. 22-24 of Achiam et al. (2019) with the
+Q-learning target of their Eq. 3, y = r + gamma max_a Q(s', a); the kernel K is that of the network outputs for the
+actions that were taken. Their Algorithm 1 is the variant with an actor.
 """
 
 from __future__ import annotations
@@ -26,36 +26,39 @@ from preqn_jax.types import Array, Params, Transition
 
 @dataclasses.dataclass(frozen=True)
 class EpsilonConfig(common.AgentConfig):
-    """Hyperparameters of every agent of discrete actions."""
+    """Hyperparameters of all agents with discrete actions."""
 
-    exploration_epsilon: float = setting(0.1, "share of exploring actions that are uniformly random", interval="[0, 1]")
+    exploration_epsilon: float = setting(
+        0.1, "epsilon of the epsilon-greedy exploration: probability of a uniformly random action", interval="[0, 1]"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class PreQNDQNConfig(preqn.CriticStepConfig, EpsilonConfig):
     """Hyperparameters of PreQN with discrete actions.
 
-    The paper has none. With its sin Q overshoots here, with tanh it does not (docs/results/cartpole).
+    The paper has no agent with discrete actions. With its sin activation Q overshoots here, with tanh it does not
+    (docs/results/cartpole).
     """
 
-    activation: str = setting("tanh", "activation of the critic", choices=ACTIVATIONS)
+    activation: str = setting("tanh", "activation function of the critic", choices=ACTIVATIONS)
 
 
 @dataclasses.dataclass(frozen=True)
 class DQNConfig(common.BaselineConfig, EpsilonConfig):
     """Hyperparameters of DQN."""
 
-    target_network: bool = setting(True, "whether targets come from a slowly following copy of the critic")
+    target_network: bool = setting(True, "whether targets are computed with a target network of the critic")
 
 
 class PreQNDQNState(NamedTuple):
-    """Parameters of the one critic. It has no optimizer and no target."""
+    """Parameters of the critic. There is no optimizer state and no target network."""
 
     critic: Params
 
 
 class DQNState(NamedTuple):
-    """The critic, its Adam, and its target copy, which naive DQN has not."""
+    """The critic, its optimizer state, and its target network (None for naive DQN)."""
 
     critic: Params
     optimizer: optax.OptState
@@ -63,7 +66,7 @@ class DQNState(NamedTuple):
 
 
 def make_preqn(config: PreQNDQNConfig, observation_size: int, action_size: int) -> Agent:
-    """PreQN for observations ``[..., observation_size]`` and one of ``action_size`` actions."""
+    """Creates a PreQN agent for observations ``[..., observation_size]`` and ``action_size`` discrete actions."""
     parts = _Parts(config, observation_size, action_size)
     step = preqn.make_critic_step(config, parts.critic)
 
@@ -80,7 +83,7 @@ def make_preqn(config: PreQNDQNConfig, observation_size: int, action_size: int) 
 
 
 def make(config: DQNConfig, observation_size: int, action_size: int) -> Agent:
-    """DQN for observations ``[..., observation_size]`` and one of ``action_size`` actions."""
+    """Creates a DQN agent for observations ``[..., observation_size]`` and ``action_size`` discrete actions."""
     parts = _Parts(config, observation_size, action_size)
     adam = optax.adam(config.critic_learning_rate)
 
@@ -106,7 +109,7 @@ def make(config: DQNConfig, observation_size: int, action_size: int) -> Agent:
 
 
 class _Parts:
-    """What both have: the critic, the greedy policy, its exploration, and the target max_a Q(s', a)."""
+    """Parts shared by both agents: critic, greedy policy, epsilon-greedy exploration, target max_a Q(s', a)."""
 
     def __init__(self, config: Any, observation_size: int, action_size: int):
         self.config, self.observation_size, self.action_size = config, observation_size, action_size
@@ -129,7 +132,7 @@ class _Parts:
     def agent(
         self, init: Callable[..., Any], update: Callable[..., Any], bootstrap: Callable[[Any], Params], operator: Any
     ) -> Agent:
-        """The whole agent; ``bootstrap`` gives the parameters that targets come from."""
+        """Creates the agent; ``bootstrap`` maps a state to the parameters with which targets are computed."""
 
         def act(state: Any, observation: Array) -> Array:
             best = jnp.argmax(self.all_values(state.critic, observation), axis=-1)

@@ -1,4 +1,4 @@
-"""What any agent's critic can be asked besides: the alignment of its updates, and how they go wrong."""
+"""Optional diagnostics for any agent's critic: update alignment and failure modes."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from preqn_jax.types import Array, Transition
 
 
 def with_alignment(agent: Agent) -> Agent:
-    """The agent, its updates reporting ``update_alignment`` and ``heldout_alignment`` besides.
+    """Adds the metrics ``update_alignment`` and ``heldout_alignment`` to the updates of an agent.
 
-    Both are cos(Q' - Q, y - Q), Q being the critic before the update, Q' after it and y the targets at that time
-    (Achiam et al. 2019, section 5.2, Figures 3 and 10-14): the first on the rows that the critic was trained on, the
-    second on as many others, which tells how much of the update is noise of its minibatch.
+    Both are cos(Q' - Q, y - Q), where Q is the critic before the update, Q' the critic after it, and y are the targets
+    before the update (Achiam et al. 2019, section 5.2, Figures 3 and 10-14). ``update_alignment`` is computed on the
+    rows that the critic was trained on, ``heldout_alignment`` on the same number of other rows; their difference shows
+    how much of the update is noise of its minibatch.
 
     Returns:
-      The agent. Its ``update`` takes 2 B transitions: it trains on the first B, the others are held out.
+      The agent. Its ``update`` takes 2 B transitions, trains on the first B, and holds out the others.
     """
 
     def update(state: AgentState, batch: Transition, key: Array) -> tuple[AgentState, dict[str, Array]]:
         size = batch.reward.shape[0] // 2
         trained, held_out = _rows(batch, 0, size), _rows(batch, size, 2 * size)
-        # The targets that a random target action gives are those of the update only for the same key and rows.
+        # Targets with random target actions equal those of the update only for the same key and the same rows.
         errors = [agent.td_error(state, part, key) for part in (trained, held_out)]
         values = lambda state, part: agent.q_fn(agent.critic(state), _inputs(agent, state, part))  # noqa: E731
         before = [values(state, part) for part in (trained, held_out)]
@@ -46,17 +47,17 @@ def _rows(batch: Transition, start: int, stop: int) -> Transition:
 
 
 def _inputs(agent: Agent, state: AgentState, batch: Transition) -> tuple[Array, Array]:
-    """Observations and actions as the critic takes them."""
+    """Observations and actions in the form that the critic expects."""
     return agent.preprocess(state, batch.observation), batch.action
 
 
 def diagnosis_of(agent: Agent) -> Callable[[AgentState, Transition, Array], dict[str, Array]]:
-    """(state, transitions [B, ...], key) -> scalars on the update that the agent would make now.
+    """Returns (state, transitions [B, ...], key) -> metrics, which analyzes the update that the agent would make now.
 
-    The critic's kernel (``diagnostics.row_ratio``, ``diagnostics.effective_rank``) and the four failure modes
-    (``diagnostics.FailureModes``), the linearization's judged by the change of parameters that the update really
-    made. It forms three kernels from per-example gradients: at B = 256, [256, 256] on a CPU core that takes half a
-    second, as long as fifty updates or more, and 146 MB.
+    The metrics describe the critic's kernel (``diagnostics.row_ratio``, ``diagnostics.effective_rank``) and the four
+    failure modes (``diagnostics.FailureModes``); the linearization error is computed for the actual change of the
+    parameters. Three kernels are formed from per-example gradients: for B = 256 and hidden layers [256, 256] this takes
+    half a second on a CPU core, as long as fifty updates or more, and 146 MB.
     """
     linearizer = ntk.per_example(agent.q_fn)
 

@@ -12,11 +12,11 @@ from preqn_jax.types import Array, Transition
 
 
 class Statistics(NamedTuple):
-    """Of all observations so far, entry by entry.
+    """Running statistics of all observations so far, for each entry of the observation vector.
 
     Attributes:
-      total: how many there were, [].
-      mean: ``[O]``.
+      total: number of observations, [].
+      mean: mean, ``[O]``.
       spread: (E |x - mean|^p)^(1/p) with the moment p of the configuration, ``[O]``; the standard deviation for p = 2.
     """
 
@@ -26,18 +26,18 @@ class Statistics(NamedTuple):
 
 
 def no_statistics(size: int) -> Statistics:
-    """Before the first observation."""
+    """The statistics before the first observation."""
     return Statistics(jnp.zeros(()), jnp.zeros(size), jnp.zeros(size))
 
 
 def include(statistics: Statistics, observations: Array, moment: float | Array) -> Statistics:
-    """The statistics with N more observations ``[N, O]``; deviations are from the mean of all up to these.
+    """Updates the statistics with N observations ``[N, O]``; deviations are measured from the updated mean.
 
-    Powers are taken of ratios to the largest deviation, so that no moment overflows, and averages are kept instead of
-    sums, so that float32 does for any number of observations.
+    Deviations are divided by the largest one before powers are taken, so that no moment overflows. Averages are stored
+    instead of sums, so that float32 is sufficient for any number of observations.
     """
     total = statistics.total + observations.shape[0]
-    share = observations.shape[0] / total  # of the new ones
+    share = observations.shape[0] / total  # share of the new observations
     mean = statistics.mean + share * (observations.mean(axis=0) - statistics.mean)
     deviations = jnp.abs(observations - jnp.broadcast_to(mean, observations.shape))
     largest = jnp.maximum(statistics.spread, deviations.max(axis=0))
@@ -55,14 +55,14 @@ def normalize(
     clip: float | Array,
     power: float | Array = 1.0,
 ) -> Array:
-    """(observation - mean) / max(scale, floor), clipped to +-clip; observation is ``[..., O]``.
+    """Normalizes observations ``[..., O]``: (observation - mean) / max(scale, floor), clipped to +-clip.
 
-    With a power below 1 the result is multiplied by max(scale, floor)^(1 - power), so that entries of a larger scale
-    keep a larger part: 1 standardizes, 0 only centres and clips.
+    The result is multiplied by max(scale, floor)^(1 - power). With power 1 the entries are standardized; with a smaller
+    power, entries with a larger scale remain larger; with power 0 the entries are only centered and clipped.
 
-    The scale is the spread over that of a standard normal variable, (E |z|^p)^(1/p): an entry that is normally
-    distributed gets unit variance whatever p is. The larger p, the less is an entry magnified that is nearly always at
-    rest and moves rarely but far, as contact forces do. Before the first observation nothing is changed.
+    The scale is the spread divided by that of a standard normal variable, (E |z|^p)^(1/p), so a normally distributed
+    entry gets unit variance for any p. A larger p magnifies entries less that are almost always zero and rarely have
+    large values, such as contact forces. Before the first observation, the input is returned unchanged.
     """
     scale = jnp.maximum(statistics.spread / _normal_spread(moment), floor)
     scale = jnp.where(statistics.total > 0, scale, 1.0)
@@ -72,28 +72,28 @@ def normalize(
 
 
 def _normal_spread(moment: float | Array) -> Array:
-    """(E |z|^p)^(1/p) of a standard normal z: (2^(p/2) Gamma((p + 1) / 2) / sqrt(pi))^(1/p)."""
+    """(E |z|^p)^(1/p) for a standard normal z, equal to (2^(p/2) Gamma((p + 1) / 2) / sqrt(pi))^(1/p)."""
     p = jnp.asarray(moment, jnp.float32)
     log_moment = 0.5 * p * jnp.log(2.0) + jax.scipy.special.gammaln(0.5 * (p + 1.0)) - 0.5 * jnp.log(jnp.pi)
     return jnp.exp(log_moment / p)
 
 
 class NormalizedState(NamedTuple):
-    """An agent's state, and the statistics of the observations that it has met."""
+    """The state of an agent and the running statistics of its observations."""
 
     agent: AgentState
     statistics: Statistics
 
 
 def normalized(agent: Agent, config: Any, observation_size: int) -> Agent:
-    """The agent with observations normalized by running statistics, if its configuration says so.
+    """Wraps an agent so that observations are normalized by running statistics, if its configuration enables this.
 
-    The statistics are part of the state. They change in ``observe`` alone, so that an update's targets, kernel and
-    line search see one and the same normalization.
+    The statistics are part of the state and change only in ``observe``, so that targets, kernel and line search of an
+    update use the same normalization.
 
     Args:
-      agent: any agent that has no statistics of its own.
-      config: its :class:`~preqn_jax.agents.common.AgentConfig`.
+      agent: an agent without running statistics.
+      config: configuration of the agent, a :class:`~preqn_jax.agents.common.AgentConfig`.
       observation_size: O.
     """
     if not config.normalize_observations:

@@ -25,48 +25,60 @@ CriticStep = Callable[[Params, Inputs, Array], tuple[Params, dict[str, Array]]]
 
 @dataclasses.dataclass(frozen=True)
 class CriticStepConfig:
-    """Hyperparameters of the critic's step.
+    """Hyperparameters of the critic update.
 
-    The step size and the alignment are those of the paper's Appendix B, sin is that of its section 5.2. The solver, the
-    decay and the number of backtracks are ours: the paper solves by least squares, and states neither of the others.
+    The step size and the minimum alignment are those of the paper's Appendix B, the sin activation is that of its
+    section 5.2. The solver, the decay and the number of backtracks are choices of this library: the paper uses least
+    squares, and states neither of the other two.
     """
 
-    activation: str = setting("sin", "activation of critic, and actor if any", choices=ACTIVATIONS)
+    activation: str = setting("sin", "activation function of the critic, and of the actor if any", choices=ACTIVATIONS)
     step_size: float = setting(
         0.1,
-        "first and largest step size of the line search, the paper's alpha",
+        "initial (largest) step size of the line search, alpha in the paper",
         interval="(0, inf)",
         formerly="critic_step_size",
     )
     min_alignment: float = setting(
         0.97,
-        "cosine cos(Q' - Q, delta) that a critic step must reach, the paper's eta",
+        "minimum cos(Q' - Q, delta) for a critic step to be accepted, eta in the paper",
         interval="(0, 1]",
         formerly="eta",
     )
     decay: float = setting(
-        0.8, "factor between step sizes of the line search", interval="(0, 1)", formerly="backtrack_decay"
+        0.8, "factor by which a backtrack reduces the step size", interval="(0, 1)", formerly="backtrack_decay"
     )
-    max_backtracks: int = setting(20, "backtracks after which a critic step is rejected", interval="[0, inf)")
-    linearizer: str = setting("dense", "how the kernel is formed: layer by layer, or by vmap(grad)",
+    max_backtracks: int = setting(20, "number of backtracks after which a critic step is rejected", interval="[0, inf)")
+    linearizer: str = setting("dense", "how the kernel is computed: layer by layer (dense) or by vmap(grad)",
                               choices=("dense", "per_example"))  # fmt: skip
-    solver: str = setting("ridge", "how K Z = delta is solved", choices=solvers.SOLVERS)
-    damping: float = setting(1e-4, "for ridge [mean of K's diagonal]", interval="(0, inf)", formerly="solver_damping")
+    solver: str = setting("ridge", "linear solver for K z = delta", choices=solvers.SOLVERS)
+    damping: float = setting(
+        1e-4, "damping of the ridge solver [mean of K's diagonal]", interval="(0, inf)", formerly="solver_damping"
+    )
     rcond: float = setting(
-        1e-7, "for lstsq and eigh: cut-off [largest singular value]", interval="[0, 1)", formerly="solver_rcond"
+        1e-7,
+        "singular value cut-off of the lstsq and eigh solvers [largest singular value]",
+        interval="[0, 1)",
+        formerly="solver_rcond",
     )
     min_predicted_alignment: float = setting(
-        0.985, "for aligned: cos(K z, delta) that its ridge must keep", interval="(0, 1)", formerly="solver_target"
+        0.985,
+        "minimum predicted alignment cos(K z, delta) of the aligned solver",
+        interval="(0, 1)",
+        formerly="solver_target",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class PreQNConfig(CriticStepConfig, common.NoiseConfig, common.ActorCriticConfig):
-    """Hyperparameters; the defaults are the paper's Appendix B where it states them."""
+    """Hyperparameters of PreQN; the defaults are those of the paper's Appendix B, where it states a value."""
 
 
 class PreQNState(NamedTuple):
-    """Parameters of one critic and one actor, and the actor's Adam. The critic has no optimizer and no target."""
+    """Parameters of critic and actor, and the actor's optimizer state.
+
+    The critic has no optimizer state and no target network.
+    """
 
     critic: Params
     actor: Params
@@ -74,7 +86,7 @@ class PreQNState(NamedTuple):
 
 
 def make(config: PreQNConfig, observation_size: int, action_size: int) -> Agent:
-    """PreQN for observations ``[..., observation_size]`` and actions ``[..., action_size]`` in [-1, 1]."""
+    """Creates a PreQN agent for observations ``[..., observation_size]`` and actions ``[..., action_size]``."""
     critic, actor = common.make_critic(config), common.make_actor(config, action_size)
     q_fn, policy = ntk.module_q_fn(critic), ntk.module_q_fn(actor)
     critic_step = make_critic_step(config, critic)
@@ -108,7 +120,7 @@ def make(config: PreQNConfig, observation_size: int, action_size: int) -> Agent:
     def update(state: PreQNState, batch: Transition, key: Array) -> tuple[PreQNState, dict[str, Array]]:
         del key  # nothing in PreQN's update is random
         critic_params, critic_info = critic_step(state.critic, (batch.observation, batch.action), target(state, batch))
-        # Algorithm 1, line 14: the actor climbs the critic that this very step has improved.
+        # Algorithm 1, line 14: the actor is updated with the new critic.
         state, actor_info = update_actor(state._replace(critic=critic_params), batch.observation)
         return state, {**critic_info, **actor_info}
 
@@ -118,7 +130,7 @@ def make(config: PreQNConfig, observation_size: int, action_size: int) -> Agent:
 
 
 def make_critic_step(config: CriticStepConfig, critic: nn.Module) -> CriticStep:
-    """(parameters, inputs [B, ...], targets [B]) -> (parameters, scalars): PreQN's step as configured."""
+    """Returns (parameters, inputs [B, ...], targets [B]) -> (parameters, metrics), the configured PreQN update."""
     q = ntk.dense(critic) if config.linearizer == "dense" else ntk.per_example(ntk.module_q_fn(critic))
     solver = make_solver(config)
     linesearch = Linesearch(config.step_size, config.min_alignment, config.decay, config.max_backtracks)
@@ -131,14 +143,14 @@ def make_critic_step(config: CriticStepConfig, critic: nn.Module) -> CriticStep:
 
 
 def scalars_of(info: PreQNInfo) -> dict[str, Array]:
-    """What an agent reports of an update; without the status, of whose code the mean over updates says nothing."""
+    """The metrics of an update. The status is omitted, since the mean of status codes over updates has no meaning."""
     scalars = {**info.solve._asdict(), **info.search._asdict(), "q": info.q, "td_error": info.td_error}
     del scalars["status"]
     return {**scalars, "accepted": info.accepted}
 
 
 def make_operator(config: CriticStepConfig) -> Callable[[Array, dict[str, Array]], tuple[Array, Array, Array]]:
-    """``Agent.operator`` of that step."""
+    """``Agent.operator`` for the PreQN update."""
     rcond = solvers.cut_off(make_solver(config))
 
     def operator(gram: Array, info: dict[str, Array]) -> tuple[Array, Array, Array]:
@@ -149,7 +161,7 @@ def make_operator(config: CriticStepConfig) -> Callable[[Array, dict[str, Array]
 
 
 def make_solver(config: CriticStepConfig) -> solvers.Solver:
-    """The solver that a configuration names, with its parameter."""
+    """Creates the configured solver with its parameter."""
     parameter = {
         "lstsq": config.rcond,
         "ridge": config.damping,

@@ -1,12 +1,13 @@
-"""PreQN with normalized networks and two critics that share a minibatch: an agent without target networks.
+"""PreQN with normalized networks and two critics that share a minibatch, without target networks.
 
-It changes the agent of Achiam et al. (2019) around the update, not the update itself (docs/agent.md):
+The update is that of Achiam et al. (2019); the agent around it differs in three ways (docs/agent.md):
 
-* LayerNorm before each hidden activation of the critics, and relu in place of sin;
-* two critics, each updated by PreQN's step on its own half of the minibatch, towards one target that is made of both;
-* observations divided by running statistics.
+* the critics have LayerNorm before each hidden activation, and relu instead of sin;
+* there are two critics, each updated by PreQN on its own half of the minibatch, towards a common target that combines
+  both;
+* observations are normalized by running statistics.
 
-With every option at the value that :class:`~preqn_jax.agents.preqn.PreQNConfig` has, it is that agent bit for bit.
+If every option has the value of :class:`~preqn_jax.agents.preqn.PreQNConfig`, the agent is bitwise equal to PreQN.
 """
 
 from __future__ import annotations
@@ -31,51 +32,57 @@ from preqn_jax.types import Array, Inputs, Params, Transition
 
 @dataclasses.dataclass(frozen=True)
 class PreQNNormConfig(soft.TemperatureConfig, preqn.PreQNConfig):
-    """Hyperparameters; one setting for all tasks."""
+    """Hyperparameters of preqn_norm; the defaults are the same for all tasks."""
 
-    activation: str = setting("relu", "activation of critics and actor", choices=ACTIVATIONS)
+    activation: str = setting("relu", "activation function of critics and actor", choices=ACTIVATIONS)
     critic_layer_norm: str = setting(
         "fixed", "LayerNorm before each hidden activation of the critics", choices=LAYER_NORMS
     )
     normalize_observations: bool = setting(
-        True, "whether networks see observations less their running mean, over their running scale"
+        True, "whether to normalize observations: subtract their running mean, divide by their running scale"
     )
-    observation_moment: float = setting(8.0, "p of that scale", interval="[1, 64]")
+    observation_moment: float = setting(
+        8.0, "p in the running scale (E |x - mean|^p / E |z|^p)^(1/p), z standard normal", interval="[1, 64]"
+    )
     num_critics: int = setting(
-        2, "critics that are trained, each from parameters of its own", interval="[1, inf)", structural=True
+        2, "number of critics, each with its own parameters", interval="[1, inf)", structural=True
     )
-    split_minibatch: bool = setting(True, "whether each critic is trained on a part of the minibatch of its own")
+    split_minibatch: bool = setting(True, "whether each critic is trained on its own part of the minibatch")
     target_pessimism: float = setting(
-        1.0, "how the target combines the critics: (1 - this) mean + this minimum", interval="[0, 1]"
+        1.0, "weight w of the minimum in the target, (1 - w) mean + w minimum of the critics", interval="[0, 1]"
     )
     target_noise: float = setting(
         0.0,
-        "standard deviation of the Gaussian added to target actions in [-1, 1]",
+        "standard deviation of the Gaussian noise on target actions in [-1, 1]",
         interval="[0, inf)",
         structural=True,  # no random numbers are drawn for 0
     )
-    target_noise_bound: float = setting(0.5, "to which that noise is clipped, plus or minus", interval="[0, inf)")
+    target_noise_bound: float = setting(0.5, "target noise is clipped to +- this", interval="[0, inf)")
     policy: str = setting(
-        "deterministic", "deterministic, or gaussian with SAC's entropy bonus", choices=("deterministic", "gaussian")
+        "deterministic",
+        "type of policy: deterministic, or gaussian with SAC's entropy bonus",
+        choices=("deterministic", "gaussian"),
     )
-    policy_delay: int = setting(1, "updates of the critics to one of the actor", interval="[1, inf)", structural=True)
+    policy_delay: int = setting(1, "number of critic updates per actor update", interval="[1, inf)", structural=True)
     critic_update: str = setting(
         "preqn",
-        "how critics are updated: by PreQN's step; as controls of what the kernel does, by step_size times the "
-        "mean of the steps that correct one row each (K replaced by its diagonal), or by Adam on the squared TD error",
+        "critic update: preqn; or, as controls for the effect of the kernel, diagonal (K replaced by its diagonal: "
+        "step_size times the mean of the steps that correct one row each) or adam (on the squared TD error)",
         choices=("preqn", "diagonal", "adam"),
     )
-    critic_learning_rate: float = setting(1e-3, "for adam: the critics' Adam step size", interval="(0, inf)")
+    critic_learning_rate: float = setting(
+        1e-3, "Adam step size of the critics, for critic_update=adam", interval="(0, inf)"
+    )
 
 
 class ActorPart(NamedTuple):
-    """All that changes only once in ``policy_delay`` updates.
+    """The part of the state that changes only once in ``policy_delay`` updates.
 
     Attributes:
-      params: of the actor.
-      optimizer: its Adam.
-      temperature: a learned one of a gaussian policy.
-      scalars: what the last actor step reported; the updates between two of them report it again.
+      params: parameters of the actor.
+      optimizer: optimizer state of the actor.
+      temperature: learned temperature of a Gaussian policy, None if there is none.
+      scalars: metrics of the last actor update; updates without an actor update report them again.
     """
 
     params: Params
@@ -85,7 +92,7 @@ class ActorPart(NamedTuple):
 
 
 class PreQNNormState(NamedTuple):
-    """Every critic's parameters and Adam (empty with PreQN's step), the actor, and the number of updates so far."""
+    """Parameters and optimizer state (empty for PreQN) of each critic, the actor, and the number of updates so far."""
 
     critics: tuple[Params, ...]
     critic_optimizers: tuple[Any, ...]
@@ -94,11 +101,11 @@ class PreQNNormState(NamedTuple):
 
 
 class CriticUpdate(NamedTuple):
-    """One critic's update, a pair of pure functions.
+    """The update of one critic, a pair of pure functions.
 
     Attributes:
-      init: parameters -> state of its optimizer.
-      apply: (parameters, state, inputs [B, ...], targets [B]) -> (parameters, state, scalars).
+      init: parameters -> optimizer state.
+      apply: (parameters, state, inputs [B, ...], targets [B]) -> (parameters, state, metrics).
     """
 
     init: Any
@@ -106,15 +113,15 @@ class CriticUpdate(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """What differs between a deterministic and a Gaussian policy; params are the actor's.
+    """The functions that differ between a deterministic and a Gaussian policy; ``params`` are the actor's parameters.
 
     Attributes:
       init: (key, observation) -> params.
       act: (params, observation) -> deterministic action.
       explore: (params, observation, key) -> action.
-      next_action: (params, observation, key) -> (action of the target, log-density or None).
-      loss: (critic's parameters, observation, temperature, key) -> loss of params.
-      scalars: names of what the loss reports.
+      next_action: (params, observation, key) -> (action for the target, log-density or None).
+      loss: (critic parameters, observation, temperature, key) -> loss function of params.
+      scalars: names of the metrics of the loss.
     """
 
     init: Any
@@ -126,7 +133,7 @@ class Policy(NamedTuple):
 
 
 def make(config: PreQNNormConfig, observation_size: int, action_size: int) -> Agent:
-    """The agent for observations ``[..., observation_size]`` and actions ``[..., action_size]`` in [-1, 1]."""
+    """Creates the agent for observations ``[..., observation_size]`` and actions ``[..., action_size]``."""
     critic = common.make_critic(config)
     q_fn = ntk.module_q_fn(critic)
     policy = (_deterministic if config.policy == "deterministic" else _gaussian)(config, action_size, q_fn)
@@ -182,7 +189,7 @@ def make(config: PreQNNormConfig, observation_size: int, action_size: int) -> Ag
         target_key, actor_key = _keys(key)
         y = target(state, batch, target_key)
         state, critic_info = update_critics(state, (batch.observation, batch.action), y)
-        # As in Algorithm 1 the actor climbs a critic that this very step has improved, the first.
+        # As in Algorithm 1, the actor is updated with a new critic, the first one.
         step = lambda actor: update_actor(actor, state.critics[0], batch.observation, actor_key)  # noqa: E731
         due = state.updates % config.policy_delay == 0
         actor = step(state.actor) if config.policy_delay == 1 else update_if(due, step, state.actor)
@@ -196,7 +203,7 @@ def make(config: PreQNNormConfig, observation_size: int, action_size: int) -> Ag
 
 
 def _keys(key: Array) -> Array:
-    """Of the target's randomness and of the actor's."""
+    """The PRNG keys for the target and for the actor update."""
     return jax.random.split(key)
 
 

@@ -1,4 +1,4 @@
-"""SAC, soft actor-critic (Haarnoja et al. 2018, arXiv 1801.01290 and 1812.05905), twin critics, no V.
+"""SAC, soft actor-critic (Haarnoja et al. 2018, arXiv 1801.01290 and 1812.05905), with two critics and no V function.
 
 The temperature is fixed, as in the first of the two papers, or learned, as in the second.
 """
@@ -20,11 +20,11 @@ from preqn_jax.types import Array, Params, Transition
 
 @dataclasses.dataclass(frozen=True)
 class SACConfig(soft.TemperatureConfig, common.BaselineConfig, common.ActorCriticConfig):
-    """Hyperparameters."""
+    """Hyperparameters of SAC."""
 
 
 class SACState(NamedTuple):
-    """Both critics, the actor, their Adams, slowly following copies of the critics, and a learned temperature."""
+    """Both critics, the actor, their optimizer states, target critics, and the learned temperature, None if fixed."""
 
     critics: tuple[Params, Params]
     actor: Params
@@ -35,7 +35,7 @@ class SACState(NamedTuple):
 
 
 def make(config: SACConfig, observation_size: int, action_size: int) -> Agent:
-    """SAC for observations ``[..., observation_size]`` and actions ``[..., action_size]`` in [-1, 1]."""
+    """Creates a SAC agent for observations ``[..., observation_size]`` and actions ``[..., action_size]``."""
     critic, policy = common.make_critic(config), soft.GaussianPolicy(config, action_size)
     q_fn = ntk.module_q_fn(critic)
     critic_adam, actor_adam = optax.adam(config.critic_learning_rate), optax.adam(config.actor_learning_rate)

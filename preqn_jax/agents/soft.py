@@ -1,4 +1,4 @@
-"""What agents with an entropy bonus share: the squashed Gaussian policy, and its temperature (Haarnoja et al. 2018)."""
+"""Code shared by agents with an entropy bonus: squashed Gaussian policy and temperature (Haarnoja et al. 2018)."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ class TemperatureConfig:
     """Hyperparameters of the entropy bonus."""
 
     temperature: float = setting(
-        0.1, "what a nat of entropy is worth, alpha, at the start if it is automatic [reward]", interval="[0, inf)"
+        0.1, "weight alpha of the entropy bonus, its initial value if automatic [reward per nat]", interval="[0, inf)"
     )
     automatic_temperature: bool = setting(
-        False, "whether the temperature is learned, so that the policy keeps the target entropy"
+        False, "whether the temperature is learned such that the policy has the target entropy"
     )
     target_entropy: float = setting(
-        -1.0, "for automatic_temperature: the entropy to keep [nats per action component]", interval="(-inf, inf)"
+        -1.0, "target entropy, for automatic_temperature [nats per action component]", interval="(-inf, inf)"
     )
     temperature_learning_rate: float = setting(
-        1e-3, "for automatic_temperature: Adam step size of its logarithm", interval="(0, inf)"
+        1e-3, "Adam step size of the log-temperature, for automatic_temperature", interval="(0, inf)"
     )
 
 
 class Temperature(NamedTuple):
-    """The logarithm of a learned temperature, [], and its Adam."""
+    """The logarithm of a learned temperature, [], and its optimizer state."""
 
     log_value: Array
     optimizer: optax.OptState
 
 
 class GaussianPolicy:
-    """tanh of a Gaussian whose mean and standard deviation are an actor's."""
+    """The policy tanh(x) with Gaussian x, whose mean and standard deviation are outputs of an actor network."""
 
     def __init__(self, config: Any, action_size: int):
         self.actor = common.make_gaussian_actor(config, action_size)
 
     def act(self, params: Params, observation: Array) -> Array:
-        """The deterministic action, tanh of the mean: ``[..., O]`` -> ``[..., A]``."""
+        """The deterministic action, tanh of the mean; ``[..., O]`` -> ``[..., A]``."""
         return jnp.tanh(self._distribution(params, observation)[0])
 
     def sample(self, params: Params, observation: Array, key: Array) -> tuple[Array, Array]:
@@ -67,14 +67,14 @@ def climb(
     observation: Array,
     key: Array,
 ) -> common.Loss:
-    """SAC's loss of an actor, mean of alpha log pi(a|s) - Q(s, a), as function of its parameters.
+    """SAC's actor loss, the mean of alpha log pi(a|s) - Q(s, a), as a function of the actor's parameters.
 
     Args:
-      policy: of the actor.
-      value: (observation, action) -> Q ``[B]``.
+      policy: the policy pi.
+      value: function (observation, action) -> Q ``[B]``.
       temperature: alpha.
-      observation: ``[B, O]``.
-      key: of the actions a.
+      observation: observations s, ``[B, O]``.
+      key: PRNG key for sampling the actions a.
     """
 
     def loss(params: Params) -> tuple[Array, common.Scalars]:
@@ -86,7 +86,7 @@ def climb(
 
 
 def init_temperature(config: TemperatureConfig) -> Temperature | None:
-    """The state of a learned temperature, None for a fixed one."""
+    """The initial state of a learned temperature; None for a fixed temperature."""
     if not config.automatic_temperature:
         return None
     log_value = jnp.log(jnp.maximum(jnp.asarray(config.temperature), 1e-8))
@@ -94,7 +94,7 @@ def init_temperature(config: TemperatureConfig) -> Temperature | None:
 
 
 def temperature_of(config: TemperatureConfig, state: Temperature | None) -> float | Array:
-    """alpha."""
+    """The temperature alpha."""
     return config.temperature if state is None else jnp.exp(state.log_value)
 
 
@@ -103,17 +103,16 @@ def update_temperature(
 ) -> tuple[Temperature | None, common.Scalars]:
     """One step of Adam on log(alpha) (entropy - target entropy), after Haarnoja et al. 2018, arXiv 1812.05905, Eq. 18.
 
-    The loss is in the logarithm of alpha in place of alpha, as most implementations have it, so that the step does not
-    shrink with alpha.
+    As in most implementations, the loss uses log(alpha) instead of alpha, so that the step does not shrink with alpha.
 
     Args:
-      config: of the temperature.
-      state: None for a fixed one.
-      entropy: of the policy, estimated on the minibatch [nats].
+      config: hyperparameters of the temperature.
+      state: state of the temperature; None if it is fixed.
+      entropy: entropy of the policy, estimated on the minibatch [nats].
       action_size: A.
 
     Returns:
-      The new state, and what to report of it: nothing for a fixed temperature.
+      The new state and the metrics, which are empty for a fixed temperature.
     """
     if state is None:
         return None, {}

@@ -19,13 +19,15 @@ from preqn_jax.types import Array, Params, Transition
 
 @dataclasses.dataclass(frozen=True)
 class TD3Config(common.NoiseConfig, common.BaselineConfig, common.ActorCriticConfig):
-    """Hyperparameters; what is TD3's own is as in Fujimoto et al. (2018)."""
+    """Hyperparameters of TD3; those that only TD3 has are as in Fujimoto et al. (2018)."""
 
     target_noise: float = setting(
-        0.2, "standard deviation of the Gaussian added to target actions in [-1, 1]", interval="[0, inf)"
+        0.2, "standard deviation of the Gaussian noise on target actions in [-1, 1]", interval="[0, inf)"
     )
-    target_noise_bound: float = setting(0.5, "to which that noise is clipped, plus or minus", interval="[0, inf)")
-    policy_delay: int = setting(2, "updates of the critics to one of actor and targets", interval="[1, inf)")
+    target_noise_bound: float = setting(0.5, "target noise is clipped to +- this", interval="[0, inf)")
+    policy_delay: int = setting(
+        2, "number of critic updates per update of the actor and the target networks", interval="[1, inf)"
+    )
 
 
 class Networks(NamedTuple):
@@ -36,13 +38,13 @@ class Networks(NamedTuple):
 
 
 class ActorPart(NamedTuple):
-    """All that changes only once in ``policy_delay`` updates.
+    """The part of the state that changes only once in ``policy_delay`` updates.
 
     Attributes:
-      actor: its parameters.
-      optimizer: its Adam.
-      target: slowly following copies of critics and actor.
-      scalars: what the last actor step reported; the updates between two of them report it again.
+      actor: parameters of the actor.
+      optimizer: optimizer state of the actor.
+      target: target networks of critics and actor.
+      scalars: metrics of the last actor update; updates without an actor update report them again.
     """
 
     actor: Params
@@ -52,7 +54,7 @@ class ActorPart(NamedTuple):
 
 
 class TD3State(NamedTuple):
-    """Both critics with their Adam, the part that is updated less often, and the number of updates so far."""
+    """Both critics and their optimizer state, the part that is updated less often, and the number of updates so far."""
 
     critics: tuple[Params, Params]
     critic_optimizer: optax.OptState
@@ -61,7 +63,7 @@ class TD3State(NamedTuple):
 
 
 def make(config: TD3Config, observation_size: int, action_size: int) -> Agent:
-    """TD3 for observations ``[..., observation_size]`` and actions ``[..., action_size]`` in [-1, 1]."""
+    """Creates a TD3 agent for observations ``[..., observation_size]`` and actions ``[..., action_size]``."""
     critic, actor = common.make_critic(config), common.make_actor(config, action_size)
     q_fn, policy = ntk.module_q_fn(critic), ntk.module_q_fn(actor)
     critic_adam, actor_adam = optax.adam(config.critic_learning_rate), optax.adam(config.actor_learning_rate)

@@ -1,4 +1,4 @@
-"""Environments by short name, what can run them, and the maker of Gymnasium's own on the device."""
+"""Environments by short name, the backends that run them, and Gymnasium's MuJoCo tasks on MJX."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from preqn_jax.settings import SettingError, unknown
 if TYPE_CHECKING:
     from preqn_jax.envs.mjx import MjxEnv
 
-# What <environment> stands for in a configuration's name <agent>_<environment>.
+# The environments that <environment> refers to in the name <agent>_<environment> of a configuration.
 ENVS: dict[str, str] = {
     "ant": "Ant-v5",
     "halfcheetah": "HalfCheetah-v5",
@@ -23,7 +23,7 @@ ENVS: dict[str, str] = {
     "walker2d": "Walker2d-v5",
 }
 
-# The same, of those whose actions are discrete.
+# Likewise, those with discrete actions.
 DISCRETE_ENVS: dict[str, str] = {
     "acrobot": "Acrobot-v1",
     "asterix": "MinAtar/Asterix-v1",
@@ -39,11 +39,11 @@ BACKENDS = ("gymnasium", "mjx", "brax", "playground")
 
 
 def make_mjx(env_id: str, **options: Any) -> MjxEnv:
-    """A Gymnasium task on MJX, as a Brax environment.
+    """Creates a Gymnasium task on MJX, as a Brax environment.
 
     Args:
-      env_id: a key of ``MJX_TASKS``, "Hopper-v5".
-      **options: of the physics, see :class:`preqn_jax.envs.mjx.MjxEnv`.
+      env_id: a key of ``MJX_TASKS``, for example "Hopper-v5".
+      **options: options of the physics, see :class:`preqn_jax.envs.mjx.MjxEnv`.
 
     Raises:
       SettingError: if there is no such task, a package is missing, or an option is out of range.
@@ -51,7 +51,7 @@ def make_mjx(env_id: str, **options: Any) -> MjxEnv:
     if env_id not in MJX_TASKS:
         raise SettingError(unknown("MJX task", env_id, MJX_TASKS))
     try:
-        from preqn_jax.envs.mjx import MjxEnv  # only now: the library is useful without these packages
+        from preqn_jax.envs.mjx import MjxEnv  # imported here because it needs optional packages
     except ModuleNotFoundError as error:
         raise SettingError(f"{env_id} on MJX needs {error.name}: pip install mujoco-mjx brax") from error
     return MjxEnv(env_id, **options)

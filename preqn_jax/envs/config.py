@@ -1,4 +1,4 @@
-"""Which environment a run is in."""
+"""Configuration of the environment of a run."""
 
 from __future__ import annotations
 
@@ -10,34 +10,36 @@ from preqn_jax.settings import Options, setting
 
 @dataclasses.dataclass(frozen=True)
 class EnvConfig:
-    """Which environment, and where it runs."""
+    """The environment and the backend that runs it."""
 
-    id: str = setting("Ant-v5", "the backend's name for it; a Gymnasium id: Ant-v4 or Pendulum-v1 for example")
+    id: str = setting("Ant-v5", "name of the environment in its backend; a Gymnasium id, for example Pendulum-v1")
     backend: str = setting(
         "gymnasium",
-        "gymnasium: on the host; the others compiled with the agent, on the same device: Gymnasium's own tasks on MJX, "
-        "those of Brax, those of MuJoCo Playground",
+        "gymnasium runs environments on the CPU; the others are compiled with the agent and run on its device: mjx has "
+        "Gymnasium's MuJoCo tasks, brax and playground (MuJoCo Playground) have their own",
         choices=BACKENDS,
     )
-    num_envs: int = setting(1, "environments side by side of each seed; on the device only", interval="[1, inf)")
+    num_envs: int = setting(
+        1, "number of parallel environments per seed; must be 1 with backend=gymnasium", interval="[1, inf)"
+    )
     time_limit: int = setting(
         0,
-        "episodes are cut there; 0: where the task says, with Brax at 1000 [environment steps]",
+        "maximum episode length; 0 uses the task's default, 1000 with backend=brax [environment steps]",
         interval="[0, inf)",
     )
     solver_iterations: int = setting(
         0,
-        "at most so many of MJX's constraint solver, and of its linesearch; 0: as the task says; 8 gives the same "
-        "errors in a third of the time (docs/parity.md)",
+        "maximum iterations of MJX's constraint solver and of its line search; 0 keeps the model's own values; 8 gives "
+        "the same errors in a third of the time (docs/parity.md)",
         interval="[0, inf)",
     )
     kwargs: Options = setting(
         Options(),
-        "further arguments of the environment's constructor, with backend=gymnasium or brax: "
-        "--config.env.kwargs.<name>=<value> for each, the value in JSON; or all as one JSON object",
+        "additional arguments of the environment's constructor, with backend=gymnasium or brax: "
+        "--config.env.kwargs.<name>=<value> for each, with the value in JSON; or all as one JSON object",
     )
     reset_options: Options = setting(
-        Options(), "options of every reset, with backend=gymnasium, spelled in the same way as kwargs"
+        Options(), "options passed to every reset, with backend=gymnasium, in the same format as kwargs"
     )
 
     def __post_init__(self) -> None:

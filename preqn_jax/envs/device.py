@@ -1,4 +1,4 @@
-"""Environments that run where the agent runs: pure functions, N of them side by side."""
+"""Environments that run on the device of the agent: pure functions of N parallel environments."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from preqn_jax.ops.conditionals import update_if
 from preqn_jax.settings import SettingError, first_line, spell, unknown
 from preqn_jax.types import Array
 
-BRAX_TIME_LIMIT = 1000  # of Brax's own training; its environments have none
-LARGEST = 1e10  # beyond it a number is no physics any more: C MuJoCo's own bound, mjMAXVAL
+BRAX_TIME_LIMIT = 1000  # the value in Brax's own training; its environments have no time limit
+LARGEST = 1e10  # a simulation with larger values has diverged; C MuJoCo has the same bound, mjMAXVAL
 
 
 class EnvState(NamedTuple):
-    """Of N environments; every leaf leads with N.
+    """The state of N environments; every leaf has the leading axis N.
 
     Attributes:
-      inner: the environment's own state.
-      observation: ``[N, O]`` float32.
-      steps: since the reset, ``[N]`` int32.
+      inner: state of the wrapped environment.
+      observation: current observations, ``[N, O]`` float32.
+      steps: number of steps since the reset, ``[N]`` int32.
     """
 
     inner: Any
@@ -37,15 +37,16 @@ class EnvState(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Of one action in each of N environments.
+    """The outcome of one action in each of N environments.
 
     Attributes:
-      observation: the true successors ``[N, O]`` float32, also where the episode ends.
-      reward: ``[N]`` float32.
-      terminated: the task ended here; no value follows, ``[N]`` bool.
-      truncated: a time limit or a broken simulation cut the episode; value follows, ``[N]`` bool.
-      broken: the simulation broke: it gave what is not finite, or beyond ``LARGEST``. The step then counts as one
-        that did nothing: the successor is the state before it and the reward 0, ``[N]`` bool.
+      observation: successor observations before any reset, ``[N, O]`` float32.
+      reward: rewards, ``[N]`` float32.
+      terminated: whether the task terminated, so that a target does not bootstrap, ``[N]`` bool.
+      truncated: whether a time limit or a diverged simulation ended the episode, so that a target bootstraps, ``[N]``
+        bool.
+      broken: whether the simulation diverged, that is, returned a NaN or a value beyond ``LARGEST``, ``[N]`` bool. The
+        successor observation is then the previous observation, and the reward is 0.
     """
 
     observation: Array
@@ -60,7 +61,7 @@ class DeviceEnv(NamedTuple):
 
     Attributes:
       reset: keys ``[N]`` -> states of new episodes.
-      step: (states, actions ``[N, A]`` in [-1, 1]) -> (states, outcome); no reset where an episode ends.
+      step: (states, actions ``[N, A]`` in [-1, 1]) -> (states, outcome); it does not reset at the end of an episode.
       observation_size: O.
       action_size: A.
       time_limit: steps after which an episode is truncated.
@@ -74,10 +75,10 @@ class DeviceEnv(NamedTuple):
 
 
 def make(config: EnvConfig) -> DeviceEnv:
-    """The environment that a configuration names.
+    """Creates the configured environment.
 
     Raises:
-      SettingError: for an unknown name, with the nearest that exists, or a package that is missing.
+      SettingError: if the name is unknown (the message suggests the nearest known name), or a package is missing.
     """
     env, own_time_limit = {"mjx": _mjx, "brax": _brax, "playground": _playground}[config.backend](config)
     try:
@@ -87,16 +88,20 @@ def make(config: EnvConfig) -> DeviceEnv:
 
 
 def step_and_restart(env: DeviceEnv, state: EnvState, action: Array, keys: Array) -> tuple[EnvState, Outcome]:
-    """A step; where an episode ended the next one begins, each from a reset of its own, never from a cached one."""
+    """Steps all environments and resets those whose episode ended; each reset is a new draw, not a cached state."""
     state, outcome = env.step(state, action)
     return update_if(outcome.terminated | outcome.truncated, lambda state: env.reset(keys), state), outcome
 
 
 def from_brax(env: Any, time_limit: int) -> DeviceEnv:
-    """Of anything with ``reset`` and ``step`` as ``brax.envs.Env`` has them, not wrapped, ``done`` where it terminates.
+    """Converts an unwrapped environment with the interface of ``brax.envs.Env``, where ``done`` means termination.
+
+    Args:
+      env: the environment.
+      time_limit: number of steps after which an episode is truncated.
 
     Raises:
-      SettingError: if what it observes is no vector, or its reward no number.
+      SettingError: if its observations are not vectors, or its reward is not a scalar.
     """
 
     def observe(inner: Any) -> Array:
@@ -105,11 +110,11 @@ def from_brax(env: Any, time_limit: int) -> DeviceEnv:
             if "state" not in observation:
                 raise SettingError(f"observations with the entries {', '.join(observation)}, but an agent here takes a "
                                    "vector, or the entry state")  # fmt: skip
-            observation = observation["state"]  # MuJoCo Playground's name for what the policy may see
+            observation = observation["state"]  # MuJoCo Playground's name for the policy's observation
         return observation.astype(jnp.float32)
 
     def reset(keys: Array) -> EnvState:
-        # Raw keys: what an environment keeps of them goes into checkpoints like any array.
+        # Raw keys, since an environment may store them in its state, and checkpoints contain plain arrays only.
         inner = jax.vmap(env.reset)(jax.random.key_data(keys))
         return EnvState(inner, observe(inner), jnp.zeros(keys.shape, jnp.int32))
 
@@ -132,7 +137,7 @@ def from_brax(env: Any, time_limit: int) -> DeviceEnv:
 
 
 def _like(before: Any, after: Any) -> Any:
-    """``after`` with the types of ``before``: where JAX has float64, a step may give other types than a reset."""
+    """``after`` with the dtypes of ``before``: if JAX uses float64, a step may return other dtypes than a reset."""
     return jax.tree.map(lambda old, new: new if new.dtype == old.dtype else new.astype(old.dtype), before, after)
 
 
@@ -147,7 +152,7 @@ def _brax(config: EnvConfig) -> tuple[Any, int]:
     _check_known(config.id, envs._envs)
     try:
         return envs.get_environment(config.id, **config.kwargs), BRAX_TIME_LIMIT
-    except Exception as error:  # whatever a constructor raises, the user gets its one line
+    except Exception as error:  # any exception of a constructor becomes one line for the user
         raise SettingError(f"config.env.id={config.id} cannot be made with config.env.kwargs={spell(config.kwargs)}: "
                            f"{first_line(error)}") from error  # fmt: skip
 
@@ -156,14 +161,14 @@ def _playground(config: EnvConfig) -> tuple[Any, int]:
     registry = _import("mujoco_playground", "playground", "pip install playground").registry
     _check_known(config.id, registry.ALL_ENVS)
     options = registry.get_default_config(config.id)
-    if "impl" in options:  # of MJX; its own default, Warp, is for NVIDIA's devices alone
+    if "impl" in options:  # MJX's implementation; the default, Warp, requires NVIDIA devices
         options.impl = "jax"
     return registry.load(config.id, options), options.episode_length
 
 
 def _import(module: str, backend: str, remedy: str) -> ModuleType:
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # MJX prints that Warp, which is not used here, is missing
+        with contextlib.redirect_stdout(io.StringIO()):  # MJX prints that Warp, which is not needed here, is missing
             return importlib.import_module(module)
     except ImportError as error:
         raise SettingError(

@@ -1,4 +1,4 @@
-"""Gymnasium environments, stepped on the host one episode after the other."""
+"""Gymnasium environments, which run on the CPU."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from preqn_jax.settings import SettingError, first_line
 from preqn_jax.types import NonFiniteError
 
 Float = np.ndarray
-LARGEST = 1e18  # squares of anything beyond it, summed over a minibatch, overflow float32
+LARGEST = 1e18  # the sum over a minibatch of squares of larger values would overflow float32
 
 
 class Step(NamedTuple):
-    """Outcome of one action.
+    """The outcome of one action.
 
     Attributes:
-      observation: the true successor ``[O]`` float32, also where the episode ends.
-      reward: float.
-      terminated: the task ended here; no value follows.
-      truncated: a time limit cut the episode; value follows.
+      observation: successor observation before any reset, ``[O]`` float32.
+      reward: reward.
+      terminated: whether the task terminated, so that a target does not bootstrap.
+      truncated: whether a time limit ended the episode, so that a target bootstraps.
     """
 
     observation: Float
@@ -39,18 +39,18 @@ class Step(NamedTuple):
 
 
 class Episode(NamedTuple):
-    """All that is needed to reach an environment's state again: which episode, and its actions so far [t, A]."""
+    """Determines the state of an environment: the number of the episode and its actions so far, ``[t, A]``."""
 
     number: int
     actions: Float
 
 
 class HostEnv:
-    """One Gymnasium environment, its Box of actions rescaled to [-1, 1], or its discrete actions one-hot.
+    """One Gymnasium environment, with continuous actions rescaled to [-1, 1] and discrete actions as one-hot vectors.
 
-    Episode n starts from a reset seeded by (seed, n), whatever happened before. An environment is therefore at any
-    time the same function of (seed, n, actions since the reset), which is how a checkpoint stores it: exactly, for
-    every environment, without access to its simulator's internals.
+    Episode n starts from a reset seeded by (seed, n), independently of earlier episodes. The state of an environment is
+    therefore a function of (seed, n, actions since the reset). Checkpoints store these instead of the state of the
+    simulator, which is exact and works for any environment.
     """
 
     def __init__(
@@ -62,23 +62,23 @@ class HostEnv:
         reset_options: Mapping[str, Any] | None = None,
         time_limit: int = 0,
     ):
-        """Makes the environment; call :meth:`reset` before :meth:`step`.
+        """Creates the environment; call :meth:`reset` before :meth:`step`.
+
+        The methods raise NonFiniteError if the environment returns a value that float32 cannot represent.
 
         Args:
           env_id: a Gymnasium id.
-          seed: of all episodes.
-          render_mode: "rgb_array" for :meth:`render`; without it the constructor need not know such an argument.
-          kwargs: further arguments of the environment's constructor.
-          reset_options: the ``options`` of every reset.
-          time_limit: steps after which an episode is truncated; 0: where the id says.
+          seed: seed from which the seeds of all episodes are derived.
+          render_mode: "rgb_array" to enable :meth:`render`; None does not pass this argument to the constructor.
+          kwargs: additional arguments of the environment's constructor.
+          reset_options: ``options`` of every reset.
+          time_limit: steps after which an episode is truncated; 0 uses the registered time limit.
 
         Raises:
-          SettingError: if the id is unknown, its package is missing, or its spaces are not fit for a Q-learner.
-
-        Its methods raise NonFiniteError where the environment gives what float32 cannot hold.
+          SettingError: if the id is unknown, its package is missing, or its spaces are not supported.
         """
         render = {"render_mode": render_mode} if render_mode else {}
-        # Of an id with a limit of its own this replaces it, as the backends on the device do.
+        # This replaces a registered time limit, as in the backends on the device.
         limit = {"max_episode_steps": time_limit} if time_limit else {}
         self._id, self._env = env_id, _make(env_id, {**(kwargs or {}), **render, **limit})
         self._seed = seed
@@ -91,23 +91,23 @@ class HostEnv:
         self._to_space = to_space(self._space)
 
     def reset(self, number: int | None = None) -> Float:
-        """Starts episode ``number``, the next one if left out; returns its first observation ``[O]``.
+        """Starts episode ``number``, by default the next one; returns its first observation ``[O]``.
 
         Raises:
-          SettingError: if the environment fails, or breaks Gymnasium's interface.
+          SettingError: if the environment fails, or violates Gymnasium's interface.
         """
         self._number = self._number + 1 if number is None else number
         self._actions = []
         seed = np.random.SeedSequence([*self._seed, self._number]).generate_state(1)[0]
-        options = copy.deepcopy(self._reset_options)  # an environment may change what it is given
+        options = copy.deepcopy(self._reset_options)  # the environment may modify its argument
         observation, _ = interface.call(self._id, self._env, "reset", seed=int(seed), options=options or None)
         return self._flat(observation)
 
     def step(self, action: Float) -> Step:
-        """Takes an action ``[A]`` in [-1, 1], or one-hot.
+        """Takes one step with an action ``[A]``, in [-1, 1] or one-hot.
 
         Raises:
-          SettingError: if the environment fails, or breaks Gymnasium's interface.
+          SettingError: if the environment fails, or violates Gymnasium's interface.
         """
         action = np.array(action, np.float32)
         self._actions.append(action)
@@ -117,7 +117,7 @@ class HostEnv:
         return Step(self._flat(observation), float(reward), bool(terminated), bool(truncated))
 
     def _flat(self, observation: Any) -> Float:
-        with np.errstate(over="ignore"):  # it is then infinite
+        with np.errstate(over="ignore"):  # an overflow gives inf, which is checked below
             flat = interface.flat(self._observations, observation)
         self._check_finite("an observation", flat)
         return flat
@@ -133,22 +133,22 @@ class HostEnv:
 
     @property
     def observation_space(self) -> gymnasium.Space:
-        """Gymnasium's own."""
+        """The observation space of the Gymnasium environment."""
         return self._observations
 
     @property
     def action_space(self) -> gymnasium.Space:
-        """Gymnasium's own."""
+        """The action space of the Gymnasium environment."""
         return self._space
 
     @property
     def discrete(self) -> bool:
-        """Whether an action is one of A, one-hot."""
+        """Whether actions are discrete, given as one-hot vectors."""
         return isinstance(self._space, Discrete)
 
     @property
     def caveats(self) -> list[str]:
-        """What a user of this environment should know, a line each."""
+        """Remarks on this environment for the user, one line each."""
         lines, layers = [], list(_layers(self._env))
         if not any(isinstance(layer, gymnasium.wrappers.TimeLimit) for layer in layers):
             lines.append(
@@ -163,19 +163,19 @@ class HostEnv:
         return lines
 
     def random_action(self, generator: np.random.Generator) -> Float:
-        """A uniformly random action ``[A]``."""
+        """Samples an action ``[A]`` uniformly."""
         if self.discrete:
             return np.eye(self.action_size, dtype=np.float32)[generator.integers(self.action_size)]
         return generator.uniform(-1.0, 1.0, self.action_size).astype(np.float32)
 
     @property
     def episode(self) -> Episode:
-        """Where the environment is, for :meth:`restore`."""
+        """The current episode and its actions so far, for :meth:`restore`."""
         actions = np.array(self._actions, np.float32).reshape(-1, self.action_size)
         return Episode(self._number, actions)
 
     def restore(self, episode: Episode) -> tuple[Float, float]:
-        """Goes back to an :class:`Episode`; returns its last observation ``[O]`` and its return so far."""
+        """Replays an :class:`Episode`; returns its last observation ``[O]`` and its return so far."""
         observation, total = self.reset(episode.number), 0.0
         for action in episode.actions:
             step = self.step(action)
@@ -183,10 +183,10 @@ class HostEnv:
         return observation, total
 
     def render(self) -> np.ndarray:
-        """The current picture ``[height, width, 3]`` uint8; needs render_mode="rgb_array".
+        """Renders the current frame, ``[height, width, 3]`` uint8; needs render_mode="rgb_array".
 
         Raises:
-          SettingError: if the environment draws anything else.
+          SettingError: if the environment returns anything else.
         """
         picture = np.asarray(self._env.render())
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
@@ -197,31 +197,31 @@ class HostEnv:
 
     @property
     def render_modes(self) -> tuple[str, ...]:
-        """Those that the environment knows, by its metadata."""
+        """The render modes in the metadata of the environment."""
         return tuple(self._env.metadata.get("render_modes") or ())
 
     @property
     def unwrapped(self) -> gymnasium.Env:
-        """Gymnasium's own."""
+        """The Gymnasium environment without wrappers."""
         return self._env.unwrapped
 
     @property
     def frames_per_second(self) -> int:
-        """At which pictures follow each other in real time."""
+        """Frame rate of :meth:`render` in real time [1/s]."""
         return self._env.metadata.get("render_fps") or 30
 
     def close(self) -> None:
-        """Frees the simulator."""
+        """Closes the Gymnasium environment."""
         self._env.close()
 
 
 def make(config: EnvConfig, seed: Sequence[int], render_mode: str | None = None) -> HostEnv:
-    """The environment that a configuration names; the rest as :class:`HostEnv` has it."""
+    """Creates the configured environment; for the other arguments see :class:`HostEnv`."""
     return HostEnv(config.id, seed, render_mode, config.kwargs, config.reset_options, config.time_limit)
 
 
 def _layers(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
-    """The wrappers of an environment, from the outermost on, and last the environment itself."""
+    """The wrappers of an environment, outermost first, followed by the environment itself."""
     while isinstance(env, gymnasium.Wrapper):
         yield env
         env = env.env
@@ -229,7 +229,7 @@ def _layers(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
 
 
 def _has_statistics(layer: gymnasium.Env) -> bool:
-    """Whether a wrapper keeps what looks like Gymnasium's RunningMeanStd."""
+    """Whether a wrapper has an attribute with the interface of Gymnasium's RunningMeanStd."""
     return any(
         all(hasattr(value, name) for name in ("mean", "var", "count", "update")) for value in vars(layer).values()
     )
@@ -244,7 +244,7 @@ def _make(env_id: str, kwargs: Mapping[str, Any]) -> gymnasium.Env:
             env = gymnasium.make(env_id, **{"disable_env_checker": True, **kwargs})
         except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as error:  # "<module>:<Id>"
             raise SettingError(f"config.env.id={env_id} is unknown{suggest(env_id, kwargs)}") from error
-        except Exception as error:  # whatever a third-party constructor raises, the user gets its one line
+        except Exception as error:  # any exception of a third-party constructor becomes one line for the user
             line = first_line(error)
             if isinstance(error, TypeError) and "argument" in line:
                 line += "; arguments are given by --config.env.kwargs.<name>=<value>"
@@ -255,17 +255,17 @@ def _make(env_id: str, kwargs: Mapping[str, Any]) -> gymnasium.Env:
 
 
 def _register_plugin(env_id: str, kwargs: Mapping[str, Any]) -> None:
-    """Has the package that brings "Namespace/..." register its environments, which Gymnasium 1 leaves to its users.
+    """Registers the environments of the package that provides "Namespace/..."; Gymnasium 1 does not do this itself.
 
     Raises:
-      SettingError: if there is no such package, or ``env_id`` is not among what it brings.
+      SettingError: if there is no such package, or it does not provide ``env_id``.
     """
     namespace, slash, _ = env_id.rpartition("/")
     if not (known := _ids_below(namespace + slash)):
         for plugin in importlib.metadata.entry_points(group="gymnasium.envs", name=namespace):
             try:
                 plugin.load()()
-            except Exception as error:  # a third party's
+            except Exception as error:  # third-party code may raise anything
                 raise SettingError(f"config.env.id={env_id}: {plugin.value} cannot register {namespace}/...: "
                                    f"{first_line(error)}") from error  # fmt: skip
         known = _ids_below(namespace + slash)
@@ -281,16 +281,16 @@ def _ids_below(prefix: str) -> list[str]:
 
 
 class _ForgetsLastAction(gymnasium.Wrapper):
-    """MinAtar repeats the last action now and then, at the start of an episode that of the episode before."""
+    """Resets MinAtar's last action, which its sticky actions would otherwise carry over to the next episode."""
 
     def reset(self, **options: Any) -> Any:
-        """Starts an episode that depends on its seed alone."""
+        """Starts an episode that depends only on its seed."""
         cast(Any, self.unwrapped).game.last_action = 0
         return super().reset(**options)
 
 
 def size(actions: gymnasium.Space) -> int:
-    """A, of a Box the number of its entries, of Discrete that of its actions."""
+    """The action size A: the number of entries of a Box, or the number of actions of a Discrete space."""
     if isinstance(actions, Discrete):
         return int(actions.n)
     assert isinstance(actions, Box)
@@ -298,7 +298,7 @@ def size(actions: gymnasium.Space) -> int:
 
 
 def to_space(space: gymnasium.Space) -> Callable[[Float], Any]:
-    """What turns an agent's action ``[A]`` into one that the environment takes."""
+    """Returns the function that converts an agent's action ``[A]`` to an element of the action space."""
     if isinstance(space, Discrete):
         return lambda action: int(space.start) + int(action.argmax())
     assert isinstance(space, Box)
@@ -313,11 +313,11 @@ def to_space(space: gymnasium.Space) -> Callable[[Float], Any]:
 
         return scale
 
-    # A width may leave the range of its type (of integers it comes out negative), a weighted mean never does.
+    # high - low may overflow (for integers it becomes negative); a weighted mean of low and high does not.
     def mean(action: Float) -> Any:
         share = 0.5 * (action.reshape(space.shape) + 1.0)
         scaled = np.clip((1.0 - share) * low + share * high, low, high)
-        inside = scaled < high  # the largest integers have no float of their own
+        inside = scaled < high  # the largest integers cannot be represented as floats
         return np.where(inside, np.where(inside, scaled, low).astype(space.dtype), high)
 
     return mean

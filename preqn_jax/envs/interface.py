@@ -1,4 +1,4 @@
-"""Whether an environment keeps to Gymnasium's interface; where it does not, one line on what it returned instead."""
+"""Checks that an environment implements Gymnasium's interface; errors report in one line what it returned instead."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gymnasium.spaces import Box, Dict, Discrete, Tuple
 
 from preqn_jax.settings import SettingError, first_line
 
-_RETURNED = {  # by each method
+_RETURNED = {  # return values of each method
     "reset": ("observation", "info"),
     "step": ("observation", "reward", "terminated", "truncated", "info"),
 }
@@ -22,10 +22,10 @@ _SIGNATURES = {"reset": "reset(*, seed=None, options=None)", "step": "step(actio
 
 
 def check_spaces(env_id: str, env: gymnasium.Env) -> None:
-    """Makes sure that an agent can act in ``env``, and see what is in it as a vector.
+    """Checks that the spaces of ``env`` are supported: bounded or discrete actions, observations of fixed length.
 
     Raises:
-      SettingError: naming the space that is missing, empty, or of a kind that no agent here takes.
+      SettingError: if a space is missing, empty, or not supported; the message names it.
     """
     for name in ("action_space", "observation_space"):
         space = getattr(env, name, None)
@@ -51,16 +51,17 @@ def check_spaces(env_id: str, env: gymnasium.Env) -> None:
 
 
 def call(env_id: str, env: gymnasium.Env, method: str, *args: Any, **kwargs: Any) -> Sequence[Any]:
-    """What ``env``'s ``reset`` or ``step`` returns, each part of it of the form that the interface says.
+    """Calls ``reset`` or ``step`` of ``env`` and checks the number, shapes and types of the returned values.
 
-    Bounds, and which kind of number it is, are left to the environment.
+    Bounds and numeric dtypes are not checked.
 
     Raises:
-      SettingError: naming the environment, the method, and what it raised or returned against what it should return.
+      SettingError: if the method raises an exception, or returns values that violate the interface. The message names
+        the environment, the method, what it returned, and what the interface requires.
     """
     try:
         result = getattr(env, method)(*args, **kwargs)
-    except Exception as error:  # whatever a third-party environment raises, the user gets its one line
+    except Exception as error:  # any exception of a third-party environment becomes one line for the user
         below = _fault_below_the_wrappers(env, method, *args, **kwargs)
         raise SettingError(f"config.env.id={env_id}: {below or _raised(method, error)}") from error
     if fault := _wrong_number(method, result) or _wrong_part(method, result, env.observation_space):
@@ -69,14 +70,14 @@ def call(env_id: str, env: gymnasium.Env, method: str, *args: Any, **kwargs: Any
 
 
 def flat(space: spaces.Space, observation: Any) -> np.ndarray:
-    """An observation of ``space`` as a vector ``[O]`` float32."""
+    """Flattens an observation of ``space`` to a vector ``[O]`` float32."""
     if not isinstance(space, Box):
         observation = spaces.flatten(space, observation)
     return np.asarray(observation, np.float32).reshape(-1)
 
 
 def _fault_below_the_wrappers(env: gymnasium.Env, method: str, *args: Any, **kwargs: Any) -> str | None:
-    """What the innermost environment returns wrongly: Gymnasium's wrappers fail when they take it apart."""
+    """Describes a wrong return value of the innermost environment, on which Gymnasium's wrappers fail."""
     try:
         result = getattr(env.unwrapped, method)(*args, **kwargs)
     except Exception:
@@ -112,7 +113,7 @@ def _wrong_part(method: str, result: Sequence[Any], space: spaces.Space) -> str 
 
 
 def _misfit(space: spaces.Space, value: Any, name: str) -> str | None:
-    """What is wrong with the form of a value against its space."""
+    """Describes how the shape or type of a value differs from its space; None if it does not."""
     if isinstance(space, Dict):
         parts: dict[Any, spaces.Space] = dict(space.spaces)
         fits = isinstance(value, Mapping) and value.keys() == parts.keys()
@@ -130,13 +131,13 @@ def _misfit(space: spaces.Space, value: Any, name: str) -> str | None:
 def _is_array(value: Any, shape: tuple[int, ...], kinds: str) -> bool:
     try:
         array = np.asarray(value)
-    except Exception:  # entries of different lengths, or an object that does not want to be one
+    except Exception:  # entries of different lengths, or an object that cannot be converted
         return False
     return array.shape == shape and array.dtype.kind in kinds
 
 
 def _spell(thing: Any) -> str:
-    """A space or value in a few words."""
+    """A short description of a space or a value."""
     if isinstance(thing, Box):
         return f"Box of shape {thing.shape} and type {thing.dtype}"
     if isinstance(thing, np.ndarray):

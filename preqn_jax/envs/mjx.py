@@ -1,4 +1,4 @@
-"""Gymnasium's MuJoCo tasks on MJX, as Brax environments: whole batches of them step on the device."""
+"""Gymnasium's MuJoCo tasks on MJX, as Brax environments that can be vmapped on the device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from preqn_jax.ops.precision import full_precision
 from preqn_jax.settings import SettingError, unknown
 from preqn_jax.types import Array
 
-with contextlib.redirect_stdout(io.StringIO()):  # it prints that Warp, an engine that is not used here, is missing
+with contextlib.redirect_stdout(io.StringIO()):  # it prints that Warp, which is not needed here, is missing
     from mujoco import mjx
 from brax import math
 from brax.envs.base import Env, State
@@ -30,30 +30,30 @@ INTEGRATORS = {
     "implicitfast": mujoco.mjtIntegrator.mjINT_IMPLICITFAST,
 }
 
-# Of each stage: how far into the step it lies, in steps, and its weight.
+# For each stage: its time within the step, as a fraction of the step, and its weight.
 _RUNGE_KUTTA = (np.array([0.0, 0.5, 0.5, 1.0]), np.array([1.0, 2.0, 2.0, 1.0]) / 6.0)
 
 
 @contextlib.contextmanager
 def _as_mjx_needs() -> Iterator[None]:
-    """Full float32 products, and the promotion of ranks that MJX itself makes use of."""
+    """Enables full float32 precision, and the rank promotion that MJX relies on."""
     with full_precision(), jax.numpy_rank_promotion("allow"):
         yield
 
 
 class MjxEnv(Env):
-    """One of the :data:`TASKS`, true to Gymnasium in model, time step, reset, observation, reward and ending.
+    """One of the :data:`TASKS`, equal to Gymnasium's in model, time step, reset, observation, reward and termination.
 
-    ``step`` takes an action ``[A]`` in [-1, 1] and returns the true successor: it never resets by itself. In the
-    states, ``done`` is 1 where the task terminated; ``info`` holds ``terminated`` and ``truncated`` (bool; a time limit
-    that cuts a task which has not ended) and ``steps`` since the reset (int32). Nothing here is jitted; vmap it.
+    ``step`` takes an action ``[A]`` in [-1, 1] and never resets by itself. In the returned state, ``done`` is 1 if the
+    task terminated; ``info`` contains ``terminated`` (bool), ``truncated`` (bool, the time limit was reached without
+    termination) and ``steps``, the number of steps since the reset (int32). Nothing is jitted; use vmap for batches.
 
     Attributes:
       mj_model: the MuJoCo model.
-      model: its MJX twin.
-      time_limit: in steps.
+      model: the MJX model.
+      time_limit: maximum episode length [steps].
       dt: duration of a step [s].
-      observation_size, action_size, backend: as Brax wants them.
+      observation_size, action_size, backend: required by Brax.
     """
 
     def __init__(
@@ -64,13 +64,13 @@ class MjxEnv(Env):
         iterations: int | None = None,
         ls_iterations: int | None = None,
     ):
-        """Loads Gymnasium's own model of a task; :func:`preqn_jax.envs.make_mjx` adds the help where that fails.
+        """Loads Gymnasium's model of a task. :func:`preqn_jax.envs.make_mjx` also checks the name and the packages.
 
         Args:
           env_id: a key of ``TASKS``.
-          integrator: a key of ``INTEGRATORS`` instead of the model's.
-          iterations: at most so many of the constraint solver instead of the model's.
-          ls_iterations: at most so many of its linesearch instead of the model's.
+          integrator: a key of ``INTEGRATORS``; None keeps the model's integrator.
+          iterations: maximum iterations of the constraint solver; None keeps the model's value.
+          ls_iterations: maximum iterations of the solver's line search; None keeps the model's value.
 
         Raises:
           SettingError: if an option is out of range.
@@ -90,37 +90,37 @@ class MjxEnv(Env):
 
     @property
     def observation_size(self) -> int:
-        """Entries of an observation."""
+        """Number of entries of an observation."""
         return self._observation_size
 
     @property
     def action_size(self) -> int:
-        """Entries of an action."""
+        """Number of entries of an action."""
         return self.mj_model.nu
 
     @property
     def backend(self) -> str:
-        """The engine's name."""
+        """The name of the physics engine."""
         return "mjx"
 
     def reset(self, rng: Array) -> State:
-        """A new episode, drawn from a key."""
+        """Starts a new episode from a random initial state."""
         with _as_mjx_needs():
             qpos, qvel = self.task.start(rng, self._blank.qpos, self._blank.qvel)
             data = self._blank.replace(qpos=qpos, qvel=qvel)
-            if self.task.reads:  # no constraint is active and no actuator pulls at a reset, as far as a task observes
+            if self.task.reads:  # at a reset, the observed constraint and actuator forces are zero
                 data = mjx.com_vel(self.model, mjx.com_pos(self.model, mjx.kinematics(self.model, data)))
         return self.begin(Physics(self._quantities(data, qpos, qvel), data.qacc))
 
     def begin(self, physics: Physics) -> State:
-        """A new episode in a given state."""
+        """Starts a new episode from a given state."""
         observation = self.task.observe(physics.quantities)
         zero, no = jnp.zeros((), observation.dtype), jnp.zeros((), bool)
         info = {"terminated": no, "truncated": no, "steps": jnp.zeros((), jnp.int32)}
         return State(physics, observation, zero, zero, {}, info)
 
     def step(self, state: State, action: Array) -> State:
-        """The state after an action ``[A]`` in [-1, 1]."""
+        """Returns the state after an action ``[A]`` in [-1, 1]."""
         with _as_mjx_needs():
             low, high = self.mj_model.actuator_ctrlrange.T.astype(action.dtype)
             control = jnp.clip(low + 0.5 * (action + 1.0) * (high - low), low, high)
@@ -131,18 +131,18 @@ class MjxEnv(Env):
         terminated = ~self.task.healthy(after)
         steps = state.info["steps"] + 1
         info = {**state.info, "terminated": terminated, "truncated": (steps >= self.time_limit) & ~terminated}
-        if "truncation" not in info:  # else Brax's EpisodeWrapper counts there, and would count twice
+        if "truncation" not in info:  # with Brax's EpisodeWrapper, that wrapper counts the steps
             info["steps"] = steps
         done = terminated.astype(observation.dtype)
         return state.replace(pipeline_state=physics, obs=observation, reward=reward, done=done, info=info)
 
     def _simulate(self, physics: Physics, control: Array) -> Physics:
-        """As many steps of MuJoCo as one of the task takes."""
+        """Runs the MuJoCo steps of one environment step."""
         advance = self._runge_kutta if self.mj_model.opt.integrator == INTEGRATORS["RK4"] else self._one_evaluation
         return jax.lax.fori_loop(0, self._frame_skip, lambda _, now: advance(now, control), physics)
 
     def _one_evaluation(self, physics: Physics, control: Array) -> Physics:
-        """A step of MuJoCo with an integrator that evaluates the dynamics once."""
+        """One MuJoCo step with an integrator that evaluates the dynamics once."""
         now = physics.quantities
         data = self._evaluate(now.qpos, now.qvel, physics.qacc, control)
         euler = self.mj_model.opt.integrator == INTEGRATORS["Euler"]
@@ -150,9 +150,9 @@ class MjxEnv(Env):
         return Physics(self._quantities(data, after.qpos, after.qvel), data.qacc)
 
     def _runge_kutta(self, physics: Physics, control: Array) -> Physics:
-        """A step of MuJoCo with RK4. ``mjx.rungekutta4`` has no place for :func:`align_friction`.
+        """One MuJoCo step with RK4. ``mjx.rungekutta4`` cannot be used since it does not call :func:`align_friction`.
 
-        A loop over the stages compiles the dynamics once, not four times.
+        The stages are a loop, so that the dynamics are compiled once instead of four times.
         """
         start, timestep = physics.quantities, self.model.opt.timestep
 
@@ -172,7 +172,7 @@ class MjxEnv(Env):
         return Physics(last.quantities._replace(qpos=qpos, qvel=qvel), last.qacc)
 
     def _evaluate(self, qpos: Array, qvel: Array, qacc: Array, control: Array) -> mjx.Data:
-        """The dynamics at a state; the solver starts from ``qacc``."""
+        """Evaluates the dynamics at a state; the constraint solver starts from ``qacc``."""
         data = self._blank.replace(qpos=qpos, qvel=qvel, ctrl=control, qacc_warmstart=qacc)
         data = align_friction(self.model, mjx.fwd_position(self.model, data))
         for part in (mjx.fwd_velocity, mjx.fwd_actuation, mjx.fwd_acceleration, mjx.solve):
@@ -180,13 +180,13 @@ class MjxEnv(Env):
         return mjx.rne_postconstraint(self.model, data) if "cfrc_ext" in self.task.reads else data
 
     def _quantities(self, data: mjx.Data, qpos: Array, qvel: Array) -> Quantities:
-        """What the task reads; a part of it only MJX's own engine has."""
+        """The quantities that the task reads; some are only available from MJX's own implementation."""
         own = {"cinert", "cfrc_ext"}
         rest = {name: getattr(data._impl if name in own else data, name) for name in self.task.reads}
         return Quantities(qpos, qvel, **rest)
 
     def _move(self, qpos: Array, qvel: Array, duration: Array) -> Array:
-        """Positions after moving at constant velocity."""
+        """Positions after a motion with constant velocity."""
         if self.mj_model.jnt_type[0] != mujoco.mjtJoint.mjJNT_FREE:
             return qpos + duration * qvel
         axis, speed = math.normalize(qvel[3:6])
@@ -196,7 +196,7 @@ class MjxEnv(Env):
 
 
 def _set_options(model: mujoco.MjModel, integrator: str | None, iterations: int | None, searches: int | None) -> None:
-    if model.opt.solver == mujoco.mjtSolver.mjSOL_PGS:  # Humanoid's, which MJX lacks: same problem, same solution
+    if model.opt.solver == mujoco.mjtSolver.mjSOL_PGS:  # Humanoid; MJX lacks it, Newton solves the same problem
         model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
     if integrator is not None:
         if integrator not in INTEGRATORS:
@@ -210,10 +210,10 @@ def _set_options(model: mujoco.MjModel, integrator: str | None, iterations: int 
 
 
 def align_friction(model: mjx.Model, data: mjx.Data) -> mjx.Data:
-    """Turns the friction axes of capsules on a plane along the capsule, as C MuJoCo has them.
+    """Aligns the friction axes of contacts between capsules and a plane with the capsule, as C MuJoCo does.
 
-    MJX does so only where the capsule lies flatter than 60 degrees. The axes matter because the friction cone is a
-    pyramid about them.
+    MJX does this only for capsules with less than 60 degrees inclination. The axes matter because the friction cone is
+    approximated by a pyramid along them.
     """
     contact = data._impl.contact
     first, second = contact.geom[:, 0], contact.geom[:, 1]

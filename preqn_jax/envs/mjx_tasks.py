@@ -1,7 +1,7 @@
-"""What Gymnasium's MuJoCo tasks (v5) observe, pay, end at and start from, apart from the physics.
+"""Observations, rewards, termination and initial states of Gymnasium's MuJoCo tasks (v5).
 
-Every function is pure and takes :class:`Quantities` of NumPy as well as of JAX, float32 or float64: the tests hold
-them to Gymnasium's own, in float64 and on C MuJoCo's numbers, before any other physics comes in.
+All functions are pure and accept :class:`Quantities` of NumPy or JAX arrays, float32 or float64. The tests compare them
+with Gymnasium's own in float64, with values from C MuJoCo, so that differences of the physics engine do not matter.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from preqn_jax.types import Array
 
 
 class Quantities(NamedTuple):
-    """What tasks read of MuJoCo's data, under its names and in its layout (bodies nb, sites ns, SI units).
+    """The fields of MuJoCo's data that tasks use, with its names and layout (nb bodies, ns sites, SI units).
 
-    ``qpos`` and ``qvel`` are those after a step; the rest is what the last evaluation of the dynamics in that step
-    left behind, as Gymnasium sees it: it belongs to a slightly earlier state. None is what nobody asked for.
+    ``qpos`` and ``qvel`` are the values after a step. As in Gymnasium, the other fields come from the last evaluation
+    of the dynamics within that step and belong to a slightly earlier state. Fields that the task does not use are None.
 
     Attributes:
       qpos: generalized positions ``[nq]``.
@@ -48,11 +48,11 @@ class Quantities(NamedTuple):
 
 
 class Physics(NamedTuple):
-    """All that the next step of the physics needs.
+    """The state of the physics between two steps.
 
     Attributes:
-      quantities: what the task reads.
-      qacc: the latest accelerations ``[nv]``, which the constraint solver starts from.
+      quantities: the fields that the task uses.
+      qacc: latest accelerations ``[nv]``, from which the constraint solver starts.
     """
 
     quantities: Quantities
@@ -60,13 +60,13 @@ class Physics(NamedTuple):
 
 
 class PhysicsStep(NamedTuple):
-    """One step as a reward sees it.
+    """The arguments of a reward function.
 
     Attributes:
-      before: the quantities before it.
-      after: the quantities after it.
+      before: the quantities before the step.
+      after: the quantities after the step.
       control: the action ``[A]`` in the task's own units.
-      dt: how long it took [s].
+      dt: duration of the step [s].
     """
 
     before: Quantities
@@ -75,7 +75,9 @@ class PhysicsStep(NamedTuple):
     dt: float
 
 
-Start = Callable[[Array, Any, Any], tuple[Array, Array]]  # key, XML's qpos [nq] and qvel [nv] -> those of a reset
+Start = Callable[
+    [Array, Any, Any], tuple[Array, Array]
+]  # (key, qpos [nq], qvel [nv] of the XML) -> initial qpos and qvel
 
 
 class Task(NamedTuple):
@@ -83,10 +85,10 @@ class Task(NamedTuple):
 
     Attributes:
       observe: quantities -> observation ``[O]``.
-      reward: a step -> scalar.
-      healthy: quantities -> whether the episode goes on, a scalar.
-      start: draws positions and velocities of a reset.
-      reads: the names of the quantities that it reads beside ``qpos`` and ``qvel``.
+      reward: step -> reward, a scalar.
+      healthy: quantities -> whether the episode continues, a scalar.
+      start: (key, ``qpos``, ``qvel`` of the XML) -> random initial positions and velocities.
+      reads: names of the quantities that the task uses in addition to ``qpos`` and ``qvel``.
     """
 
     observe: Callable[[Quantities], Any]
@@ -97,12 +99,12 @@ class Task(NamedTuple):
 
 
 def _numpy(quantities: Quantities) -> ModuleType:
-    """NumPy or its JAX twin, whichever the arrays are of."""
+    """``numpy`` or ``jax.numpy``, matching the arrays."""
     return quantities.qpos.__array_namespace__()
 
 
 def _between(low: float, value: Any, high: float) -> Any:
-    return (low < value) & (value < high)  # false for a nan
+    return (low < value) & (value < high)  # False for NaN
 
 
 def _always(now: Quantities) -> Any:
@@ -118,7 +120,7 @@ def _squares(array: Any) -> Any:
 
 
 def _positions_and_velocities(skip: int, clip: float | None = None) -> Callable[[Quantities], Any]:
-    """Observes all but the first ``skip`` positions, and the velocities, clipped to +-``clip``."""
+    """Observes all positions except the first ``skip``, and the velocities clipped to +-``clip``."""
 
     def observe(now: Quantities) -> Any:
         velocity = now.qvel if clip is None else now.qvel.clip(-clip, clip)
@@ -128,12 +130,12 @@ def _positions_and_velocities(skip: int, clip: float | None = None) -> Callable[
 
 
 def _run(control_cost: float) -> Callable[[PhysicsStep], Any]:
-    """Pays speed along x, less the cost of control."""
+    """Reward: velocity along x, minus a control cost."""
     return lambda step: _x_velocity(step) - control_cost * _squares(step.control)
 
 
 def _run_upright(control_cost: float, healthy: Callable[[Quantities], Any]) -> Callable[[PhysicsStep], Any]:
-    """As :func:`_run`, and 1 for every step that ends upright."""
+    """Like :func:`_run`, plus 1 for every step that ends in a healthy state."""
     return lambda step: _run(control_cost)(step) + 1.0 * healthy(step.after)
 
 
@@ -201,7 +203,7 @@ def _double_pendulum_observe(now: Quantities) -> Any:
 
 
 def _double_pendulum_healthy(now: Quantities) -> Any:
-    return _numpy(now).logical_not(now.site_xpos[0, 2] <= 1.0)  # a nan goes on, as in Gymnasium
+    return _numpy(now).logical_not(now.site_xpos[0, 2] <= 1.0)  # the episode continues for NaN, as in Gymnasium
 
 
 def _double_pendulum_reward(step: PhysicsStep) -> Any:
@@ -228,7 +230,7 @@ def _reacher_reward(step: PhysicsStep) -> Any:
 
 
 def _uniform(scale: float) -> Start:
-    """Positions and velocities about the XML's, both uniform in +-``scale``."""
+    """Initial positions and velocities: those of the XML plus uniform noise in +-``scale``."""
 
     def start(key: Array, qpos: Any, qvel: Any) -> tuple[Array, Array]:
         key_position, key_velocity = jax.random.split(key)
@@ -239,7 +241,7 @@ def _uniform(scale: float) -> Start:
 
 
 def _uniform_and_normal(scale: float) -> Start:
-    """Positions uniform in +-``scale`` about the XML's, velocities normal with standard deviation ``scale``."""
+    """Initial state: that of the XML plus noise, uniform in +-``scale`` (positions) and normal (velocities)."""
 
     def start(key: Array, qpos: Any, qvel: Any) -> tuple[Array, Array]:
         key_position, key_velocity = jax.random.split(key)
@@ -250,11 +252,11 @@ def _uniform_and_normal(scale: float) -> Start:
 
 
 def _reacher_start(key: Array, qpos: Any, qvel: Any) -> tuple[Array, Array]:
-    """The arm about the XML's; the goal uniform in a disc of radius 0.2 m, at rest."""
+    """Initial state of the arm: that of the XML plus noise; the goal is at rest, uniform in a disc of radius 0.2 m."""
     key_position, key_velocity, key_radius, key_angle = jax.random.split(key, 4)
     noise = jax.random.uniform(key_position, qpos.shape, qpos.dtype, -0.1, 0.1)
     speeds = jax.random.uniform(key_velocity, qvel.shape, qvel.dtype, -0.005, 0.005)
-    radius = 0.2 * jnp.sqrt(jax.random.uniform(key_radius, (), qpos.dtype))  # Gymnasium draws until one is inside
+    radius = 0.2 * jnp.sqrt(jax.random.uniform(key_radius, (), qpos.dtype))  # Gymnasium samples until a point is inside
     angle = jax.random.uniform(key_angle, (), qpos.dtype, 0.0, 2 * jnp.pi)
     goal = radius * jnp.stack([jnp.cos(angle), jnp.sin(angle)])
     return (qpos + noise).at[2:].set(goal), (qvel + speeds).at[2:].set(0.0)

@@ -1,4 +1,4 @@
-"""Which Gymnasium environments may have been meant by an id that cannot be made."""
+"""Suggests Gymnasium environments for an id that is unknown or cannot be created."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import gymnasium
 
 from preqn_jax.envs import interface
 
-_AT_MOST = 4
-_SIMILAR = 0.6  # of difflib; below that a name is another one
+_AT_MOST = 4  # number of suggestions
+_SIMILAR = 0.6  # minimum similarity of a suggested name, a ratio of difflib
 
 
 def suggest(env_id: str, kwargs: Mapping[str, Any], *, versions_alone: bool = False) -> str:
-    """The end of a line on an id: what can be made, the same name in another version first, then similar names.
+    """The end of an error message, with suggestions: other versions of the environment first, then similar names.
 
     Args:
-      env_id: that cannot be made.
-      kwargs: of the constructor.
-      versions_alone: no similar names.
+      env_id: the id that cannot be created.
+      kwargs: arguments of the constructor.
+      versions_alone: whether to suggest other versions only.
     """
     module, colon, name = env_id.rpartition(":")
     alike = (other for other in _alike(name, versions_alone) if _can_be_made(other, kwargs))
@@ -36,7 +36,7 @@ def suggest(env_id: str, kwargs: Mapping[str, Any], *, versions_alone: bool = Fa
 
 
 def _alike(name: str, versions_alone: bool) -> Iterator[str]:
-    """Registered ids, the likeliest first."""
+    """Registered ids, most similar first."""
     base, _ = _split(name)
     others = [other for other in gymnasium.registry if other != name]
     same = [other for other in others if _split(other)[0] == base]
@@ -48,7 +48,7 @@ def _alike(name: str, versions_alone: bool) -> Iterator[str]:
 
 
 def _split(name: str) -> tuple[str, int]:
-    """An id without its version, in lower case, and the version; -1 without one."""
+    """An id in lower case without its version, and the version; -1 if there is none."""
     match = re.fullmatch(r"(.*)-v(\d+)", name)
     return (match[1].lower(), int(match[2])) if match else (name.lower(), -1)
 
@@ -58,7 +58,7 @@ def _likeness(one: str, other: str) -> float:
 
 
 def _can_be_made(env_id: str, kwargs: Mapping[str, Any]) -> bool:
-    """Tries it: a registered environment may need a package that is missing, or have spaces that no agent takes."""
+    """Whether an environment can be created; a package may be missing, or its spaces may not be supported."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

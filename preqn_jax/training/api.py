@@ -24,19 +24,20 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     **fields: Any,
 ) -> bool:
-    """Trains an agent; resumes from the newest checkpoint of the work directory where there is one.
+    """Trains an agent, resuming from the newest checkpoint of the work directory if there is one.
 
         preqn_jax.train("preqn_halfcheetah", workdir="runs/mine", total_steps=100_000)
         preqn_jax.train("preqn_hopper", workdir="runs/other", **{"agent.max_backtracks": 10})
 
     Args:
-      config: a name ``<agent>_<environment>`` as ``python -m experiments.run --config=`` takes it, or a
+      config: a name ``<agent>_<environment>``, as for ``python -m experiments.run --config=``, or a
         :class:`~preqn_jax.training.config.Config`.
-      workdir: gets config.json, metrics.csv, checkpoints and the learning curve.
-      reporters: functions (work directory, configuration, first step) -> reporter; each is told how the run proceeds.
+      workdir: directory for config.json, metrics.csv, checkpoints and the learning curve.
+      reporters: functions (work directory, configuration, first step) -> reporter; each reporter receives the progress
+        and results of the run.
       should_stop: asked after every iteration and during evaluations; once it is true, the run writes a checkpoint and
         returns. An exception, as of Ctrl-C, ends the run at its newest checkpoint.
-      **fields: fields of the configuration that differ, by their dotted paths.
+      **fields: overrides of configuration fields, by their dotted paths.
 
     Returns:
       Whether the run is complete.

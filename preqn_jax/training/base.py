@@ -1,4 +1,4 @@
-"""What both trainers are made of: members, the record of an interval, the burst of updates, checkpointed arrays."""
+"""Code shared by both trainers: the base class, averages between evaluations, gradient steps, checkpoint arrays."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from preqn_jax.training.config import Config, check_config
 from preqn_jax.training.evaluation import Evaluation
 from preqn_jax.types import Array, NonFiniteError, Transition
 
-Infos = dict[str, np.ndarray]  # scalars of each update by name, [S, U]
-Row = dict[str, float]  # of metrics.csv
+Infos = dict[str, np.ndarray]  # metrics of each gradient step by name, [S, U]: S seeds, U gradient steps
+Row = dict[str, float]  # a row of metrics.csv
 Burst = Callable[[AgentState, Transition, Array, Array], tuple[AgentState, dict[str, Array]]]
 
-# Streams of JAX keys. Each draw is a function of (seed, stream, counter) alone, so that a resumed run needs no
-# stored random state to go on exactly where it stopped.
+# Streams of JAX keys. Each draw depends only on (seed, stream, counter), so a run resumes exactly without storing
+# any random state.
 INIT, EXPLORE, UPDATE, DIAGNOSE, RESET, UNIFORM_ACTION, REPLAY, EVALUATE, HELD_OUT = range(9)
 
 
 class Notice(NamedTuple):
-    """Something that whoever uses a run's results has to know.
+    """A remark that matters for the interpretation of a run's results.
 
     Attributes:
-      text: one line.
-      event: what is kept of it beside the results, for JSON; ``step`` is among it. None: nothing.
+      text: one line for the user.
+      event: JSON-compatible record, with an entry ``step``, that is stored with the results; None stores nothing.
     """
 
     text: str
@@ -39,20 +39,20 @@ class Notice(NamedTuple):
 
 
 class Trainer(abc.ABC):
-    """All that changes during a run, and the steps that change it; S learners side by side.
+    """The state of a run, and the methods that advance it. S learners are trained in parallel.
 
     Attributes:
-      config: of the run.
-      seeds: of the learners.
-      keys: one a learner, ``[S]``; every stream of random numbers springs from them.
-      step: environment steps of each seed so far.
-      interval: what happened since the last evaluation.
-      running: false for learners that were stopped because something of theirs was not finite, ``[S]``.
-      evaluation_due: whether an evaluation has to follow before the next step; a checkpoint keeps it.
-      notices: what has to be reported and has not been yet.
-      replay_bytes: memory of all replay buffers.
-      broken_episodes: how many were cut, since this trainer was made, because the simulation broke; on the host
-        MuJoCo sees to that itself.
+      config: configuration of the run.
+      seeds: seeds of the learners.
+      keys: PRNG key of each learner, ``[S]``; all random draws are derived from it.
+      step: environment steps per seed so far.
+      interval: averages of training metrics since the last evaluation.
+      running: False for learners that were stopped because a value became NaN or infinite, ``[S]``.
+      evaluation_due: whether an evaluation must run before the next iteration; stored in checkpoints.
+      notices: notices that have not been reported yet.
+      replay_bytes: memory of all replay buffers [bytes].
+      broken_episodes: number of episodes, since this trainer was created, that were truncated because the simulation
+        diverged. It stays 0 for environments on the CPU, where MuJoCo itself resets such simulations.
     """
 
     config: Config
@@ -66,7 +66,7 @@ class Trainer(abc.ABC):
     broken_episodes: int = 0
 
     def __init__(self, config: Config, seeds: Sequence[int]):
-        """Raises SettingError on a configuration that cannot be."""
+        """Initializes the common attributes; raises SettingError if the configuration is invalid."""
         check_config(config)
         self.config, self.seeds, self.step = config, seeds, 0
         self.running, self.evaluation_due, self.notices = np.ones(len(seeds), bool), False, []
@@ -74,42 +74,52 @@ class Trainer(abc.ABC):
 
     @abc.abstractmethod
     def compile(self) -> float:
-        """Initializes the learners and compiles everything that a run will call; returns the seconds it took."""
+        """Initializes the learners and compiles all functions of the run; returns the elapsed time [s]."""
 
     @abc.abstractmethod
     def advance(self) -> Infos:
-        """``update_every`` environment steps, then as many updates; their infos, empty while there are none yet.
+        """Runs one iteration: ``update_every`` environment steps, then the same number of gradient steps.
 
-        A learner with an update that is not finite stays as it was before it, and is stopped, with a notice.
+        A learner whose gradient steps produce a NaN or an infinity keeps its previous state and is stopped, with a
+        notice.
+
+        Returns:
+          Metrics of each gradient step, ``[S, U]`` by name; empty before ``update_after``.
 
         Raises:
-          NonFiniteError: if no learner is left.
+          NonFiniteError: if all learners have been stopped.
         """
 
     @abc.abstractmethod
     def play(self, should_stop: Callable[[], bool]) -> tuple[Evaluation, np.ndarray] | None:
-        """Episodes of the deterministic policies, and Q at the first state of each, ``[S, E]``; None if stopped."""
+        """Runs evaluation episodes of the deterministic policies.
+
+        Returns:
+          The episodes, and the Q estimate at the initial state of each, ``[S, E]``; None if ``should_stop`` returned
+          True.
+        """
 
     @abc.abstractmethod
     def arrays(self) -> Arrays:
-        """Everything that :meth:`restore` needs, as arrays by name."""
+        """The state of the run for a checkpoint, as arrays by name; the input of :meth:`restore`."""
 
     @abc.abstractmethod
     def restore(self, arrays: Arrays) -> None:
-        """Takes up where a trainer of the same configuration stopped; call after :meth:`compile`.
+        """Restores the state of a trainer with the same configuration; call after :meth:`compile`.
 
         Raises:
-          CheckpointError: if the arrays are of another configuration.
+          CheckpointError: if the arrays belong to another configuration.
         """
 
     def evaluate(self, should_stop: Callable[[], bool] = lambda: False) -> list[Row | None] | None:
-        """Plays the deterministic policies and closes the interval.
+        """Evaluates the deterministic policies and starts a new averaging interval.
 
         Args:
-          should_stop: asked on the way; once it is true nothing has changed, and the evaluation stays due.
+          should_stop: called during the evaluation. Once it returns True, the evaluation is abandoned without any
+            change of state, and remains due.
 
         Returns:
-          One row of metrics a seed, None for one that was stopped; None for all if the evaluation was.
+          One row of metrics per seed, with None for seeds that were stopped; None if the evaluation was abandoned.
         """
         if (played := self.play(should_stop)) is None:
             return None
@@ -127,7 +137,8 @@ class Trainer(abc.ABC):
                 "return_min": returns[s].min(),
                 "return_max": returns[s].max(),
                 "episode_length": lengths[s].mean(),
-                # Q at the first state, and what it claims to be: an overestimation shows as their difference.
+                # The Q estimate at the initial state and the return obtained from it; their difference is the
+                # overestimation bias.
                 "first_q": first_q[s].mean(),
                 "discounted_return": discounted[s].mean(),
                 "overestimation": first_q[s].mean() - discounted[s].mean(),
@@ -138,7 +149,7 @@ class Trainer(abc.ABC):
         return rows
 
     def _record(self, info: Infos, running: np.ndarray) -> Infos:
-        """Counts the infos of a burst, of which ``running`` are left; NaN for the others."""
+        """Adds the metrics of an iteration to the interval; metrics of learners that are not running become NaN."""
         stopped = [int(s) for s in np.nonzero(self.running & ~running)[0]]
         reasons = [self._reason(info, s) for s in stopped]
         if reasons and not running.any() and jax.process_count() == 1:  # other processes may have some left
@@ -160,19 +171,20 @@ class Trainer(abc.ABC):
         return f"{what} of seed {self.seeds[s]} is not finite before step {self.step}"
 
     def label(self, s: int) -> str:
-        """What tells a learner from the others."""
+        """A text that identifies a learner in messages."""
         return f"seed {self.seeds[s]}"
 
 
 class Interval:
-    """What happened since the last evaluation, per seed; ``names`` are those of the agent's infos."""
+    """Averages of training metrics since the last evaluation, per seed."""
 
     def __init__(self, num_seeds: int, names: Sequence[str], diagnosis: Sequence[str]):
+        """Takes the number of seeds S and the names of the agent's metrics and of the kernel diagnostics."""
         self._num_seeds, self._names, self._diagnosis = num_seeds, names, diagnosis
         self.clear()
 
     def clear(self) -> None:
-        """Starts the next one."""
+        """Resets all counts and sums to zero."""
         self.episodes = np.zeros(self._num_seeds)
         self.episode_returns = np.zeros(self._num_seeds)  # summed
         self.updates = 0
@@ -181,24 +193,24 @@ class Interval:
         self.diagnosis = {name: np.zeros(self._num_seeds) for name in self._diagnosis}  # summed over diagnoses
 
     def add_episodes(self, episodes: np.ndarray, returns: np.ndarray) -> None:
-        """Counts finished training episodes, how many and their returns' sum, ``[S]`` each."""
+        """Adds completed training episodes: their number and the sum of their returns, ``[S]`` each."""
         self.episodes += episodes
         self.episode_returns += returns
 
     def add_updates(self, info: Infos) -> None:
-        """Counts a burst of updates, ``[S, U]`` arrays by name."""
+        """Adds the metrics of U gradient steps, ``[S, U]`` arrays by name."""
         self.updates += next(iter(info.values())).shape[1]
         for name, value in info.items():
             self.infos[name] += value.sum(axis=1, dtype=np.float64)
 
     def add_diagnosis(self, diagnosis: dict[str, Array]) -> None:
-        """Counts a diagnosis of one update, ``[S]`` arrays by name."""
+        """Adds the kernel diagnostics of one update, ``[S]`` arrays by name."""
         self.diagnoses += 1
         for name, value in diagnosis.items():
             self.diagnosis[name] += np.asarray(value, np.float64)
 
     def row(self, s: int) -> Row:
-        """Means over the interval; NaN where there was nothing to average."""
+        """Means over the interval for seed number s; NaN where there is nothing to average."""
         episodes = self.episodes[s]
         training = {
             "train_episodes": episodes,
@@ -210,14 +222,14 @@ class Interval:
         return {**training, **infos, **{name: total[s] / diagnoses for name, total in self.diagnosis.items()}}
 
     def arrays(self) -> Arrays:
-        """What a checkpoint needs."""
+        """Counts and sums for a checkpoint, as arrays by name."""
         counts = {"updates": np.asarray(self.updates), "diagnoses": np.asarray(self.diagnoses)}
         totals = {f"infos.{name}": total for name, total in self.infos.items()}
         totals |= {f"diagnosis.{name}": total for name, total in self.diagnosis.items()}
         return {"episodes": self.episodes, "episode_returns": self.episode_returns, **counts, **totals}
 
     def restore(self, arrays: Arrays) -> None:
-        """Takes up what :meth:`arrays` gave."""
+        """Restores the arrays of :meth:`arrays`."""
         self.episodes = np.array(arrays["episodes"])
         self.episode_returns = np.array(arrays["episode_returns"])
         self.updates, self.diagnoses = int(arrays["updates"]), int(arrays["diagnoses"])
@@ -226,12 +238,12 @@ class Interval:
 
 
 def stream(key: Array, number: int, counter: Array) -> Array:
-    """The key of one draw."""
+    """Derives the PRNG key of one draw from a learner's key, the number of the stream and a counter."""
     return jax.random.fold_in(jax.random.fold_in(key, number), counter)
 
 
 def burst_of(agent: Agent) -> Burst:
-    """(state, transitions [U, B, ...], key, step) -> (state, infos [U]): U gradient steps in one scan."""
+    """Returns (state, transitions [U, B, ...], key, step) -> (state, metrics [U]), which runs U gradient steps."""
 
     def burst(state: AgentState, batches: Transition, key: Array, step: Array) -> tuple[AgentState, dict[str, Array]]:
         keys = jax.random.split(stream(key, UPDATE, step), batches.reward.shape[0])
@@ -241,9 +253,9 @@ def burst_of(agent: Agent) -> Burst:
 
 
 def guarded_burst_of(agent: Agent) -> Callable[..., tuple[AgentState, dict[str, Array], Array]]:
-    """As :func:`burst_of`, with a last argument and result: whether the learner is running.
+    """Like :func:`burst_of`, with an additional last argument and result: whether the learner is running.
 
-    If anything of the burst is not finite the state stays as it was, and the learner stops running.
+    If the new state or a metric contains a NaN or an infinity, the old state is kept and the result is False.
     """
     burst = burst_of(agent)
 
@@ -258,22 +270,22 @@ def guarded_burst_of(agent: Agent) -> Callable[..., tuple[AgentState, dict[str, 
 
 
 def all_finite(tree: Any) -> Array:
-    """Whether every number in a pytree is finite, a scalar bool."""
+    """Whether all values in a pytree are finite, a scalar bool."""
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def value_of_policy(agent: Agent, state: AgentState, observation: Array) -> Array:
-    """What the critic claims for observations ``[..., O]`` under the deterministic policy, ``[...]``."""
+    """The critic's Q estimate ``[...]`` for observations ``[..., O]`` and the actions of the deterministic policy."""
     return agent.q_fn(agent.critic(state), (agent.preprocess(state, observation), agent.act(state, observation)))
 
 
 def restore_tree(like: Any, arrays: Arrays, prefix: str) -> Any:
-    """A pytree out of a checkpoint's arrays.
+    """Builds a pytree from the arrays of a checkpoint; the inverse of :func:`named_leaves`.
 
     Args:
-      like: a tree of the same structure and shapes.
-      arrays: with what :func:`named_leaves` gave among them.
-      prefix: given there.
+      like: a tree with the required structure and shapes.
+      arrays: arrays by name.
+      prefix: the prefix of the names that was passed to :func:`named_leaves`.
 
     Raises:
       CheckpointError: if an array is missing or has another shape.
@@ -288,12 +300,12 @@ def restore_tree(like: Any, arrays: Arrays, prefix: str) -> Any:
 
 
 def named_leaves(tree: Any, prefix: str) -> list[tuple[str, Any]]:
-    """The leaves of a pytree by names that begin with ``prefix``."""
+    """The leaves of a pytree with their names, ``<prefix>.<path of the leaf>``."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     keystr = functools.partial(jax.tree_util.keystr, simple=True, separator=".")
     return [(f"{prefix}.{keystr(path)}".rstrip("."), leaf) for path, leaf in leaves]
 
 
 def below(arrays: Arrays, prefix: str) -> Arrays:
-    """Those whose names begin with ``prefix``, by the rest of their names."""
+    """The arrays whose names begin with ``prefix``, with the prefix removed from their names."""
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

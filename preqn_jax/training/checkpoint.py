@@ -1,7 +1,7 @@
-"""Everything that a resumed run needs, in one versioned Orbax checkpoint: arrays, and a JSON manifest of them.
+"""Versioned Orbax checkpoints with everything that a resumed run needs: arrays and a JSON manifest.
 
-Arrays are NumPy's or, where several processes train one population, JAX's over the devices of all of them: every
-process then saves and restores at the same steps, and each writes and reads the part that is its own.
+The arrays are NumPy arrays or, if several processes train one population, JAX arrays over the devices of all processes.
+In the second case all processes save and restore at the same steps, and each one writes and reads its own part.
 """
 
 from __future__ import annotations
@@ -27,43 +27,43 @@ from preqn_jax.settings import first_line
 _FORMAT = "preqn_jax"
 _VERSION = 1
 
-Arrays = dict[str, Any]  # of NumPy or JAX
+Arrays = dict[str, Any]  # NumPy or JAX arrays by name
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be used; the message is one line fit for a user."""
+    """A checkpoint cannot be read or written; the message is one line for the user."""
 
 
 class Checkpoints:
-    """The newest two checkpoints of a run, each written completely or not at all."""
+    """The two newest checkpoints of a run; each is written completely or not at all."""
 
     def __init__(self, directory: pathlib.Path, read_only: bool = False, sharding: jax.sharding.Sharding | None = None):
-        """Makes ``directory``, or, read only, leaves a run alone that may be writing there.
+        """Opens the directory, and creates it unless ``read_only`` is set.
 
         Args:
-          directory: of all checkpoints; several processes share one.
-          read_only: whether nothing is to be written.
-          sharding: of the arrays over the devices of several processes, where there are such arrays.
+          directory: directory of all checkpoints of the run; several processes share it.
+          read_only: whether to change nothing, for example because a run is writing to the directory.
+          sharding: sharding of arrays that are distributed over the devices of several processes, if there are any.
         """
         self._directory, self._sharding = directory.absolute(), sharding
         options = ocp.CheckpointManagerOptions(
             max_to_keep=2,
             create=not read_only,
             read_only=read_only,
-            cleanup_tmp_directories=not read_only,  # of a run that was killed while it wrote
-            enable_async_checkpointing=False,  # save() returns when all is on disk
+            cleanup_tmp_directories=not read_only,  # left by a run that was killed while writing
+            enable_async_checkpointing=False,  # save() returns once everything is on disk
         )
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def latest_step(self) -> int | None:
-        """Environment step of the newest complete checkpoint, None if there is none."""
+        """The environment step of the newest complete checkpoint; None if there is none."""
         return self._manager.latest_step()
 
     def save(self, step: int, arrays: Arrays) -> None:
-        """Writes a checkpoint; one for the same step stays as it is.
+        """Writes a checkpoint, unless there is one for this step already.
 
         Raises:
-          CheckpointError: if it cannot be written, on a full disk for example; those before it are left as they are.
+          CheckpointError: if it cannot be written, for example because the disk is full; earlier checkpoints are kept.
         """
         if step in self._manager.all_steps():
             return
@@ -73,14 +73,14 @@ class Checkpoints:
             "step": step,
             "arrays": {name: _describe(array) for name, array in arrays.items()},
         }
-        stored = {name: array for name, array in arrays.items() if array.size}  # Orbax refuses empty arrays
+        stored = {name: array for name, array in arrays.items() if array.size}  # Orbax rejects empty arrays
         args = ocp.args.Composite(arrays=ocp.args.PyTreeSave(stored), manifest=ocp.args.JsonSave(manifest))
         try:
             with _silent():
                 self._manager.save(step, args=args)
         except Exception as error:  # Orbax, tensorstore and the file system each raise their own
             for partial in self._directory.glob(f"{step}.orbax-checkpoint-tmp*"):
-                shutil.rmtree(partial, ignore_errors=True)  # what room there is may be needed
+                shutil.rmtree(partial, ignore_errors=True)  # frees the space
             where = f"checkpoint {self._directory.name}/{step}"
             raise CheckpointError(f"{where} cannot be written ({_reason(error)})") from error
 
@@ -88,7 +88,7 @@ class Checkpoints:
         """Reads a checkpoint.
 
         Raises:
-          CheckpointError: if it is damaged, or nothing that this version wrote.
+          CheckpointError: if it is damaged, or was not written by this format version.
         """
         where = f"checkpoint {self._directory.name}/{step}"
         try:
@@ -121,13 +121,13 @@ class Checkpoints:
         return ocp.RestoreArgs(restore_type=np.ndarray)
 
     def close(self) -> None:
-        """Waits for what is being written."""
+        """Waits for pending writes and closes the checkpoint manager."""
         self._manager.close()
 
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Keeps the stack traces from the user's terminal that Orbax logs in addition to what it raises."""
+    """Suppresses the stack traces that Orbax logs in addition to raising an exception."""
     _ignore_closed_loops()
     logger = logging.getLogger("absl")
     before, logger.disabled = logger.disabled, True
@@ -137,9 +137,9 @@ def _silent() -> Iterator[None]:
         logger.disabled = before
 
 
-@functools.cache  # once in a process
+@functools.cache  # once per process
 def _ignore_closed_loops() -> None:
-    """Hides what the writes that Orbax abandons call back into; it may come long after they have failed."""
+    """Hides "Event loop is closed" errors of writes that Orbax abandoned; they may occur long after the failure."""
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
@@ -150,7 +150,7 @@ def _ignore_closed_loops() -> None:
 
 
 def _reason(error: Exception) -> str:
-    """In few words: of the system's where there is one, which tensorstore buries in a list of paths."""
+    """A short reason: the operating system's error if there is one (tensorstore embeds its code in a long message)."""
     if code := getattr(error, "errno", None) or next(iter(re.findall(r"os_error_code='(\d+)'", str(error))), None):
         return os.strerror(int(code))
     return first_line(error)
@@ -158,7 +158,7 @@ def _reason(error: Exception) -> str:
 
 def _describe(array: Any) -> dict[str, Any]:
     shape = {"shape": list(array.shape), "dtype": str(array.dtype)}
-    if isinstance(array, jax.Array):  # no process sees all of it
+    if isinstance(array, jax.Array):  # no process holds the whole array, so there is no checksum
         return shape
     return {**shape, "crc32": zlib.crc32(np.ascontiguousarray(array).data) if array.size else 0}
 

@@ -12,41 +12,48 @@ from preqn_jax.settings import SettingError, check, setting, spell
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A whole run: the schedule, which all agents share, and the parts that have their own classes."""
+    """Configuration of a run: the training schedule, and the configurations of the agent and the environment."""
 
     agent: Any
     env: EnvConfig = EnvConfig()
-    algorithm: str = setting("preqn", "the agent's name; follows from --config", choices=AGENTS)
-    seed: int = setting(0, "seed of the first learner; the others count on from it", interval="[0, 2147483647]")
-    num_seeds: int = setting(1, "learners trained side by side, each with its own environments", interval="[1, inf)")
-    total_steps: int = setting(1_000_000, "length of the run [environment steps of each seed]", interval="[1, inf)")
-    start_steps: int = setting(5_000, "uniformly random actions at the start [environment steps]", interval="[0, inf)")
-    update_after: int = setting(5_000, "no gradient steps before this [environment steps]", interval="[1, inf)")
-    update_every: int = setting(50, "environment steps, then as many gradient steps, by turns", interval="[1, inf)")
-    batch_size: int = setting(256, "minibatch, drawn with replacement [transitions]", interval="[1, inf)")
-    n_step: int = setting(
-        1, "rewards that a target sums before it bootstraps; fewer at the end of an episode", interval="[1, inf)"
+    algorithm: str = setting("preqn", "name of the agent; set by --config", choices=AGENTS)
+    seed: int = setting(0, "seed of the first learner; learner i uses seed + i", interval="[0, 2147483647]")
+    num_seeds: int = setting(1, "learners trained in parallel, each with its own environments", interval="[1, inf)")
+    total_steps: int = setting(1_000_000, "length of the run [environment steps per seed]", interval="[1, inf)")
+    start_steps: int = setting(
+        5_000, "initial steps with uniformly random actions [environment steps]", interval="[0, inf)"
     )
-    replay_capacity: int = setting(1_000_000, "ring buffer of each seed [transitions]", interval="[1, inf)")
-    evaluate_every: int = setting(10_000, "between evaluations [environment steps]", interval="[1, inf)")
-    evaluate_episodes: int = setting(10, "of each evaluation [episodes]", interval="[1, inf)")
-    checkpoint_every: int = setting(10_000, "between checkpoints [environment steps]", interval="[1, inf)")
+    update_after: int = setting(5_000, "step at which gradient steps begin [environment steps]", interval="[1, inf)")
+    update_every: int = setting(
+        50, "environment steps per iteration, followed by the same number of gradient steps", interval="[1, inf)"
+    )
+    batch_size: int = setting(
+        256, "minibatch size; minibatches are sampled with replacement [transitions]", interval="[1, inf)"
+    )
+    n_step: int = setting(
+        1, "number of rewards in an n-step target; fewer at the end of an episode", interval="[1, inf)"
+    )
+    replay_capacity: int = setting(1_000_000, "size of each seed's replay buffer [transitions]", interval="[1, inf)")
+    evaluate_every: int = setting(10_000, "interval between evaluations [environment steps]", interval="[1, inf)")
+    evaluate_episodes: int = setting(10, "episodes per evaluation", interval="[1, inf)")
+    checkpoint_every: int = setting(10_000, "interval between checkpoints [environment steps]", interval="[1, inf)")
     measure_alignment: bool = setting(
-        False, "report cos(Q' - Q, y - Q) of every critic update, on its minibatch and on one held out"
+        False, "report cos(Q' - Q, y - Q) of every critic update, on its minibatch and on a held-out minibatch"
     )
     diagnose_every: int = setting(
         0,
-        "between diagnoses of an update by the critic's kernel, half a second each; 0: none [environment steps]",
+        "interval between kernel diagnostics of an update, which take about half a second each; 0 disables them "
+        "[environment steps]",
         interval="[0, inf)",
     )
-    record_updates: bool = setting(False, "keep the scalars of every single update, in <workdir>/updates/*.npz")
+    record_updates: bool = setting(False, "save the metrics of every update in <workdir>/updates/*.npz")
 
 
 def check_config(config: Config) -> None:
-    """Checks every field alone and against the others.
+    """Checks each field, and the fields against each other.
 
     Raises:
-      SettingError: for the first that cannot be; one line.
+      SettingError: if a field is invalid, or fields contradict each other (the first one found).
     """
     check(config)
     if not config.agent.hidden_sizes:
@@ -80,7 +87,7 @@ def check_config(config: Config) -> None:
 
 
 def check_actions(config: Config, discrete: bool) -> None:
-    """Raises SettingError unless the agent's actions are of the environment's kind."""
+    """Raises SettingError unless the agent and the environment have the same kind of actions."""
     if AGENTS[config.algorithm].discrete != discrete:
         kind = "discrete" if discrete else "continuous"
         raise SettingError(f"config.env.id={config.env.id} (backend={config.env.backend}) has {kind} actions"
@@ -88,7 +95,7 @@ def check_actions(config: Config, discrete: bool) -> None:
 
 
 def _not_made(config: Config, discrete: bool) -> str:
-    """The rest of a line on an agent whose actions are of the other kind."""
+    """The end of the error message for an agent that does not support the environment's kind of actions."""
     fit = ", ".join(name for name, entry in AGENTS.items() if entry.discrete == discrete)
     return f", for which config.algorithm={config.algorithm} is not made; allowed: {fit}"
 

@@ -1,4 +1,4 @@
-"""Training with environments on the device: collecting and learning of all members are one compiled program."""
+"""Training with environments on the device: one compiled program collects transitions and updates all learners."""
 
 from __future__ import annotations
 
@@ -32,28 +32,33 @@ from preqn_jax.types import Array, Transition, transition_bytes
 
 
 class Member(NamedTuple):
-    """One learner of a population: its seed, and the agent's numbers in which it differs, ``{"step_size": 0.03}``."""
+    """One learner of a population.
+
+    Attributes:
+      seed: its seed.
+      hyperparameters: fields of the agent's configuration that differ for this member, e.g. ``{"step_size": 0.03}``.
+    """
 
     seed: int
     hyperparameters: Mapping[str, float] = types.MappingProxyType({})
 
 
 class Identity(NamedTuple):
-    """What members are from first to last: their numbers by name, and the key of all that they draw, ``[M]`` each."""
+    """Constants of each member: hyperparameter overrides by name and the PRNG key, ``[M]`` each."""
 
     hyperparameters: dict[str, Any]
     key: Any
 
 
 class Population(NamedTuple):
-    """All that the members carry from burst to burst; every leaf leads with M.
+    """The state of all members between iterations; every leaf has the leading axis M.
 
     Attributes:
-      agent: states of the agents.
-      envs: of the environments, ``[M, N, ...]``.
-      returns: of the episodes under way, ``[M, N]``.
+      agent: agent states.
+      envs: environment states, ``[M, N, ...]``.
+      returns: returns of the current episodes so far, ``[M, N]``.
       replay: ring buffers, ``[M, capacity, ...]``.
-      running: false for members that were stopped, ``[M]``; nothing of theirs changes any more but their replay.
+      running: False for members that were stopped, ``[M]``; their state, except for the replay buffer, is frozen.
     """
 
     agent: AgentState
@@ -64,13 +69,13 @@ class Population(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a burst tells of each member.
+    """Results of one iteration for each member.
 
     Attributes:
-      infos: of its updates by name, ``[M, U]``.
-      episodes: how many ended, ``[M]``.
-      episode_returns: their returns' sum, ``[M]``.
-      broken: how many of them ended because the simulation broke, ``[M]``.
+      infos: metrics of the gradient steps by name, ``[M, U]``.
+      episodes: number of episodes that ended, ``[M]``.
+      episode_returns: sum of their returns, ``[M]``.
+      broken: number of them that ended because the simulation diverged, ``[M]``.
     """
 
     infos: dict[str, Array]
@@ -80,25 +85,26 @@ class Report(NamedTuple):
 
 
 class DeviceTrainer(Trainer):
-    """M learners, each with N environments, spread over devices by members.
+    """M learners (members), each with N environments, distributed over devices along the member axis.
 
     Attributes:
-      sharding: of every array that leads with the members, over the devices of all processes.
+      sharding: sharding, over the devices of all processes, of every array whose leading axis is the member axis.
     """
 
     def __init__(
         self, config: Config, members: Sequence[Member] | None = None, devices: Sequence[jax.Device] | None = None
     ):
-        """Makes environments and agents; nothing is compiled yet.
+        """Creates environments and agents, without compiling anything.
 
         Args:
-          config: of the run.
-          members: the population; one for each of the configuration's seeds if left out.
-          devices: over which it is spread evenly; the first if left out. They may belong to several processes, block
-            by block: each makes the same trainer, and sees its own members alone.
+          config: configuration of the run.
+          members: the population; by default one member for each seed of the configuration.
+          devices: devices over which the members are distributed evenly; by default the first local device. They may
+            belong to several processes, in contiguous blocks: each process then creates the same trainer, and holds
+            only its own members.
 
         Raises:
-          SettingError: on a configuration that cannot be, or a population that does not fit.
+          SettingError: if the configuration is invalid, or the population does not fit the devices.
         """
         if members is None:
             members = [Member(seed) for seed in range(config.seed, config.seed + config.num_seeds)]
@@ -121,7 +127,7 @@ class DeviceTrainer(Trainer):
         self._identity = self._spread(Identity(self._hyperparameters(), np.asarray(jax.random.key_data(self.keys))))
 
     def _check_memory(self, device: jax.Device, count: int, transition: int) -> None:
-        """Raises SettingError unless the replay buffers and a burst's minibatches fit on ``count`` such devices."""
+        """Raises SettingError unless the replay buffers and one iteration's minibatches fit on ``count`` devices."""
         config, available = self.config, memory_of(device, count)
         minibatches = len(self.members) * config.update_every * config.batch_size * transition
         minibatches *= 1 + config.measure_alignment
@@ -136,11 +142,11 @@ class DeviceTrainer(Trainer):
             )
 
     def compile(self) -> float:
-        """Initializes the learners and compiles everything that a run will call; returns the seconds it took."""
+        """Initializes the learners and compiles all functions of the run; returns the elapsed time [s]."""
         start = time.perf_counter()
         self.population: Population = self._program(self._init)(self._identity)
         burst = self._lower_burst(self.population)
-        # Compiled ahead: a call with other shapes fails instead of compiling again.
+        # Compiled ahead of time, so that a call with other shapes fails instead of recompiling.
         self._compiled_burst = burst.compile()
         self._compiled_play = self._program(self._play).lower(*self._play_arguments()).compile()
         self._compiled_diagnosis, diagnosis = None, []
@@ -152,7 +158,7 @@ class DeviceTrainer(Trainer):
         return time.perf_counter() - start
 
     def member_bytes(self) -> int:
-        """Memory of one member, as the compiler plans it for all; takes none, but the time of a compilation."""
+        """Memory per member [bytes], from the compiler's memory analysis; compiles, but allocates no buffers."""
 
         def placed(leaf: Array) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.sharding)
@@ -163,20 +169,21 @@ class DeviceTrainer(Trainer):
         return (kept + analysis.temp_size_in_bytes) // len(self.members)
 
     def _lower_burst(self, population: Any) -> Any:
-        """For a population, or what has its shapes."""
+        """Lowers an iteration for a population, given as arrays or as their shapes."""
         return self._program(self._burst, donate=True).lower(self._identity, population, np.uint32(0))
 
     def _hyperparameters(self) -> dict[str, np.ndarray]:
-        """Those in which any member differs, of all of them."""
+        """The hyperparameters that differ in any member, with the values of all members, ``[M]`` by name."""
         names = sorted({name for member in self.members for name in member.hyperparameters})
         agent = self.config.agent
         of = {name: [m.hyperparameters.get(name, getattr(agent, name)) for m in self.members] for name in names}
         return {name: np.asarray(jnp.asarray(values)) for name, values in of.items()}
 
     def _program(self, function: Callable[..., Any], donate: bool = False) -> Any:
-        """``function(identity[, of the members, step])``, jitted, of the members of each device by itself.
+        """Jits ``function(identity[, population, step])`` with ``shard_map`` over the member axis.
 
-        No member waits then for the linesearch of another device's. ``donate`` is of the second argument.
+        Devices run independent loops, so no member waits for the line search of a member on another device.
+        ``donate`` donates the second argument.
         """
         members, shared = self.sharding.spec, PartitionSpec()
 
@@ -189,13 +196,13 @@ class DeviceTrainer(Trainer):
         return jax.jit(sharded, donate_argnums=1 if donate else ())
 
     def _spread(self, tree: Any) -> Any:
-        """Arrays of this process's members as arrays of all."""
+        """Combines arrays of this process's members into global arrays of all members."""
         return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(self.sharding, leaf), tree)
 
-    # What follows is traced; M is here the number of members of one device.
+    # The methods below are traced; there, M is the number of members on one device.
 
     def _agent(self, hyperparameters: dict[str, Array], plain: bool = False) -> Agent:
-        """The agent of a member; ``plain`` is without what ``measure_alignment`` adds."""
+        """The agent of a member; with ``plain``, without the metrics that ``measure_alignment`` adds."""
         config = dataclasses.replace(self.config.agent, **hyperparameters)
         agent = AGENTS[self.config.algorithm].make(config, self.env.observation_size, self.env.action_size)
         return with_alignment(agent) if self.config.measure_alignment and not plain else agent
@@ -214,7 +221,7 @@ class DeviceTrainer(Trainer):
         return Population(agent, envs, returns, rings, jnp.ones(identity.key.shape, bool))
 
     def _burst(self, identity: Identity, population: Population, step: Array) -> tuple[Population, Report]:
-        """From environment step ``step``, ``update_every`` steps and as many updates, of every member."""
+        """One iteration of every member, starting at environment step ``step``."""
         agent, envs, returns, ring, running = population
         collect = functools.partial(self._collect, step=step)
         given = identity, agent, envs, returns, running
@@ -236,7 +243,7 @@ class DeviceTrainer(Trainer):
         return Population(agent, envs, returns, ring, running), Report(infos, *ended)
 
     def _draw(self, one: Identity, ring: Ring, *, after: Array) -> Transition:
-        """Minibatches of one member's updates, ``[U, B, ...]``; with the rows that are held out ``[U, 2 B, ...]``."""
+        """Minibatches for one member's gradient steps, ``[U, B, ...]``; ``[U, 2 B, ...]`` with held-out rows."""
         shape = (self.config.update_every, self.config.batch_size)
         streams = (base.REPLAY, base.HELD_OUT) if self.config.measure_alignment else (base.REPLAY,)
         parts = [self._sample(one, ring, base.stream(one.key, number, after), after, shape) for number in streams]
@@ -249,9 +256,10 @@ class DeviceTrainer(Trainer):
     def _collect(
         self, one: Identity, agent_state: AgentState, envs: EnvState, returns: Array, running: Array, *, step: Array
     ) -> tuple[EnvState, Array, Array, Ring, Array, Array, Array]:
-        """``update_every`` environment steps of one member; the last three are those of its :class:`Report`.
+        """``update_every`` environment steps of one member; the last three results are fields of :class:`Report`.
 
-        A member whose environment is not finite from a reset on is stopped; one that breaks later begins anew.
+        A member is stopped if an environment returns NaN or infinite observations directly after a reset. If a
+        simulation diverges later, the environment is reset.
         """
         config, agent, key = self.config, self._agent(one.hyperparameters), one.key
         count = config.env.num_envs
@@ -288,7 +296,7 @@ class DeviceTrainer(Trainer):
         return agent, running, infos
 
     def _play(self, identity: Identity, population: Population, step: Array) -> tuple[Evaluation, Array]:
-        """Episodes of every member, and Q at the first state of each."""
+        """Evaluation episodes of every member, and the Q estimate at the initial state of each."""
 
         def play(one: Identity, state: AgentState, _: Array) -> tuple[Evaluation, Array]:
             agent = self._agent(one.hyperparameters)
@@ -299,7 +307,7 @@ class DeviceTrainer(Trainer):
         return over_members(unless_stopped(play, kept=0), identity, population.agent, population.running)
 
     def _diagnose(self, identity: Identity, population: Population, step: Array) -> dict[str, Array]:
-        """Of the update that each member would make now, on a minibatch drawn for this alone."""
+        """Kernel diagnostics of the update that each member would make now, on a separately sampled minibatch."""
 
         def diagnose(one: Identity, agent: AgentState, ring: Ring) -> dict[str, Array]:
             draw, update = jax.random.split(base.stream(one.key, base.DIAGNOSE, step))
@@ -308,13 +316,16 @@ class DeviceTrainer(Trainer):
 
         return over_members(diagnose, identity, population.agent, population.replay)
 
-    # What follows is not.
+    # The methods below are not traced.
 
     def advance(self) -> Infos:
-        """``update_every`` environment steps, then as many updates; their infos, empty while there are none yet.
+        """Runs one iteration: ``update_every`` environment steps, then the same number of gradient steps.
+
+        Returns:
+          Metrics of each gradient step, ``[M, U]`` by name; empty before ``update_after``.
 
         Raises:
-          NonFiniteError: if no learner is left.
+          NonFiniteError: if all learners have been stopped.
         """
         config = self.config
         arguments = self._identity, self.population, np.uint32(self.step)
@@ -328,22 +339,28 @@ class DeviceTrainer(Trainer):
         return self._record(infos if self.step >= config.update_after else {}, _local(self.population.running))
 
     def label(self, s: int) -> str:
-        """What tells a member from the others."""
+        """A text that identifies a member in messages: its seed and its hyperparameter overrides."""
         numbers = self.members[s].hyperparameters.items()
         return ", ".join([f"seed {self.seeds[s]}", *(f"{name} {value:g}" for name, value in numbers)])
 
     def play(self, should_stop: Callable[[], bool]) -> tuple[Evaluation, np.ndarray] | None:
-        """As of any trainer, ``[M, E]``; one program, which nothing stops once it runs."""
+        """Runs evaluation episodes; see :meth:`Trainer.play`.
+
+        The evaluation is one compiled program, so ``should_stop`` is only called before it starts.
+        """
         return None if should_stop() else _local(self._compiled_play(*self._play_arguments()))
 
     def _play_arguments(self) -> tuple[Any, ...]:
         return self._identity, self.population, np.uint32(self.step)
 
     def arrays(self) -> Arrays:
-        """Everything that :meth:`restore` needs, as arrays by name; of all members, spread, if of several processes."""
+        """The state of the run for a checkpoint, as arrays by name; the input of :meth:`restore`.
+
+        With several processes these are global arrays of all members.
+        """
         interval = {f"interval.{name}": array for name, array in self.interval.arrays().items()}
         fetch: Callable[[Any], Any] = _local
-        if jax.process_count() > 1:  # JAX has no float64 to spread, but the words that it is made of
+        if jax.process_count() > 1:  # JAX has no float64 by default, so float64 is distributed as pairs of uint32
             interval = {
                 n: self._spread(array.view(np.uint32)) if array.ndim else array for n, array in interval.items()
             }
@@ -357,12 +374,12 @@ class DeviceTrainer(Trainer):
         return arrays
 
     def restore(self, arrays: Arrays) -> None:
-        """Takes up where a trainer of the same configuration stopped; call after :meth:`compile`.
+        """Restores the state of a trainer with the same configuration; call after :meth:`compile`.
 
         Raises:
-          CheckpointError: if the arrays are of another configuration.
+          CheckpointError: if the arrays belong to another configuration.
         """
-        arrays = {"running": np.ones(len(self.members), bool), **arrays}  # an older checkpoint has none
+        arrays = {"running": np.ones(len(self.members), bool), **arrays}  # missing in older checkpoints
         spread = [name for name, array in arrays.items() if isinstance(array, jax.Array)]
         arrays = {name: _local(array) if name in spread else array for name, array in arrays.items()}
         self.step, self.evaluation_due = int(arrays["step"]), bool(arrays.get("evaluation_due", False))
@@ -382,10 +399,10 @@ class DeviceTrainer(Trainer):
 
 
 def over_members(function: Callable[..., Any], *arguments: Any) -> Any:
-    """``function`` of each member, along the leading axis of every argument.
+    """Maps ``function`` over the members, the leading axis of every argument.
 
-    All at once where that is faster. On a CPU, where it is not, one after the other: a member's numbers are then bit
-    for bit those that it has alone, and no linesearch waits for another's.
+    On accelerators this is a vmap. On CPU, where vmap is not faster, members are processed sequentially: the results of
+    a member are then bitwise equal to those of a run with this member alone, and no line search waits for another.
     """
     if jax.default_backend() == "cpu":
         return jax.lax.map(lambda one: function(*one), arguments)
@@ -393,10 +410,10 @@ def over_members(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def unless_stopped(function: Callable[..., Any], kept: int) -> Callable[..., Any]:
-    """Of one member: ``function(*arguments, running)``, or nothing where ``running`` is false.
+    """Makes a function of one member skip its work for a member that was stopped.
 
-    The first ``kept`` results of ``function`` take the place of its last arguments, ``running`` among them; a member
-    that was stopped has these unchanged, and zeros for all others.
+    The last argument of ``function`` must be ``running``. Where it is False, ``function`` is not evaluated: its first
+    ``kept`` results are replaced by its last ``kept`` arguments, which they correspond to, and the others by zeros.
     """
 
     def guarded(*arguments: Any) -> Any:
@@ -410,29 +427,29 @@ def unless_stopped(function: Callable[..., Any], kept: int) -> Callable[..., Any
 
 
 def zeros(tree: Any) -> Any:
-    """Zeros in the shapes of a pytree."""
+    """A pytree of zeros with the shapes and dtypes of another."""
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
 
 
 def memory_of(device: jax.Device, count: int) -> int:
-    """Bytes that ``count`` such devices of this process may hold; CPU devices share the machine's."""
+    """Memory of ``count`` such devices of this process [bytes]; CPU devices share the machine's memory."""
     stats = device.memory_stats() or {}
     return count * stats["bytes_limit"] if "bytes_limit" in stats else psutil.virtual_memory().available
 
 
 def _local(tree: Any) -> Any:
-    """Of arrays of all members, this process's part, on the host."""
+    """Copies this process's part of global arrays to NumPy arrays."""
 
     def fetch(leaf: Array) -> np.ndarray:
         parts = {shard.index[0].start or 0: shard.data for shard in leaf.addressable_shards}
         arrays = [np.asarray(parts[start]) for start in sorted(parts)]
-        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)  # a replay buffer is copied only if it must be
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)  # avoids a copy of large buffers
 
     return jax.tree.map(fetch, tree)
 
 
 def _local_shapes(tree: Any) -> Any:
-    """Shapes of what :func:`_local` gives."""
+    """Shapes of the results of :func:`_local`."""
 
     def shape(leaf: Array) -> jax.ShapeDtypeStruct:
         own = sum(shard.data.shape[0] for shard in leaf.addressable_shards)

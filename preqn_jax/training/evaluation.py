@@ -1,4 +1,4 @@
-"""Evaluation of a policy, on the host or on the device."""
+"""Evaluation of a policy in environments on the CPU or on the device."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from preqn_jax.types import Array
 
 
 class Evaluation(NamedTuple):
-    """One episode in each of S x E environments.
+    """Results of one episode in each of S x E environments (S seeds, E episodes per seed).
 
     Attributes:
-      returns: undiscounted, ``[S, E]``.
-      discounted_returns: from the first step on, ``[S, E]``: what Q there should be, but for what a time limit cut off.
-      lengths: in steps, ``[S, E]``.
-      first_observation: of each episode, ``[S, E, O]``.
+      returns: undiscounted returns, ``[S, E]``.
+      discounted_returns: discounted returns of the whole episodes, ``[S, E]``: Monte Carlo estimates of Q at the
+        initial states (biased if a time limit truncates the episode).
+      lengths: lengths of the episodes [steps], ``[S, E]``.
+      first_observation: first observation of each episode, ``[S, E, O]``.
     """
 
     returns: Any
@@ -38,18 +39,18 @@ def evaluate(
     should_stop: Callable[[], bool] = lambda: False,
     playing: np.ndarray | None = None,
 ) -> Evaluation | None:
-    """One episode in each of S x E environments, all in step.
+    """Runs one episode in each of S x E environments, stepping all of them together.
 
     Args:
-      act: observations ``[S, E, O]`` -> actions ``[S, E, A]``; row s is acted on by policy s.
+      act: function from observations ``[S, E, O]`` to actions ``[S, E, A]``; row s uses policy s.
       envs: S rows of E environments.
-      first_episode: number of the episode in each row's first environment; the others count on from it.
-      gamma: the discount factor per step.
-      should_stop: asked before every step.
-      playing: false for rows whose episodes are not played, ``[S]`` bool; all are if left out.
+      first_episode: episode number e0 (see :class:`HostEnv`); environment e of each row runs episode e0 + e.
+      gamma: discount factor per step.
+      should_stop: called before every step; the evaluation is abandoned once it returns True.
+      playing: False for rows to skip, ``[S]`` bool; by default all rows are run.
 
     Returns:
-      The episodes; None if they were stopped.
+      The results; None if the evaluation was abandoned.
     """
     first = np.stack([[env.reset(first_episode + e) for e, env in enumerate(row)] for row in envs])
     observation, shape = first.copy(), first.shape[:2]
@@ -70,7 +71,7 @@ def evaluate(
 
 
 class _Episodes(NamedTuple):
-    """E episodes under way, all at step ``time``; ``running`` is false where one has ended, ``[E]``."""
+    """E episodes in progress, all at step ``time``; ``running`` is False for those that have ended, ``[E]``."""
 
     state: EnvState
     running: Array
@@ -81,16 +82,16 @@ class _Episodes(NamedTuple):
 
 
 def evaluate_on_device(act: Callable[[Array], Array], env: DeviceEnv, keys: Array, gamma: float | Array) -> Evaluation:
-    """One episode in each of E environments of one learner, all in step, compiled with its caller.
+    """Runs one episode in each of E environments of one learner; the caller jits.
 
     Args:
-      act: observations ``[E, O]`` -> actions ``[E, A]``.
-      env: pure functions.
-      keys: of the resets, ``[E]``.
-      gamma: the discount factor per step.
+      act: function from observations ``[E, O]`` to actions ``[E, A]``.
+      env: the environment.
+      keys: PRNG keys of the resets, ``[E]``.
+      gamma: discount factor per step.
 
     Returns:
-      Its leaves without the leading S.
+      The results, without the leading axis S.
     """
 
     def step(episodes: _Episodes) -> _Episodes:

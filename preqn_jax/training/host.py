@@ -1,4 +1,4 @@
-"""Training with environments on the host, all learners in one vmapped program."""
+"""Training with Gymnasium environments on the CPU; all learners are updated by one vmapped program."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from preqn_jax.training.evaluation import Evaluation, evaluate
 from preqn_jax.training.replay import HostReplay
 from preqn_jax.types import Array, NonFiniteError, Transition, transition_shapes
 
-_UNIFORM_ACTION, _REPLAY, _HELD_OUT = range(3)  # streams of NumPy generators
-_TRAINING, _EVALUATION = range(2)  # of environments
+_UNIFORM_ACTION, _REPLAY, _HELD_OUT = range(3)  # streams of NumPy random generators
+_TRAINING, _EVALUATION = range(2)  # parts of the seeds of environments
 
 
 class HostTrainer(Trainer):
     """S learners, each with one Gymnasium environment."""
 
     def __init__(self, config: Config):
-        """Makes environments, buffer and agents; nothing is compiled yet.
+        """Creates environments, replay buffer and agent, without compiling anything.
 
         Raises:
-          SettingError: on a configuration that cannot be.
+          SettingError: if the configuration is invalid.
         """
         super().__init__(config, range(config.seed, config.seed + config.num_seeds))
         self.envs = [host_env.make(config.env, [seed, _TRAINING]) for seed in self.seeds]
@@ -44,17 +44,17 @@ class HostTrainer(Trainer):
         self.replay = HostReplay(config.num_seeds, config.replay_capacity, env.observation_size, env.action_size)
         self.replay_bytes = self.replay.nbytes
         self.agent = AGENTS[config.algorithm].make(config.agent, env.observation_size, env.action_size)
-        self._plain_agent = self.agent  # whose update takes one minibatch
+        self._plain_agent = self.agent  # without alignment measurement, its update takes one minibatch
         if config.measure_alignment:
             self.agent = with_alignment(self.agent)
         with _during("the first reset"):
             self.observation = np.stack([env.reset() for env in self.envs])
-        self.returns = np.zeros(config.num_seeds)  # of the episodes under way
+        self.returns = np.zeros(config.num_seeds)  # of the current episodes
         self._eval_envs: list[list[HostEnv]] = []
         self.notices += [Notice(f"warning: {caveat}") for caveat in env.caveats]
 
     def compile(self) -> float:
-        """Initializes the learners and compiles everything that a run will call; returns the seconds it took."""
+        """Initializes the learners and compiles all functions of the run; returns the elapsed time [s]."""
         start = time.perf_counter()
         config, env, agent = self.config, self.envs[0], self.agent
         seeds = config.num_seeds
@@ -73,7 +73,7 @@ class HostTrainer(Trainer):
         batches = Transition(*(jax.ShapeDtypeStruct((*lead, *shape), jnp.float32) for shape in shapes))
         burst = jax.jit(_over_seeds(base.guarded_burst_of(agent), seeds, in_axes=(0, 0, 0, None, 0)), donate_argnums=0)
         lowered = burst.lower(self.state, batches, self.keys, np.uint32(0), self.running)
-        # Compiled ahead: a call with other shapes fails instead of compiling again.
+        # Compiled ahead of time, so that a call with other shapes fails instead of recompiling.
         self._burst = lowered.compile()
         self._diagnose = self._compile_diagnosis(batches) if config.diagnose_every else None
         diagnosis = sorted(self._diagnose.out_info) if self._diagnose else []
@@ -81,7 +81,7 @@ class HostTrainer(Trainer):
         return time.perf_counter() - start
 
     def _compile_diagnosis(self, batches: Transition) -> jax.stages.Compiled:
-        """Of one update, on the first minibatch of a burst."""
+        """Compiles the kernel diagnostics of one update on the first minibatch of an iteration."""
         diagnose = diagnosis_of(self._plain_agent)
 
         def diagnose_at(state: AgentState, batches: Transition, key: Array, step: Array) -> dict[str, Array]:
@@ -96,20 +96,24 @@ class HostTrainer(Trainer):
         return np.zeros(size, np.float32)
 
     def advance(self) -> Infos:
-        """``update_every`` environment steps, then as many updates; their infos, empty while there are none yet.
+        """Runs one iteration: ``update_every`` environment steps, then the same number of gradient steps.
+
+        Returns:
+          Metrics of each gradient step, ``[S, U]`` by name; empty before ``update_after``.
 
         Raises:
-          NonFiniteError: if an environment gives what float32 cannot hold, or no learner is left.
+          NonFiniteError: if an environment returns a value that float32 cannot represent, or all learners have been
+            stopped.
         """
         observations = np.stack([self.collect() for _ in range(self.config.update_every)], axis=1)
         self.state = self._observe(self.state, observations)
         return self.learn() if self.step >= self.config.update_after else {}
 
     def collect(self) -> np.ndarray:
-        """One environment step of every seed, into the buffer; returns the observations before it, ``[S, O]``.
+        """Takes one environment step per seed and stores the transitions; returns the previous observations ``[S, O]``.
 
         Raises:
-          NonFiniteError: if an environment gives what float32 cannot hold; it is not stored.
+          NonFiniteError: if an environment returns a value that float32 cannot represent; nothing is stored then.
         """
         with _during(f"step {self.step + 1} of the run"):
             return self._collect()
@@ -133,7 +137,7 @@ class HostTrainer(Trainer):
         return observation
 
     def _rest(self, s: int) -> Step:
-        """The step of a learner that was stopped."""
+        """A placeholder step for a learner that was stopped."""
         return Step(self.observation[s], 0.0, terminated=False, truncated=False)
 
     def _next_action(self) -> np.ndarray:
@@ -147,10 +151,10 @@ class HostTrainer(Trainer):
                 for seed in self.seeds]  # fmt: skip
 
     def learn(self) -> Infos:
-        """One burst of updates of every seed; returns the info of each update.
+        """Runs the gradient steps of one iteration for every seed; returns the metrics ``[S, U]`` of each step.
 
         Raises:
-          NonFiniteError: if no learner is left.
+          NonFiniteError: if all learners have been stopped.
         """
         batches = self._draw(_REPLAY)
         if self.config.measure_alignment:
@@ -162,13 +166,13 @@ class HostTrainer(Trainer):
         return self._record({name: np.asarray(value) for name, value in info.items()}, np.asarray(running))
 
     def _draw(self, stream: int) -> Transition:
-        """A minibatch for each update of an iteration, ``[S, U, B, ...]``."""
+        """Samples a minibatch for each gradient step of an iteration, ``[S, U, B, ...]``."""
         config = self.config
         shape = (config.update_every, config.batch_size)
         return self.replay.sample(self._generators(stream), shape, config.n_step, config.agent.gamma)
 
     def play(self, should_stop: Callable[[], bool]) -> tuple[Evaluation, np.ndarray] | None:
-        """Episodes of the deterministic policies, and Q at the first state of each, ``[S, E]``; None if stopped."""
+        """Runs evaluation episodes; see :meth:`Trainer.play`."""
         config = self.config
         if not self._eval_envs:
             self._eval_envs = [
@@ -186,7 +190,7 @@ class HostTrainer(Trainer):
         return evaluation, np.asarray(self._value(self.state, evaluation.first_observation))
 
     def arrays(self) -> Arrays:
-        """Everything that :meth:`restore` needs, as arrays by name."""
+        """The state of the run for a checkpoint, as arrays by name; the input of :meth:`restore`."""
         arrays = {"step": np.asarray(self.step), "evaluation_due": np.asarray(self.evaluation_due)}
         arrays["running"] = self.running
         arrays |= {"returns": self.returns, "observation": self.observation}
@@ -199,12 +203,13 @@ class HostTrainer(Trainer):
         return arrays
 
     def restore(self, arrays: Arrays) -> None:
-        """Takes up where a trainer of the same configuration stopped; call after :meth:`compile`.
+        """Restores the state of a trainer with the same configuration; call after :meth:`compile`.
 
-        An environment that does not reach the checkpoint's state again begins a new episode, with a notice.
+        Environments are restored by replaying the actions of the current episode. One that does not reach the
+        checkpoint's state this way begins a new episode, with a notice.
 
         Raises:
-          CheckpointError: if the arrays are of another configuration.
+          CheckpointError: if the arrays belong to another configuration.
         """
         self.state = base.restore_tree(self.state, arrays, "agent")
         self.step, self.evaluation_due = int(arrays["step"]), bool(arrays.get("evaluation_due", False))
@@ -225,7 +230,7 @@ class HostTrainer(Trainer):
             self.notices.append(self._new_episodes([self.seeds[s] for s in changed]))
 
     def _new_episodes(self, seeds: list[int]) -> Notice:
-        """Of environments that could not be brought back to a checkpoint's state."""
+        """The notice on environments that did not reach the checkpoint's state."""
         names = ", ".join(map(str, seeds))
         text = (
             f"warning: {self.config.env.id} does not reach the checkpoint's state again (hidden randomness, running "
@@ -236,17 +241,17 @@ class HostTrainer(Trainer):
 
 
 def _reaches(env: HostEnv, episode: Episode, observation: np.ndarray, total: float) -> bool:
-    """Whether an environment comes to an episode's observation and return again."""
+    """Whether replaying an episode leads to the same observation and return as before."""
     try:
         reached = env.restore(episode)
-    except Exception:  # on another course it may refuse the actions, each environment in its own way
+    except Exception:  # in a different state, an environment may reject the actions with any exception
         return False
     return np.array_equal(reached[0], observation) and reached[1] == total
 
 
 @contextlib.contextmanager
 def _during(what: str) -> Iterator[None]:
-    """Adds to a NonFiniteError of an environment when in the run it came."""
+    """Adds to the message of a NonFiniteError at which point of the run it occurred."""
     try:
         yield
     except NonFiniteError as error:
@@ -261,11 +266,11 @@ def _explore_at(agent: Agent) -> Callable[[AgentState, Array, Array, Array], Arr
 
 
 def _over_seeds(function: Callable[..., Any], num_seeds: int, in_axes: tuple[int | None, ...]) -> Callable[..., Any]:
-    """``function`` mapped over the leading axis of the arguments whose in_axes is 0."""
+    """Maps ``function`` over the leading axis of the arguments whose entry of ``in_axes`` is 0."""
     if num_seeds > 1:
         return jax.vmap(function, in_axes)
 
-    # The same for one seed, without what vmap does to a while_loop or a cond: a tenth of an update's time on CPU.
+    # For one seed, avoid the overhead that vmap adds to while_loop and cond: a tenth of an update's time on CPU.
     def of_one(*arguments: Any) -> Any:
         pairs = zip(arguments, in_axes, strict=True)
         squeezed = (a if axis is None else jax.tree.map(lambda leaf: leaf[0], a) for a, axis in pairs)

@@ -1,4 +1,4 @@
-"""Training from the first step to the last: one schedule, two trainers."""
+"""The training loop, which is the same for the CPU trainer and the device trainer."""
 
 from __future__ import annotations
 
@@ -14,63 +14,70 @@ from preqn_jax.training.host import HostTrainer
 
 
 class Reporter(Protocol):
-    """Who is told how a run goes."""
+    """Receives the progress and the results of a run."""
 
     def message(self, text: str) -> None:
-        """One line for the user."""
+        """Shows one line of text to the user."""
 
     def event(self, event: dict[str, Any]) -> None:
-        """To be kept beside the results: an :class:`~preqn_jax.training.base.Notice` says what."""
+        """Stores an event with the results; see :class:`~preqn_jax.training.base.Notice`."""
 
     def progress(self, step: int, info: Infos) -> None:
-        """After every burst: environment steps so far, the scalars of its updates ``[S, U]``; empty without updates.
+        """Called after every iteration.
 
-        They are NaN for seeds that were stopped.
+        Args:
+          step: environment steps so far, per seed.
+          info: metrics of each gradient step of the iteration ``[S, U]``, by name; empty if there were none, NaN for
+            seeds that were stopped.
         """
 
     def evaluation(self, rows: list[Row | None]) -> None:
-        """After every evaluation: one row a seed, always the same columns; None for one that was stopped.
+        """Called after every evaluation.
 
-        A run that resumes from a checkpoint at an evaluation's step reports that evaluation again.
+        A run that resumes from a checkpoint taken at an evaluation step reports that evaluation again.
+
+        Args:
+          rows: one row per seed, always with the same columns; None for seeds that were stopped.
         """
 
     def checkpoint(self) -> None:
-        """Before every checkpoint: a run that resumes from it does not repeat the progress up to here."""
+        """Called before every checkpoint; a run that resumes from it does not report earlier progress again."""
 
 
 def make_trainer(config: Config) -> Trainer:
-    """The trainer for the configured environment; nothing is compiled yet.
+    """Creates the trainer for the configured environment, without compiling anything.
 
     Raises:
-      SettingError: on a configuration that cannot be.
+      SettingError: if the configuration is invalid.
     """
     if config.env.backend == "gymnasium":
         return HostTrainer(config)
-    from preqn_jax.training.device import DeviceTrainer  # needs packages that the other does not
+    from preqn_jax.training.device import DeviceTrainer  # imported here because it needs optional packages
 
     return DeviceTrainer(config)
 
 
 def run(trainer: Trainer, reporter: Reporter, save: Callable[[Trainer], None], should_stop: Callable[[], bool]) -> bool:
-    """Trains to the end of the configured schedule, or until told to stop.
+    """Trains until the end of the configured schedule, or until ``should_stop`` returns True.
 
     Args:
-      trainer: a compiled trainer, fresh or restored.
-      reporter: told how it goes.
-      save: writes a checkpoint of the trainer. A CheckpointError of it is a warning, and the run continues, unless it
-        ends there.
-      should_stop: asked after every burst, and during evaluations; when true the run writes a checkpoint and ends.
+      trainer: a compiled trainer, new or restored from a checkpoint.
+      reporter: receives progress and results.
+      save: writes a checkpoint of the trainer. If it raises CheckpointError, the run reports a warning and continues,
+        unless this was the last checkpoint of the run.
+      should_stop: called after every iteration and during evaluations; once it returns True, the run writes a
+        checkpoint and ends.
 
     Returns:
-      Whether the end was reached.
+      Whether the run is complete.
 
     Raises:
-      NonFiniteError: if training produced a NaN; no checkpoint is written then.
+      NonFiniteError: if training produced a NaN; no checkpoint is written in this case.
       CheckpointError: if the last checkpoint cannot be written.
     """
     config, stall, breakdown = trainer.config, StallWatch(reporter), BreakdownWatch(reporter)
 
-    failed: CheckpointError | None = None  # of the newest checkpoint
+    failed: CheckpointError | None = None  # error of the latest attempt to save
 
     def checkpoint() -> None:
         nonlocal failed
@@ -87,7 +94,7 @@ def run(trainer: Trainer, reporter: Reporter, save: Callable[[Trainer], None], s
 
     _report_notices(trainer, reporter)
     while not ended():
-        if not trainer.evaluation_due:  # one that was interrupted comes first
+        if not trainer.evaluation_due:  # an interrupted evaluation is repeated first
             info = trainer.advance()
             _report_notices(trainer, reporter)
             stall.watch(info)
@@ -95,7 +102,7 @@ def run(trainer: Trainer, reporter: Reporter, save: Callable[[Trainer], None], s
             reporter.progress(trainer.step, info)
             finished = trainer.step == config.total_steps
             trainer.evaluation_due = finished or trainer.step % config.evaluate_every == 0
-            # Before the evaluation, which may take long, or never end.
+            # The checkpoint is written before the evaluation, which may take long, or never end.
             if finished or trainer.step % config.checkpoint_every == 0:
                 checkpoint()
         if trainer.evaluation_due and (rows := trainer.evaluate(should_stop)) is not None:
@@ -117,10 +124,10 @@ def _report_notices(trainer: Trainer, reporter: Reporter) -> None:
 
 
 class StallWatch:
-    """Warns when nearly no critic step is accepted, which otherwise looks like slow learning."""
+    """Warns when almost no critic step is accepted, which would otherwise look like slow learning."""
 
-    updates = 1000  # that must pass below the fraction
-    fraction = 0.1
+    updates = 1000  # number of consecutive updates below `fraction` that triggers the warning
+    fraction = 0.1  # share of accepted steps
 
     def __init__(self, reporter: Reporter):
         self._reporter = reporter
@@ -128,7 +135,7 @@ class StallWatch:
         self._warned = False
 
     def watch(self, info: Infos) -> None:
-        """Takes the info of one burst, ``[S, U]`` each."""
+        """Examines the metrics of one iteration, arrays ``[S, U]`` by name."""
         if "accepted" not in info:
             return
         stalled = bool((info["accepted"].mean(axis=1) < self.fraction).any())
@@ -146,13 +153,13 @@ class StallWatch:
 
 
 class BreakdownWatch:
-    """Tells of simulations that broke: at the first, and whenever they have become ten times as many."""
+    """Warns when simulations have diverged: at the first one, and each time their number has grown tenfold."""
 
     def __init__(self, reporter: Reporter):
         self._reporter, self._next = reporter, 1
 
     def watch(self, trainer: Trainer) -> None:
-        """Looks at the trainer after a burst."""
+        """Examines the trainer after an iteration."""
         if (broken := trainer.broken_episodes) >= self._next:
             self._next = 10 * broken
             self._reporter.message(

@@ -1,4 +1,4 @@
-"""Pictures, learning curves above all, and the metrics.csv files that they are made of."""
+"""Figures, mainly learning curves, and reading of the metrics.csv files that they show."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from preqn_jax.training.statistics import mean_interval
 
 
 def harmless(draw: Callable[..., bool]) -> Callable[..., bool]:
-    """``draw``, but a picture that cannot be drawn or written is one warning line and False; its numbers are kept."""
+    """Wraps ``draw`` so that a failure to draw or write the figure prints one warning and returns False."""
 
     @functools.wraps(draw)
     def guarded(*arguments: Any, **options: Any) -> bool:
@@ -24,7 +24,7 @@ def harmless(draw: Callable[..., bool]) -> Callable[..., bool]:
             return draw(*arguments, **options)
         except SettingError:
             raise
-        except Exception as error:  # a full disk, fonts, a broken installation: each fails in its own way
+        except Exception as error:  # a full disk, missing fonts, a broken installation: any exception type
             print(f"warning: a picture could not be drawn ({first_line(error)})", file=sys.stderr)
             return False
 
@@ -32,10 +32,10 @@ def harmless(draw: Callable[..., bool]) -> Callable[..., bool]:
 
 
 def read_metrics(path: pathlib.Path) -> np.ndarray:
-    """metrics.csv as a structured array, one record a row.
+    """Reads a metrics.csv as a structured array with one record per row.
 
     Raises:
-      SettingError: if it is damaged, half-written for example.
+      SettingError: if the file is damaged, for example incomplete.
     """
     try:
         text = path.read_text()
@@ -44,7 +44,7 @@ def read_metrics(path: pathlib.Path) -> np.ndarray:
         rows = np.atleast_1d(np.genfromtxt(io.StringIO(text), delimiter=",", names=True))
         whole = text.endswith("\n") and {"step", "seed", "return_mean"} <= set(rows.dtype.names or ())
         whole = whole and bool(np.isfinite(rows["step"]).all())
-    except (ValueError, IndexError):  # what NumPy makes of it, text that is none included
+    except (ValueError, IndexError):  # NumPy's parsing errors, also for binary files
         whole = False
     if not whole:
         raise SettingError(f"{path} is damaged; move it away")
@@ -55,13 +55,13 @@ def last_step(path: pathlib.Path) -> int:
     """The environment step of the last evaluation in a metrics.csv; 0 if there is none.
 
     Raises:
-      SettingError: if it is damaged.
+      SettingError: if the file is damaged.
     """
     return int(read_metrics(path)["step"].max(initial=0)) if path.exists() else 0
 
 
 def learning_curve(paths: Sequence[pathlib.Path], out: pathlib.Path, title: str) -> bool:
-    """Draws return over steps, a line a seed and their mean; False where matplotlib is not installed."""
+    """Plots the return of each seed and their mean against steps; returns False if matplotlib is not installed."""
     if (figure := new_figure(6, 4)) is None:
         return False
     rows = np.concatenate([read_metrics(path) for path in paths])
@@ -87,7 +87,7 @@ Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]  # label -> steps [C], valu
 
 @harmless
 def curves(panels: Mapping[str, Curves], out: pathlib.Path, title: str, ylabel: str) -> bool:
-    """Draws a panel a task: means over runs with their 95% bootstrap intervals; False without matplotlib."""
+    """Plots means over runs with 95% bootstrap intervals, one panel per task; returns False without matplotlib."""
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     if (figure := new_figure(4.2 * columns, 3.2 * rows)) is None:
@@ -106,7 +106,7 @@ def curves(panels: Mapping[str, Curves], out: pathlib.Path, title: str, ylabel: 
 
 @harmless
 def rows_of_curves(rows: Mapping[str, Mapping[str, Curves]], out: pathlib.Path) -> bool:
-    """Draws a row a quantity and a column a task, as :func:`curves` does; False without matplotlib."""
+    """Like :func:`curves`, with one row per quantity and one column per task; returns False without matplotlib."""
     tasks = list(next(iter(rows.values())))
     if not tasks or (figure := new_figure(4.2 * len(tasks), 3.2 * len(rows))) is None:
         return False
@@ -124,7 +124,7 @@ def rows_of_curves(rows: Mapping[str, Mapping[str, Curves]], out: pathlib.Path) 
 
 
 class Panel(NamedTuple):
-    """Curves in axes of their own, and what stands above and beside them."""
+    """One panel: title, label of the y axis, and curves."""
 
     title: str
     ylabel: str
@@ -133,7 +133,7 @@ class Panel(NamedTuple):
 
 @harmless
 def row_of_panels(panels: Sequence[Panel], out: pathlib.Path, title: str = "") -> bool:
-    """Draws panels side by side over environment steps, as :func:`curves` does; False without matplotlib."""
+    """Like :func:`curves`, for panels given side by side; returns False without matplotlib."""
     if not panels or (figure := new_figure(4.2 * len(panels), 3.6)) is None:
         return False
     labels = _labels({str(i): panel.lines for i, panel in enumerate(panels)})
@@ -146,7 +146,7 @@ def row_of_panels(panels: Sequence[Panel], out: pathlib.Path, title: str = "") -
 
 
 def _labels(panels: Mapping[str, Curves]) -> list[str]:
-    """Of all curves, so that each has the same colour everywhere."""
+    """The labels of all curves, which determine their colours, so that a label has the same colour in all panels."""
     return list(dict.fromkeys(label for lines in panels.values() for label in lines))
 
 
@@ -160,7 +160,7 @@ def _draw(axes: Any, lines: Curves, labels: list[str]) -> None:
 
 
 def new_figure(width: float, height: float) -> Any:
-    """A matplotlib Figure of that size in inches, without any window; None where matplotlib is not installed."""
+    """Creates a matplotlib Figure [inches] without a window; returns None if matplotlib is not installed."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -172,13 +172,13 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def dress(axes: Any) -> None:
-    """The look that all pictures share."""
+    """Applies the style that all figures share."""
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def save(figure: Any, out: pathlib.Path) -> None:
-    """Writes a PNG whole or not at all."""
+    """Writes a figure as PNG, atomically."""
     partial = out.with_name(out.name + ".partial")
     figure.savefig(partial, format="png", dpi=120)
     partial.replace(out)

@@ -1,4 +1,4 @@
-"""A trained policy: from the observations of its environment to actions in the environment's own units."""
+"""Trained policies, which map observations of an environment to actions in the environment's own units."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from preqn_jax.training.checkpoint import Checkpoints
 from preqn_jax.training.config import Config
 from preqn_jax.types import Array
 
-HOST_BACKENDS = ("gymnasium", "mjx")  # whose environments Gymnasium has as well
+HOST_BACKENDS = ("gymnasium", "mjx")  # backends whose environments Gymnasium provides too
 
 
 class Policy:
     """The deterministic policy of one trained seed.
 
     Attributes:
-      observation_space: of the environment, ``gymnasium.Space``.
-      action_space: of the environment, ``gymnasium.Space``.
-      step: environment steps that it was trained for.
+      observation_space: ``gymnasium.Space`` of the environment's observations.
+      action_space: ``gymnasium.Space`` of the environment's actions.
+      step: number of environment steps that the policy was trained for.
     """
 
     def __init__(
@@ -42,19 +42,19 @@ class Policy:
         action_space: gymnasium.Space,
         step: int,
     ):
-        """Of an agent's state; :func:`load_policy` makes it of a work directory."""
+        """Wraps the state of an agent; use :func:`load_policy` to load it from a work directory."""
         self.observation_space, self.action_space, self.step = observation_space, action_space, step
         self._act = jax.jit(lambda observation: agent.act(state, observation))
         self._to_space = host.to_space(action_space)
 
     def __call__(self, observation: Any) -> Any:
-        """Actions for one observation of the environment, or for N of them.
+        """Returns the actions for one observation of the environment, or for a batch of N observations.
 
         Args:
-          observation: as the environment gives it; of a Box also ``[N, *shape]``.
+          observation: an observation as the environment returns it; for a Box space also a batch ``[N, *shape]``.
 
         Returns:
-          An action of ``action_space``; for N observations an array ``[N, ...]`` of them.
+          An action of ``action_space``; for a batch of N observations, an array of N actions ``[N, ...]``.
 
         Raises:
           ValueError: if the observation does not have the shape of the observation space.
@@ -72,9 +72,9 @@ class Policy:
         return actions[0] if single else np.array(actions).reshape(-1, *(self.action_space.shape or ()))
 
     def export(self, path: str | os.PathLike[str]) -> None:
-        """Writes the policy as a program of jax.export, for the CPU, CUDA and TPU.
+        """Writes the policy to a file with jax.export, for CPU, CUDA and TPU.
 
-        It runs without this library, where JAX and flatbuffers are installed:
+        To run it, JAX and flatbuffers are needed, but not this library:
 
             exported = jax.export.deserialize(bytearray(pathlib.Path(path).read_bytes()))
             actions = exported.call(observations)     # [N, O] float32 -> [N, ...] in the environment's units
@@ -82,10 +82,10 @@ class Policy:
         O is the length of a flattened observation. Actions are float32, or int32 for a discrete space.
 
         Args:
-          path: of the file.
+          path: path of the file.
 
         Raises:
-          ValueError: if actions are integers other than of a discrete space.
+          ValueError: if the action space is a Box of integers.
         """
         (rows,) = jax.export.symbolic_shape("N")
         size = gymnasium.spaces.flatdim(self.observation_space)
@@ -97,7 +97,7 @@ class Policy:
 
 
 def _in_units(space: gymnasium.Space, action: Array) -> Array:
-    """What an environment takes, for an agent's actions ``[N, A]`` in [-1, 1] or one-hot."""
+    """Converts an agent's actions ``[N, A]``, in [-1, 1] or one-hot, to actions of the environment's space."""
     if isinstance(space, Discrete):
         return (jnp.argmax(action, axis=-1) + int(space.start)).astype(jnp.int32)
     assert isinstance(space, Box)
@@ -106,15 +106,15 @@ def _in_units(space: gymnasium.Space, action: Array) -> Array:
     action = action.reshape(-1, *space.shape)
     low, high = (jnp.broadcast_to(jnp.asarray(bound, jnp.float32), action.shape) for bound in (space.low, space.high))
     share = 0.5 * (action + 1.0)
-    return jnp.clip((1.0 - share) * low + share * high, low, high)  # no difference that could overflow
+    return jnp.clip((1.0 - share) * low + share * high, low, high)  # high - low could overflow
 
 
 def load_policy(workdir: str | os.PathLike[str], seed: int | None = None) -> Policy:
-    """The policy of a run's newest checkpoint.
+    """Loads the policy from a run's newest checkpoint.
 
     Args:
       workdir: work directory of the run.
-      seed: which of its seeds; the first one if left out.
+      seed: one of the seeds of the run; by default the first one.
 
     Raises:
       SettingError: if the directory holds no run, the run has no checkpoint yet or not this seed, or its environment
@@ -135,7 +135,7 @@ def load_policy(workdir: str | os.PathLike[str], seed: int | None = None) -> Pol
 
 
 def read_checkpoint(workdir: pathlib.Path) -> tuple[int, dict[str, np.ndarray]]:
-    """Step and arrays of a run's newest checkpoint; raises SettingError if there is none."""
+    """Returns the step and the arrays of a run's newest checkpoint; raises SettingError if there is none."""
     if (workdir / "checkpoints").is_dir():
         checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
         try:
@@ -150,14 +150,14 @@ def read_checkpoint(workdir: pathlib.Path) -> tuple[int, dict[str, np.ndarray]]:
 def restore(
     config: Config, arrays: dict[str, np.ndarray], observation_size: int, action_size: int
 ) -> tuple[Agent, AgentState]:
-    """The agent of a configuration, and its states in a checkpoint with a leading axis of seeds."""
+    """Creates the agent of a configuration and restores its states from a checkpoint, with a leading axis of seeds."""
     agent = AGENTS[config.algorithm].make(config.agent, observation_size, action_size)
     keys = jax.vmap(jax.random.key)(np.arange(config.num_seeds))
     return agent, restore_tree(jax.eval_shape(jax.vmap(agent.init), keys), arrays, "agent")
 
 
 def _spaces(config: Config, arrays: dict[str, np.ndarray]) -> tuple[gymnasium.Space, gymnasium.Space]:
-    """Of observations and of actions. The other backends have vectors, and actions in [-1, 1]."""
+    """The observation and action spaces. Backends without Gymnasium use vectors, and actions in [-1, 1]."""
     if config.env.backend in HOST_BACKENDS:
         env = host.make(config.env, [config.seed])
         env.close()

@@ -1,4 +1,4 @@
-"""Configurations by name ``<agent>_<environment>``, from the tables of agents and of environments."""
+"""Predefined configurations, named ``<agent>_<environment>``."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from preqn_jax.settings import Leaf, Options, SettingError, find, leaves, parse,
 from preqn_jax.training.config import Config
 
 DEFAULT = "preqn_ant"
-# preqn_tuned_<environment>: PreQN with what docs/results/ shows to be better than the paper's values there.
+# preqn_tuned_<environment>: PreQN with values that perform better than the paper's there (docs/results/).
 TUNED = dict.fromkeys(("ant", "halfcheetah"), ("agent.step_size=0.03",))
-# Tasks that are learned in minutes: a shorter schedule than MuJoCo's.
+# A shorter schedule than MuJoCo's, for tasks that are solved in minutes.
 SHORT = ("total_steps=50000", "start_steps=1000", "update_after=1000", "evaluate_every=2500")
 SCHEDULES = {"acrobot": SHORT, "cartpole": SHORT, "mountaincar": SHORT}
-CONFIG_FILE = "config.json"  # in every work folder: the resolved configuration and what it ran with
+CONFIG_FILE = "config.json"  # in every work directory: the resolved configuration, versions and hardware
 
 
 def names() -> list[str]:
@@ -29,15 +29,15 @@ def names() -> list[str]:
 
 
 def _envs(discrete: bool) -> dict[str, str]:
-    """Those whose actions are of this kind."""
+    """The environments with discrete, or with continuous, actions."""
     return DISCRETE_ENVS if discrete else ENVS
 
 
 def get_config(name: str) -> Config:
-    """The configuration of a name.
+    """Returns the predefined configuration with this name.
 
     Raises:
-      SettingError: for a name that is in neither table, with the nearest that is.
+      SettingError: if the name is unknown; the message suggests the nearest known name.
     """
     if name not in names():
         raise SettingError(unknown("--config", name, names()))
@@ -50,20 +50,24 @@ def get_config(name: str) -> Config:
 
 
 def override(config: Config, assignment: str) -> Config:
-    """A copy of a configuration with one field changed, ``agent.min_alignment=0.9`` for example.
+    """Returns a copy of a configuration with one field changed.
+
+    Args:
+      config: the configuration.
+      assignment: ``<path>=<value>``, for example ``agent.min_alignment=0.9``.
 
     Raises:
-      SettingError: for an unknown field, with the nearest that exists, or a value that it cannot have.
+      SettingError: if the field is unknown (the message suggests the nearest known field) or the value is invalid.
     """
     path, _, text = assignment.partition("=")
     return replace(config, path, parse(find(config, path), text))
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
-    """The configuration that a run wrote into its work folder, as nested dict.
+    """Reads the configuration of a run from its work directory, as a nested dict.
 
     Raises:
-      SettingError: if there is none.
+      SettingError: if the directory holds no run.
     """
     try:
         return json.loads((workdir / CONFIG_FILE).read_text())["config"]
@@ -74,10 +78,10 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """The configuration that :func:`read_config` read.
+    """Converts the nested dict of :func:`read_config` to a :class:`Config`.
 
     Raises:
-      SettingError: if it is of another version of this library.
+      SettingError: if another version of this library wrote it.
     """
     try:
         algorithm = values["algorithm"]
@@ -90,8 +94,8 @@ def from_dict(values: dict[str, Any]) -> Config:
 
 
 def recorded(values: Any, leaf: Leaf) -> Any:
-    """The value of a field in what :func:`read_config` read; raises KeyError if there is none."""
-    # Records from before there were such options have none: as if they were empty.
+    """The value of a field in the dict of :func:`read_config`; raises KeyError if it is missing."""
+    # Configurations written before these options existed lack them; they are read as empty.
     optional = isinstance(leaf.value, Options)
     *owners, name = leaf.path.split(".")
     for owner in owners:

@@ -1,4 +1,4 @@
-"""What a result was made with."""
+"""Records the versions, commit, hardware and command that produced a result."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _EXTRAS = ("mujoco-mjx", "brax")
 
 
 def device() -> str:
-    """The device that computes, in words."""
+    """Platform and name of the first JAX device."""
     first = jax.devices()[0]
     return f"{first.platform} ({first.device_kind})"
 
 
 def command() -> str:
-    """The command line, without where Python and this package lie."""
+    """The command line, without the paths of Python and of this package."""
     return shlex.join(["python", "-m", f"experiments.{pathlib.Path(sys.argv[0]).stem}", *sys.argv[1:]])
 
 
 def commit() -> str:
-    """The checkout's commit, with ``-dirty`` where files differ from it; unknown outside of a checkout."""
+    """The commit of the Git checkout, with ``-dirty`` if files were changed; "unknown" outside a checkout."""
     root = pathlib.Path(__file__).parents[2]
     try:
         found = subprocess.run(
@@ -44,7 +44,7 @@ def commit() -> str:
 
 
 def collect() -> dict[str, Any]:
-    """Versions, commit, device and the command line, as JSON takes it."""
+    """Versions, commit, device and command line, as a JSON-compatible dict."""
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     for name in _EXTRAS:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

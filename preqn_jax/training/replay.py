@@ -1,10 +1,10 @@
-"""Replay of past transitions: a ring buffer of NumPy arrays on the host, or of arrays on the device.
+"""Replay buffers: a ring buffer of NumPy arrays on the CPU, and one of JAX arrays on the device.
 
-For n-step targets (Sutton and Barto 2018, section 7.1) a sampled transition stands for up to n steps: its reward is
-r_t + gamma r_(t+1) + ... + gamma^(m-1) r_(t+m-1), its next observation s_(t+m), and its discount gamma^(m-1) times that
-of the last step, so that an agent's target r + gamma discount Q(s', a') is the m-step one. m is n, or less where the
-episode ends before, or where nothing later has been collected yet. The actions in between are those of older policies,
-which is not corrected for.
+For n-step targets (Sutton and Barto 2018, section 7.1) a sampled transition covers up to n steps: its reward is
+r_t + gamma r_(t+1) + ... + gamma^(m-1) r_(t+m-1), its next observation is s_(t+m), and its discount is gamma^(m-1)
+times that of the last step, so that an agent's target r + gamma discount Q(s', a') is the m-step target. m equals n, or
+less if the episode ends earlier or later steps have not been collected yet. The intermediate actions were chosen by
+older policies; there is no off-policy correction.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from preqn_jax.types import Array, Transition, transition_bytes, transition_shap
 
 
 class HostReplay:
-    """Ring buffer of transitions, one row of it a seed.
+    """Ring buffer of transitions, with one row per seed.
 
     Attributes:
       data: a Transition of float32 arrays ``[S, capacity, ...]``.
-      last: whether an episode ended with a transition, by termination or time limit, ``[S, capacity]`` bool.
-      size: transitions held, the same for every seed.
-      position: where the next one goes.
+      last: whether the episode ended with this transition, by termination or time limit, ``[S, capacity]`` bool.
+      size: number of stored transitions, the same for every seed.
+      position: index at which the next transition is stored.
     """
 
     def __init__(self, num_seeds: int, capacity: int, observation_size: int, action_size: int):
-        """Allocates the whole buffer.
+        """Allocates the buffer.
 
         Raises:
-          SettingError: if it cannot fit into memory.
+          SettingError: if it does not fit into memory.
         """
         self.capacity = capacity
         self.nbytes = num_seeds * capacity * transition_bytes(observation_size, action_size)
@@ -53,7 +53,7 @@ class HostReplay:
         self.position = 0
 
     def add(self, transition: Transition, last: np.ndarray) -> None:
-        """Stores one transition a seed, leaves ``[S, ...]``, over the oldest when full; ``last`` is ``[S]``."""
+        """Stores one transition per seed, leaves ``[S, ...]``; overwrites the oldest when full. ``last`` is ``[S]``."""
         self.last[:, self.position] = last
         for stored, new in zip(self.data, transition, strict=True):
             stored[:, self.position] = new
@@ -63,13 +63,13 @@ class HostReplay:
     def sample(
         self, generators: list[np.random.Generator], shape: tuple[int, ...], n: int = 1, gamma: float = 1.0
     ) -> Transition:
-        """Uniform draws with replacement, leaves ``[S, *shape, ...]``.
+        """Samples transitions uniformly with replacement, leaves ``[S, *shape, ...]``.
 
         Args:
-          generators: one a seed.
-          shape: of the draw.
-          n: steps that a transition stands for, at most.
-          gamma: the discount factor between them.
+          generators: one random generator per seed.
+          shape: shape of the sample.
+          n: maximum number of steps that a sampled transition covers.
+          gamma: discount factor per step.
         """
         indices = [generator.integers(self.size, size=shape) for generator in generators]
         drawn = []
@@ -80,12 +80,12 @@ class HostReplay:
         return Transition(*map(np.stack, zip(*drawn, strict=True)))
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint needs: the filled part of every array, and where the next transition goes."""
+        """The state for a checkpoint: the filled part of every array and the write position."""
         filled = {name: leaf[:, : self.size] for name, leaf in self.data._asdict().items()}
         return {**filled, "last": self.last[:, : self.size], "position": np.asarray(self.position)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Takes up a :meth:`state` of a buffer with the same capacity."""
+        """Restores the :meth:`state` of a buffer with the same capacity."""
         self.size = state["reward"].shape[1]
         self.position = int(state["position"])
         for name, leaf in self.data._asdict().items():
@@ -98,7 +98,7 @@ class Ring(NamedTuple):
 
     Attributes:
       transitions: float32 arrays ``[capacity, ...]``.
-      last: whether an episode ended with a transition, by termination or time limit, ``[capacity]`` bool.
+      last: whether the episode ended with this transition, by termination or time limit, ``[capacity]`` bool.
     """
 
     transitions: Transition
@@ -113,14 +113,14 @@ def device_replay(capacity: int, observation_size: int, action_size: int) -> Rin
 
 
 def add(ring: Ring, new: Ring, total: Array) -> Ring:
-    """Stores U transitions over the oldest, all at once.
+    """Stores a block of U transitions in place of the oldest ones.
 
     Args:
-      ring: ``[capacity, ...]``, capacity a multiple of U, so that a block never wraps.
-      new: ``[U, ...]``.
-      total: transitions ever stored before, a multiple of U, which says where these go: scalar uint32.
+      ring: the buffer, ``[capacity, ...]``; the capacity must be a multiple of U, so that a block never wraps around.
+      new: the new transitions, ``[U, ...]``.
+      total: number of transitions stored before, a multiple of U, which determines the write position; scalar uint32.
     """
-    # int32: JAX 0.7 writes nothing, and says nothing, where a slice's unsigned position is vmapped.
+    # int32: with a vmapped unsigned start index, JAX 0.7 silently writes nothing.
     position = (total % ring.last.shape[0]).astype(jnp.int32)
     return jax.tree.map(lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, position, 0), ring, new)
 
@@ -134,16 +134,16 @@ def sample(
     gamma: float | Array = 1.0,
     num_envs: int = 1,
 ) -> Transition:
-    """Uniform draws with replacement among the transitions held, ``[*shape, ...]``.
+    """Samples stored transitions uniformly with replacement, leaves ``[*shape, ...]``.
 
     Args:
       ring: the buffer.
-      key: of the draw.
-      total: transitions ever stored, scalar uint32.
-      shape: of the draw.
-      n: steps that a transition stands for, at most.
-      gamma: the discount factor between them.
-      num_envs: environments whose transitions take turns in the ring.
+      key: PRNG key of the sample.
+      total: number of transitions stored so far, including overwritten ones; scalar uint32.
+      shape: shape of the sample.
+      n: maximum number of steps that a sampled transition covers.
+      gamma: discount factor per step.
+      num_envs: number of environments whose transitions are interleaved in the ring.
     """
     capacity = ring.last.shape[0]
     indices = jax.random.randint(key, shape, 0, jnp.minimum(total, capacity))
@@ -154,17 +154,17 @@ def sample(
 def _n_step(
     data: Transition, last: Any, indices: Any, age: Any, n: int, gamma: Any, xp: ModuleType, stride: int = 1
 ) -> Transition:
-    """The transitions at ``indices``, each standing for up to ``n`` steps.
+    """Returns the n-step transitions that begin at ``indices``.
 
     Args:
-      data: of one ring buffer, ``[capacity, ...]``.
-      last: ``[capacity]``.
-      indices: of the first steps, of any shape.
-      age: how many transitions have been stored since each of them.
-      n: steps, at most.
-      gamma: the discount factor between them.
-      xp: NumPy or JAX's NumPy, whose arrays these are.
-      stride: between successive transitions of an episode.
+      data: transitions of one ring buffer, ``[capacity, ...]``.
+      last: whether the episode ended with each transition, ``[capacity]``.
+      indices: indices of the first steps, of any shape.
+      age: number of transitions that were stored after each of them.
+      n: maximum number of steps.
+      gamma: discount factor per step.
+      xp: ``numpy`` or ``jax.numpy``, matching the arrays.
+      stride: distance in the buffer between successive transitions of an episode.
     """
     first = Transition(*(leaf[indices] for leaf in data))
     if n == 1:

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: metrics.csv, TensorBoard, the learning curve, and the terminal."""
+"""Reporters of a run's metrics: metrics.csv, TensorBoard, learning curve, terminal and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ Row = dict[str, float]
 
 
 class RunReporter:
-    """Reports one run into its work folder and to the terminal."""
+    """Writes the metrics of a run to its work directory and to the terminal."""
 
     def __init__(self, workdir: pathlib.Path, config: Config, first_step: int):
-        """Drops what an earlier attempt reported past ``first_step``, where this one goes on."""
+        """Opens the files; removes what an earlier attempt reported after ``first_step``, where this run resumes."""
         self._table = MetricsTable(workdir / "metrics.csv", first_step)
         self._events = EventsRecord(workdir, first_step)
         self._curve = workdir / "learning_curve.png"
@@ -45,27 +45,27 @@ class RunReporter:
         self._updates = UpdatesRecord(workdir / "updates", first_step) if config.record_updates else None
 
     def message(self, text: str) -> None:
-        """One line for the user."""
+        """Prints one line to the terminal."""
         self._terminal.message(text)
 
     def event(self, event: dict[str, Any]) -> None:
-        """Keeps it in config.json."""
+        """Stores the event in config.json."""
         self._events.add(event)
         self._attempt("config.json", self._events.write)
 
     def progress(self, step: int, info: dict[str, np.ndarray]) -> None:
-        """Moves the progress bar; keeps the updates' scalars if they are wanted."""
+        """Advances the progress bar; stores the metrics of each update if ``record_updates`` is set."""
         self._terminal.progress(step, means(info))
         if self._updates and info:
             self._updates.add(step, info)
 
     def checkpoint(self) -> None:
-        """Writes the updates' scalars: a run that resumes from the checkpoint does not repeat these updates."""
+        """Writes the metrics of the updates, since a run that resumes from the checkpoint does not repeat them."""
         if self._updates:
             self._attempt("updates", self._updates.write)
 
     def evaluation(self, rows: list[Row | None]) -> None:
-        """Appends to the table, TensorBoard and the terminal, and draws the curve anew."""
+        """Writes the rows to the table, TensorBoard and the terminal, and redraws the learning curve."""
         left = [row for row in rows if row is not None]
         self._table.append(left)
         self._attempt("metrics.csv", self._table.write)
@@ -80,40 +80,40 @@ class RunReporter:
         self._attempt("learning_curve.png", draw)
 
     def close(self) -> None:
-        """Ends the progress bar; leaves nothing unwritten."""
+        """Closes the progress bar and writes everything that is still buffered."""
         self._terminal.close()
         self.checkpoint()
         self._board.close()
 
 
 class Reporters:
-    """Several reporters as one."""
+    """Forwards every call to several reporters."""
 
     def __init__(self, reporters: Sequence[Any]):
         self._reporters = tuple(reporters)
 
     def message(self, text: str) -> None:
-        """To each."""
+        """Forwards the call to each reporter."""
         self._tell("message", text)
 
     def event(self, event: dict[str, Any]) -> None:
-        """To each."""
+        """Forwards the call to each reporter."""
         self._tell("event", event)
 
     def progress(self, step: int, info: dict[str, np.ndarray]) -> None:
-        """To each."""
+        """Forwards the call to each reporter."""
         self._tell("progress", step, info)
 
     def checkpoint(self) -> None:
-        """To each."""
+        """Forwards the call to each reporter."""
         self._tell("checkpoint")
 
     def evaluation(self, rows: list[Row | None]) -> None:
-        """To each."""
+        """Forwards the call to each reporter."""
         self._tell("evaluation", rows)
 
     def close(self) -> None:
-        """Closes each."""
+        """Closes each reporter."""
         self._tell("close")
 
     def _tell(self, method: str, *arguments: Any) -> None:
@@ -122,19 +122,19 @@ class Reporters:
 
 
 class WandbReporter:
-    """Evaluations as a run of Weights & Biases, which a resumed run continues; needs ``preqn_jax[wandb]``.
+    """Logs evaluations to Weights & Biases; a resumed run continues the same W&B run. Needs ``preqn_jax[wandb]``.
 
-    ``functools.partial(WandbReporter, project="mine")`` is one of the ``reporters`` of :func:`preqn_jax.train`.
+    Pass ``functools.partial(WandbReporter, project="mine")`` in the ``reporters`` of :func:`preqn_jax.train`.
     """
 
     def __init__(self, workdir: pathlib.Path, config: Config, first_step: int, **options: Any):
         """Starts or resumes the run.
 
         Args:
-          workdir: of the run; keeps the id by which a resumed run continues, in wandb_id.txt.
-          config: of the run.
-          first_step: at which it begins.
-          **options: of ``wandb.init``: project, entity, mode and others.
+          workdir: work directory of the run; wandb_id.txt in it stores the id of the W&B run.
+          config: configuration of the run.
+          first_step: environment step at which the run begins or resumes.
+          **options: arguments of ``wandb.init``: project, entity, mode and others.
 
         Raises:
           SettingError: if wandb is not installed.
@@ -151,42 +151,42 @@ class WandbReporter:
         self._run.define_metric("*", step_metric="step")
 
     def message(self, text: str) -> None:
-        """Is for the terminal alone."""
+        """Does nothing; messages are shown in the terminal only."""
 
     def event(self, event: dict[str, Any]) -> None:
-        """Keeps it in the run's summary."""
+        """Stores the event in the summary of the W&B run."""
         self._run.summary[f"event_{event['step']}"] = event
 
     def progress(self, step: int, info: dict[str, np.ndarray]) -> None:
-        """Is part of the next evaluation's row."""
+        """Does nothing; averages of these metrics are part of the next evaluation."""
 
     def checkpoint(self) -> None:
-        """Needs nothing written."""
+        """Does nothing."""
 
     def evaluation(self, rows: list[Row | None]) -> None:
-        """Logs seed_<seed>/<metric> over the environment step."""
+        """Logs seed_<seed>/<metric> against the environment step."""
         for row in rows:
             if row is not None:
                 scalars = {f"seed_{row['seed']}/{name}": value for name, value in row.items() if name != "seed"}
                 self._run.log({"step": row["step"], **scalars})
 
     def close(self) -> None:
-        """Ends the run; what was logged is written."""
+        """Finishes the W&B run."""
         self._run.finish()
 
 
 class Attempts:
-    """Does what a run can do without: a failure is one warning line, repeated only after it has worked again."""
+    """Runs optional writes: a failure causes one warning, which is repeated only after a write has succeeded again."""
 
     def __init__(self, say: Callable[[str], None]):
         self._say = say
         self._failing: set[str] = set()
 
     def __call__(self, what: str, write: Callable[[], Any]) -> None:
-        """Writes something, ``what`` in words."""
+        """Calls ``write``; ``what`` describes it in the warning."""
         try:
             write()
-        except Exception as error:  # a full disk, matplotlib without fonts: each fails in its own way
+        except Exception as error:  # a full disk, matplotlib without fonts: any exception type
             if what not in self._failing:
                 self._say(f"warning: {what} could not be written ({first_line(error)}); the run continues")
             self._failing.add(what)
@@ -195,26 +195,26 @@ class Attempts:
 
 
 class Board:
-    """TensorBoard's event files.
+    """Writes TensorBoard event files.
 
-    tensorboardX's own SummaryWriter writes in a thread; once that has failed it is silent, then waits for ever.
+    It replaces tensorboardX's SummaryWriter, whose writer thread fails silently and then blocks for ever.
     """
 
     def __init__(self, folder: pathlib.Path, first_step: int):
-        """Has TensorBoard drop what an earlier attempt reported past ``first_step``."""
+        """Marks everything that an earlier attempt reported after ``first_step`` as to be discarded by TensorBoard."""
         start = SessionLog(status=SessionLog.START)
         self._folder, self._files = folder, 0
         self._events = [Event(wall_time=time.time(), step=first_step + 1, session_log=start)]  # not written yet
         self._writer: EventsWriter | None = None
 
     def add(self, step: int, scalars: dict[str, float]) -> None:
-        """Takes scalars by tag; those that are not finite, of what did not happen yet, are left out."""
+        """Buffers scalars by tag; NaN and infinite values, such as means over nothing, are omitted."""
         for tag, value in scalars.items():
             if np.isfinite(value):
                 self._events.append(Event(wall_time=time.time(), step=step, summary=scalar(tag, value)))
 
     def write(self) -> None:
-        """Writes what has come since the last time; after a failure all of that again, into another file."""
+        """Writes the buffered scalars; after a failure, the next call writes them again to a new file."""
         if self._writer is None:
             self._folder.mkdir(exist_ok=True)
             self._files += 1
@@ -226,19 +226,19 @@ class Board:
         self._writer, self._events = writer, []
 
     def close(self) -> None:
-        """Ends the file."""
+        """Closes the file."""
         if self._writer is not None:
             self._writer.close()
 
 
 def means(info: dict[str, np.ndarray]) -> Row:
-    """Means of scalars ``[S, U]`` over the seeds that were not stopped."""
+    """Means of metrics ``[S, U]`` over updates and over the seeds that were not stopped."""
     left = {name: value[~np.isnan(value)] for name, value in info.items()}
     return {name: float(value.mean()) for name, value in left.items() if value.size}
 
 
 class EventsRecord:
-    """``events`` in a run's config.json: what whoever uses its results has to know, in the order in which it came."""
+    """The list ``events`` in a run's config.json: events that matter for the use of its results, in order."""
 
     def __init__(self, workdir: pathlib.Path, first_step: int):
         """Keeps the events up to ``first_step``."""
@@ -249,19 +249,19 @@ class EventsRecord:
             self.write()
 
     def add(self, event: dict[str, Any]) -> None:
-        """Takes one more."""
+        """Appends an event."""
         self._events.append(event)
 
     def write(self) -> None:
-        """Writes the file anew."""
+        """Rewrites the file."""
         replace_file(self._path, json.dumps({**self._content, "events": self._events}, indent=2) + "\n")
 
 
 class MetricsTable:
-    """metrics.csv: one row an evaluation and seed, fixed columns, no clock times, never a half-written row."""
+    """metrics.csv: one row per evaluation and seed, with fixed columns and no clock times; rows are always complete."""
 
     def __init__(self, path: pathlib.Path, first_step: int):
-        """Keeps the rows up to ``first_step`` of a table that exists."""
+        """Reads an existing table and keeps its rows up to ``first_step``."""
         self.path = path
         self._text = path.read_text() if path.exists() else ""
         self._text = self._upto(first_step)
@@ -274,10 +274,13 @@ class MetricsTable:
         return "".join(complete[:1] + [line for line in complete[1:] if int(line.split(",")[0]) <= step])
 
     def append(self, rows: list[Row]) -> None:
-        """Adds rows, all with the columns of the first ever added, in place of those of the same step.
+        """Appends rows, in place of existing rows of the same step.
+
+        Args:
+          rows: rows with the same columns as the table.
 
         Raises:
-          SettingError: if an earlier version of this library began the table with other columns.
+          SettingError: if the table has other columns because another version of this library wrote it.
         """
         if self._text and self._text.partition("\n")[0].split(",") != list(rows[0]):
             raise SettingError(f"{self.path} has the columns of another version of preqn_jax; choose another --workdir")
@@ -292,15 +295,15 @@ class MetricsTable:
         self._text += buffer.getvalue()
 
     def write(self) -> None:
-        """Writes the file anew."""
+        """Rewrites the file."""
         replace_file(self.path, self._text)
 
 
 class UpdatesRecord:
-    """updates/<step>.npz: the scalars of every update since the file before, ``[S, updates]``, and ``step`` of each."""
+    """updates/<step>.npz: metrics ``[S, updates]`` of each update since the previous file, and the ``step`` of each."""
 
     def __init__(self, folder: pathlib.Path, first_step: int):
-        """Keeps the files up to ``first_step``."""
+        """Removes existing files after ``first_step``."""
         folder.mkdir(exist_ok=True)
         for path in folder.glob("*.npz*"):
             if int(path.name.partition(".")[0]) > first_step:
@@ -309,12 +312,12 @@ class UpdatesRecord:
         self._bursts: list[dict[str, np.ndarray]] = []
 
     def add(self, step: int, info: dict[str, np.ndarray]) -> None:
-        """Takes the scalars of one burst, ``[S, U]``, that followed environment step ``step``."""
+        """Buffers the metrics ``[S, U]`` of the gradient steps that followed environment step ``step``."""
         updates = next(iter(info.values())).shape[1]
         self._bursts.append({"step": np.full((1, updates), step), **info})
 
     def write(self) -> None:
-        """Writes what has come since the last time."""
+        """Writes the buffered metrics to a new file."""
         if not self._bursts:
             return
         columns = {name: np.concatenate([burst[name] for burst in self._bursts], axis=1) for name in self._bursts[0]}
@@ -327,10 +330,10 @@ class UpdatesRecord:
 
 
 class Terminal:
-    """A progress bar, or plain lines where there is no terminal."""
+    """A progress bar, or plain lines if stderr is not a terminal."""
 
     plain_interval = 10.0  # seconds between plain lines
-    # Of what the agent reports, what is shown, and as what.
+    # Metrics of the agent that are shown, and their labels.
     _labels: ClassVar = {
         "alignment": "alignment",
         "step_size": "step size",
@@ -343,19 +346,19 @@ class Terminal:
     def __init__(self, total_steps: int, num_seeds: int, first_step: int):
         self._total, self._num_seeds = total_steps, num_seeds
         self._step, self._return = first_step, np.nan
-        self._mark = (time.perf_counter(), first_step)  # from which the speed is measured
+        self._mark = (time.perf_counter(), first_step)  # time and step from which the speed is measured
         self.steps_per_second = np.nan  # environment steps of all seeds together
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm.tqdm(total=total_steps, initial=first_step, unit=" steps", dynamic_ncols=True)
 
     def message(self, text: str) -> None:
-        """One line, above the bar if there is one."""
-        with contextlib.suppress(OSError):  # of a log on a full disk, or a terminal that is gone
+        """Prints one line, above the progress bar if there is one."""
+        with contextlib.suppress(OSError):  # a log on a full disk, or a closed terminal
             tqdm.tqdm.write(text, file=sys.stderr)
 
     def progress(self, step: int, latest: Row) -> None:
-        """Moves on to ``step``; shows the latest metrics."""
+        """Advances to ``step`` and shows the latest metrics."""
         moved, self._step = step - self._step, step
         seconds = time.perf_counter() - self._mark[0]
         due = seconds > self.plain_interval
@@ -374,14 +377,14 @@ class Terminal:
             self.message("  ".join([f"{step}/{self._total} steps", f"ETA {eta}", *map(" ".join, shown.items())]))
 
     def evaluation(self, rows: list[Row]) -> None:
-        """One line with the return, of each seed if there are several."""
+        """Prints one line with the mean return, and that of each seed if there are several."""
         returns = np.array([row["return_mean"] for row in rows])
         self._return = returns.mean()
         spread = f" (seeds {', '.join(f'{value:.1f}' for value in returns)})" if len(rows) > 1 else ""
         self.message(f"step {int(rows[0]['step'])}: return {self._return:.1f}{spread}")
 
     def close(self) -> None:
-        """Leaves the bar as it stands."""
+        """Closes the progress bar and leaves it visible."""
         if self._bar is not None:
             with contextlib.suppress(OSError):
                 self._bar.close()

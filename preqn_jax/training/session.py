@@ -1,4 +1,4 @@
-"""One run from its work folder's claim to its last checkpoint, for every program that trains."""
+"""Trains one run: locks the work directory, resumes from the newest checkpoint, trains, and saves."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from preqn_jax.types import NonFiniteError
 
 
 class ClosingReporter(Reporter, Protocol):
-    """A reporter with files open."""
+    """A reporter that has to be closed."""
 
     def close(self) -> None:
-        """Leaves nothing unwritten."""
+        """Writes everything that is still buffered and closes the files."""
 
 
 def train(
@@ -36,22 +36,22 @@ def train(
     should_stop: Callable[[], bool],
     checkpoints: Checkpoints | None = None,
 ) -> bool:
-    """Trains from the newest checkpoint on, or from the start.
+    """Trains a run from its newest checkpoint, or from the start if it has none.
 
     Args:
       trainer: not compiled yet.
-      workdir: of the run; anything in it that is not an earlier part of this very run is refused.
-      make_reporter: makes the one that is told how it goes, from the step at which it begins.
-      should_stop: asked after every burst, and during evaluations.
+      workdir: work directory of the run; it must be empty, new, or hold an earlier part of the same run.
+      make_reporter: function from the first environment step to the reporter of this run.
+      should_stop: called after every iteration and during evaluations; training stops once it returns True.
       checkpoints: of the run; those in its work folder if left out.
 
     Returns:
       Whether the end was reached, now or before; if not, a checkpoint of where it stopped is written.
 
     Raises:
-      SettingError: if the work folder is not this run's, another process is at it, or the environment fails.
-      CheckpointError: if the checkpoint cannot be used.
-      NonFiniteError: if training produced a NaN; the checkpoint before stays the newest.
+      SettingError: if the work directory holds something else, another process uses it, or the environment fails.
+      CheckpointError: if the checkpoint cannot be read.
+      NonFiniteError: if training produced a NaN; the previous checkpoint remains the newest one.
     """
     lock = claim(workdir, trainer.config)
     checkpoints = checkpoints or Checkpoints(workdir / "checkpoints")
@@ -65,14 +65,14 @@ def train(
         seconds = trainer.compile()
         if arrays is not None:
             trainer.restore(arrays)
-            write_record(workdir, trainer.config)  # it may have become longer
+            write_record(workdir, trainer.config)  # total_steps may have been raised
         reporter = make_reporter(trainer.step)
         size = f"replay {trainer.replay_bytes / 2**20:.0f} MiB"
         reporter.message(f"{provenance.device()}, {size}, work folder {workdir}")
         reporter.message(f"compiled in {seconds:.1f} s; training from step {trainer.step}")
         try:
             return run(trainer, reporter, lambda t: checkpoints.save(t.step, t.arrays()), should_stop)
-        except SettingError as error:  # the environment failed: nothing that was saved is lost
+        except SettingError as error:  # the environment failed; the checkpoints are intact
             kept = f"the same command resumes from step {checkpoints.latest_step() or 0}"
             raise SettingError(f"{error}, in step {trainer.step} of the run; {kept}") from error
         finally:
@@ -83,7 +83,7 @@ def train(
 
 
 def _has_ended(step: int, total_steps: int, workdir: pathlib.Path) -> bool:
-    """Whether a run with a checkpoint of ``step`` has nothing left to do, in any of its processes."""
+    """Whether a run with a checkpoint at ``step`` is complete, in all of its processes."""
     if step <= total_steps:  # the last evaluation follows the last checkpoint
         ended = step == total_steps and plots.last_step(workdir / "metrics.csv") == total_steps
     else:
@@ -92,7 +92,7 @@ def _has_ended(step: int, total_steps: int, workdir: pathlib.Path) -> bool:
 
 
 def guarded(program: Callable[[], int], workdir: pathlib.Path) -> int:
-    """``program()``; what cannot go on ends with one line and exit code 1."""
+    """Runs ``program()`` and returns its exit code; checkpoint and NaN errors become one line and exit code 1."""
     try:
         return program()
     except CheckpointError as error:
@@ -104,13 +104,13 @@ def guarded(program: Callable[[], int], workdir: pathlib.Path) -> int:
 
 
 def say(text: str) -> None:
-    """One line for the user, whose terminal or log may be gone or full."""
+    """Prints one line to stderr, and ignores errors such as a closed terminal or a full disk."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr)
 
 
 class StopSignal:
-    """True once Ctrl-C or SIGTERM has come; a second one ends the program at once."""
+    """Returns True once the process has received Ctrl-C or SIGTERM; a second signal terminates it immediately."""
 
     def __init__(self) -> None:
         self.received = 0

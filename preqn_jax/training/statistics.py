@@ -1,7 +1,7 @@
 """Aggregates over runs and tasks with bootstrap intervals (Agarwal et al. 2021, arXiv 2108.13264).
 
-A sample is one run's score; samples of different tasks are resampled apart (stratified). With as few runs as three a
-bootstrap interval is narrower than the truth: it can hold nothing that no run has shown.
+A sample is the score of one run. Samples of different tasks are resampled separately (stratified bootstrap). With only
+three runs a bootstrap interval is too narrow, since it cannot contain values outside the range of the observed runs.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ Array = np.ndarray
 
 CONFIDENCE = 0.95
 _RESAMPLES = 2000
-_LAST = 3  # evaluations that a final return is the mean of
+_LAST = 3  # the final return is the mean of this number of evaluations
 
 
 class Estimate(NamedTuple):
-    """A number and its bootstrap interval; NaN bounds where there are fewer than two runs."""
+    """An estimate and its bootstrap interval; the bounds are NaN for fewer than two runs."""
 
     value: float
     low: float
@@ -32,14 +32,14 @@ def final(returns: Array) -> Array:
 
 
 def interquartile_mean(scores: Sequence[Array]) -> float:
-    """Mean of the middle half of all runs of all tasks; one array ``[runs]`` a task."""
-    from scipy import stats  # here, as it takes most of a second, and every training run imports this module
+    """Mean of the middle half of all runs of all tasks; ``scores`` has one array ``[runs]`` per task."""
+    from scipy import stats  # imported here because it is slow, and every training run imports this module
 
     return float(stats.trim_mean(np.concatenate(list(scores)), 0.25))
 
 
 def probability_of_improvement(scores: Sequence[Array], others: Sequence[Array]) -> float:
-    """P(a run of the first scores more than a run of the second), ties half, averaged over tasks."""
+    """P(a run of the first method scores higher than one of the second), averaged over tasks; ties count one half."""
     probabilities = []
     for x, y in zip(scores, others, strict=True):
         difference = x[:, None] - y[None, :]
@@ -48,7 +48,7 @@ def probability_of_improvement(scores: Sequence[Array], others: Sequence[Array])
 
 
 def estimate(statistic: Callable[..., float], *samples: Array) -> Estimate:
-    """``statistic(*samples)``, each sample ``[runs]`` resampled by itself, with its percentile interval."""
+    """``statistic(*samples)`` with a percentile bootstrap interval; each sample ``[runs]`` is resampled separately."""
     value = float(statistic(*samples))
     if min(len(sample) for sample in samples) < 2:
         return Estimate(value, np.nan, np.nan)
@@ -67,9 +67,9 @@ def estimate(statistic: Callable[..., float], *samples: Array) -> Estimate:
 
 
 def rank_correlation(x: Sequence[float] | Array, y: Sequence[float] | Array) -> float:
-    """Spearman's, in [-1, 1]: how nearly one grows with the other.
+    """Spearman's rank correlation, in [-1, 1].
 
-    An infinite value is larger than all others; NaN where one of the two is constant.
+    Infinite values rank above all others; the result is NaN if x or y is constant.
     """
     from scipy import stats
 
@@ -80,7 +80,7 @@ def rank_correlation(x: Sequence[float] | Array, y: Sequence[float] | Array) -> 
 
 
 def mean_interval(samples: Array) -> tuple[Array, Array]:
-    """Bounds of the mean over runs, ``[runs, checkpoints]`` -> two ``[checkpoints]``; NaN for a single run."""
+    """Bootstrap bounds of the mean over runs, ``[runs, checkpoints]`` -> two ``[checkpoints]``; NaN for one run."""
     runs = len(samples)
     if runs < 2:
         nothing = np.full(samples.shape[1:], np.nan)

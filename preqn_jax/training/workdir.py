@@ -1,4 +1,4 @@
-"""The work folder of a run: whose it is, and that nobody else is at it."""
+"""Claims and locks the work directory of a run."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ from preqn_jax.training.presets import CONFIG_FILE, read_config, recorded
 
 try:
     import fcntl
-except ImportError:  # Windows: nothing keeps two runs apart there
+except ImportError:  # Windows: work directories are not locked there
     fcntl = None  # type: ignore[assignment]
 
 
 def claim(workdir: pathlib.Path, config: Config) -> IO[str]:
-    """Makes the work folder this run's, or makes sure that it is; the folder is taken until the result is closed.
+    """Creates the work directory, or checks that it belongs to this run, and locks it.
 
-    What an earlier part of the run wrote stays as it is: :func:`write_record` is for when it goes on.
+    Files of an earlier part of the run are not changed; :func:`write_record` updates the record when the run resumes.
+
+    Returns:
+      The lock file. The directory stays locked until it is closed.
 
     Raises:
-      SettingError: if it holds anything but an earlier part of this very run, another process is at it, or it cannot
-        be written.
+      SettingError: if the directory holds anything but an earlier part of this run, another process uses it, or it
+        cannot be written.
     """
     try:
         return _claim(workdir, config)
@@ -52,23 +55,23 @@ def _claim(workdir: pathlib.Path, config: Config) -> IO[str]:
 
 
 def write_record(workdir: pathlib.Path, config: Config) -> None:
-    """Writes the configuration, and what it runs with, into the work folder of a run."""
+    """Writes config.json into the work directory: configuration, versions, commit, device and command."""
     content = {"config": settings.to_dict(config), **provenance.collect()}
     if events := read_json(workdir / CONFIG_FILE).get("events"):
-        content["events"] = events  # of the run's earlier parts
+        content["events"] = events  # recorded by earlier parts of the run
     replace_file(workdir / CONFIG_FILE, json.dumps(content, indent=2) + "\n")
 
 
 def results_folder(out: str, record: str = "", options: Mapping[str, Any] | None = None) -> pathlib.Path:
-    """The folder that ``--out`` names, made if it is not there.
+    """Returns the directory named by ``--out``, and creates it if needed.
 
     Args:
-      out: its name.
-      record: the JSON file that the program leaves there when it is done, with its ``settings``.
-      options: those that it would run with now.
+      out: path of the directory.
+      record: name of the JSON file, with the entry ``settings``, that the program writes when it has finished.
+      options: the settings of the present call, which an existing record must match.
 
     Raises:
-      SettingError: if it cannot be written, or holds a run, a suite, or results of other settings.
+      SettingError: if the directory cannot be written, or holds a run, a suite, or results of other settings.
     """
     folder = pathlib.Path(out)
     for name in (CONFIG_FILE, "suite.json", "plan.json"):
@@ -88,7 +91,7 @@ def results_folder(out: str, record: str = "", options: Mapping[str, Any] | None
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """The object in a JSON file; empty if there is none."""
+    """Reads the object in a JSON file; returns {} if the file is missing or holds no object."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -97,7 +100,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _lock(workdir: pathlib.Path) -> IO[str]:
-    """An open file that the system takes as a lock, and gives up with the process, however that ends."""
+    """Opens and locks a file; the operating system releases the lock when the process ends, for whatever reason."""
     file = (workdir / ".lock").open("w")
     if fcntl is not None:
         try:
@@ -111,10 +114,10 @@ def _lock(workdir: pathlib.Path) -> IO[str]:
 
 
 def check_same(workdir: pathlib.Path, config: Config, flag: str = "--workdir") -> None:
-    """Makes sure that the run in ``workdir`` is of this configuration; it may be of another length.
+    """Checks that the run in ``workdir`` has this configuration, except for ``total_steps``, which may differ.
 
     Raises:
-      SettingError: naming the first field that differs, and the flag by which another folder is chosen.
+      SettingError: if a field differs; the message names the first such field and the flag that sets the directory.
     """
     before = read_config(workdir)
     for leaf in settings.leaves(config):
