@@ -1,1 +1,1 @@
-"""What a person runs: ``python -m experiments.<name>``."""
+"""The programs of this repository: ``python -m experiments.<name>``."""

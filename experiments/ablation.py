@@ -1,9 +1,10 @@
-"""One hyperparameter of PreQN at a time: ``python -m experiments.ablation``.
+"""Varies one hyperparameter of PreQN at a time: ``python -m experiments.ablation``.
 
-Critic step size, solver and minimum alignment around the paper's values, and what else may decide how far the actor
-runs ahead of the critic: its learning rate, and the initializer. Runs come in the order of what is learned most from
-one: first the step size that prototypes suggested beside the paper's, on every task, then the rest. ``--out`` gets,
-besides the report on returns, the critics' estimates and the realized returns (overestimation.csv and .png).
+The variants change the critic's step size, the solver and the minimum alignment around the paper's values, and two
+settings that may determine whether the actor changes too fast for the critic: its learning rate and the initializer.
+The most informative runs come first: the paper's step size and the one that prototypes suggested, on every task.
+``--out`` receives the report on returns, and the critics' Q estimates with the realized returns (overestimation.csv
+and .png).
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ VARIANTS = {
 }
 DEFAULT = Extent(("ant", "hopper", "halfcheetah"), (0, 1, 2), 100_000)
 
-_VARIANTS = flags.DEFINE_list("variants", list(VARIANTS), f"what to run; allowed: {', '.join(VARIANTS)}")
+_VARIANTS = flags.DEFINE_list("variants", list(VARIANTS), f"variants to run; allowed: {', '.join(VARIANTS)}")
 
 
 def main() -> int:
-    """Runs what is missing, then reports on all there is; returns the exit code."""
+    """Runs all unfinished runs, then reports on all runs; returns the exit code."""
     lists.check_names("--variants", _VARIANTS.value, list(VARIANTS))
     extent = program.read_extent(DEFAULT)
     variants = [suite.Variant(name, "preqn", (*VARIANTS[name], *program.overrides())) for name in _VARIANTS.value]

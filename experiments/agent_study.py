@@ -1,8 +1,8 @@
-"""What the agent without target networks is made of, part by part: ``python -m experiments.agent_study``.
+"""Compares ``preqn_norm`` with other agents and with variants of itself: ``python -m experiments.agent_study``.
 
-``--variants`` names what is run: ``preqn_norm`` as it is, and the agents that it is compared with; ``preqn_norm`` with
-one part changed; and the controls, which say how much the kernel contributes and how much the normalization does.
-``--out`` gets the report on returns, and the critics' estimates beside the realized returns.
+``--variants`` selects the runs: ``preqn_norm`` and the agents that it is compared with; ``preqn_norm`` with one part
+changed; and controls that separate the contribution of the kernel from that of the normalization. ``--out`` receives
+the report on returns, and the critics' Q estimates with the realized returns.
 
     python -m experiments.agent_study --preset=development --variants=preqn_norm,adam,diagonal
     python -m experiments.agent_study --preset=final
@@ -62,12 +62,14 @@ PRESETS = {  # the seeds of "final" have decided nothing
     "final": Extent(("hopper", "halfcheetah", "walker2d", "ant", "swimmer", "humanoid"), tuple(range(10, 15)), 100_000),
 }
 
-_PRESET = flags.DEFINE_enum("preset", "development", list(PRESETS), "tasks, seeds and steps if left out")
-_VARIANTS = flags.DEFINE_list("variants", ["preqn_norm", "sac", "td3"], f"what to run; allowed: {', '.join(VARIANTS)}")
+_PRESET = flags.DEFINE_enum("preset", "development", list(PRESETS), "default tasks, seeds and steps")
+_VARIANTS = flags.DEFINE_list(
+    "variants", ["preqn_norm", "sac", "td3"], f"variants to run; allowed: {', '.join(VARIANTS)}"
+)
 
 
 def main() -> int:
-    """Runs what is missing, then reports on all there is; returns the exit code."""
+    """Runs all unfinished runs, then reports on all runs; returns the exit code."""
     lists.check_names("--variants", _VARIANTS.value, list(VARIANTS))
     extent = program.read_extent(PRESETS[_PRESET.value])
     chosen = [VARIANTS[name] for name in _VARIANTS.value]

@@ -1,13 +1,13 @@
-"""Does Q move where it is told to? (the paper's Figures 3 and 10 to 14): ``python -m experiments.alignment``.
+"""Does an update move Q towards its targets? (the paper's Figures 3 and 10 to 14): ``python -m experiments.alignment``.
 
-cos(Q' - Q, y - Q) of every critic update of PreQN and TD3, each with sin and relu, y being the target that the update
-went towards: bootstrapped from the critic itself for PreQN, from the target networks for TD3. ``--out`` gets, besides
-the report on returns, alignment.csv and a figure for each of the paper's.
+Measures cos(Q' - Q, y - Q) of every critic update of PreQN and TD3, each with sin and relu. y is the target of the
+update, which is bootstrapped from the critic itself for PreQN and from the target networks for TD3. ``--out`` receives
+the report on returns, alignment.csv, and one figure for each figure of the paper.
 
-``--variants`` has two more questions of the paper's section 5.2: PreQN with relu and a smaller step
-(``--variants=preqn-relu-step0.03,preqn-relu-step0.01``), and TD3 with sin and target networks that update more quickly
-(``--variants=td3-sin-polyak0.98,td3-sin-polyak0.95``). ``--stored`` runs nothing: it pools the metrics of earlier runs
-and draws the figures from them.
+Additional ``--variants`` address two more questions of the paper's section 5.2: PreQN with relu and a smaller step
+(``--variants=preqn-relu-step0.03,preqn-relu-step0.01``), and TD3 with sin and faster target networks
+(``--variants=td3-sin-polyak0.98,td3-sin-polyak0.95``). With ``--stored`` nothing is run: the figures show the metrics
+of earlier runs.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from preqn_jax.settings import SettingError
 
 DEFAULT = Extent(("halfcheetah", "walker2d"), (0, 1, 2), 50_000)
 
-_VARIANTS = flags.DEFINE_list("variants", list(PAPER), f"what to run; allowed: {', '.join(VARIANTS)}")
+_VARIANTS = flags.DEFINE_list("variants", list(PAPER), f"variants to run; allowed: {', '.join(VARIANTS)}")
 _STORED = flags.DEFINE_string(
-    "stored", None, "folder of metrics as <variant>_<task>_seed<seed>.csv to report on, in place of running"
+    "stored", None, "directory with metrics <variant>_<task>_seed<seed>.csv to report on, without running anything"
 )
 
 

@@ -1,8 +1,8 @@
-"""PreQN against TD3 and SAC on MuJoCo (the paper's Figure 2): ``python -m experiments.benchmark --preset=evening``.
+"""Compares PreQN with TD3 and SAC (the paper's Figure 2): ``python -m experiments.benchmark --preset=evening``.
 
-Every run is a process of its own, as many at a time as there are cores; started again, only what is missing runs.
-``--out`` gets the work folder and log of each run, and the report of all of them: learning_curves.png, summary.csv,
-report.md and returns.npz.
+Every run is a separate process, with as many parallel processes as cores. The same command resumes an interrupted
+benchmark. ``--out`` receives the work directory and log of each run, and the report on all runs: learning_curves.png,
+summary.csv, report.md and returns.npz.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ PRESETS = {  # "paper" has the tasks and seeds of the paper, which does not stat
     "smoke": Extent(("swimmer",), (0, 1), 10_000),
 }
 
-_PRESET = flags.DEFINE_string("preset", "evening", f"tasks, seeds and steps if left out; allowed: {', '.join(PRESETS)}")
+_PRESET = flags.DEFINE_string("preset", "evening", f"default tasks, seeds and steps; allowed: {', '.join(PRESETS)}")
 _ALGOS = flags.DEFINE_list("algos", "preqn,td3,sac", f"agents; allowed: {', '.join(AGENTS)}")
 
 
 def main() -> int:
-    """Runs what is missing, then reports on all there is; returns the exit code."""
+    """Runs all unfinished runs, then reports on all runs; returns the exit code."""
     lists.check_names("--preset", [_PRESET.value], list(PRESETS))
     lists.check_names("--algos", _ALGOS.value, list(AGENTS))
     extent = program.read_extent(PRESETS[_PRESET.value])

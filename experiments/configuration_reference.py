@@ -1,4 +1,4 @@
-"""Every field of every configuration: ``python -m experiments.configuration_reference > docs/configuration.md``."""
+"""Prints all configuration fields: ``python -m experiments.configuration_reference > docs/configuration.md``."""
 
 from __future__ import annotations
 

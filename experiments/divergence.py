@@ -1,13 +1,13 @@
-"""Which Q-learning diverges, and why: ``python -m experiments.divergence``.
+"""Which Q-learning methods diverge, and why: ``python -m experiments.divergence``.
 
-Q-learning without and with a target network, and PreQN with its linesearch and without, on Baird's counterexample, on
-Tsitsiklis and Van Roy's, and on DDPG from fixed data of Pendulum-v1. The summary goes to standard output;
-divergence.csv, divergence.png and divergence.json (what it ran with) go to the folder ``--out``.
+Compares Q-learning with and without a target network, and PreQN with and without its line search, on Baird's
+counterexample, on that of Tsitsiklis and Van Roy, and on DDPG with a fixed data set of Pendulum-v1. The program prints
+a summary, and writes divergence.csv, divergence.png and divergence.json (options, versions, hardware) to ``--out``.
 
-``--tasks=cascade`` are eight pairs on which over-generalization and missing data do harm only together. Pendulum is
-run once for every combination of the lists ``--activation``, ``--hidden_sizes``, ``--preqn_step_size`` and
-``--transitions``; divergence_seeds.png then shows every seed, and the summary how the outcome goes with the networks'
-row ratio at the start.
+``--tasks=cascade`` is an MDP of eight state-action pairs on which over-generalization and missing data are harmful only
+in combination. Pendulum is run for every combination of the lists ``--activation``, ``--hidden_sizes``,
+``--preqn_step_size`` and ``--transitions``; divergence_seeds.png then shows every seed, and the summary reports how the
+outcome correlates with the initial row ratio of the networks.
 """
 
 from __future__ import annotations
@@ -49,18 +49,22 @@ from preqn_jax.training.files import replace_file
 from preqn_jax.training.statistics import rank_correlation
 from preqn_jax.training.workdir import results_folder
 
-_OUT = flags.DEFINE_string("out", "runs/divergence", "folder for the table, the picture and what they were made with")
-_SEEDS = flags.DEFINE_integer("num_seeds", 3, "seeds 0, 1, ... of Pendulum; the counterexamples have no chance in them")
+_OUT = flags.DEFINE_string("out", "runs/divergence", "directory for the results")
+_SEEDS = flags.DEFINE_integer("num_seeds", 3, "number of seeds for Pendulum; the counterexamples are deterministic")
 _UPDATES = flags.DEFINE_integer(
-    "updates", None, "updates of every task, if not its own number; rounded up to whole records"
+    "updates", None, "updates of every task, rounded up to whole records (default: set by the task)"
 )
-_TASKS = flags.DEFINE_list("tasks", "baird,tsitsiklis_van_roy,pendulum", "allowed besides: cascade")
-_METHODS = flags.DEFINE_list("methods", ",".join(METHODS), "ways to update the critic")
-_ACTIVATION = flags.DEFINE_list("activation", "relu", f"of Pendulum's networks; allowed: {', '.join(ACTIVATIONS)}")
-_HIDDEN_SIZES = flags.DEFINE_string("hidden_sizes", "32,32", "of Pendulum's networks, with ; between several")
-_PREQN_STEP_SIZE = flags.DEFINE_list("preqn_step_size", "0.1", "first of PreQN's linesearch on Pendulum")
-_TRANSITIONS = flags.DEFINE_list("transitions", "2000", "how many of Pendulum there are to learn from")
-_RECORDS = flags.DEFINE_integer("records", 100, "measurements over a run, which cost more than most updates")
+_TASKS = flags.DEFINE_list("tasks", "baird,tsitsiklis_van_roy,pendulum", "tasks to run; also allowed: cascade")
+_METHODS = flags.DEFINE_list("methods", ",".join(METHODS), "methods of updating the critic")
+_ACTIVATION = flags.DEFINE_list(
+    "activation", "relu", f"activations of Pendulum's networks; allowed: {', '.join(ACTIVATIONS)}"
+)
+_HIDDEN_SIZES = flags.DEFINE_string(
+    "hidden_sizes", "32,32", "hidden layers of Pendulum's networks; separate several by ;"
+)
+_PREQN_STEP_SIZE = flags.DEFINE_list("preqn_step_size", "0.1", "initial step sizes of PreQN's line search on Pendulum")
+_TRANSITIONS = flags.DEFINE_list("transitions", "2000", "sizes of the data set of Pendulum [transitions]")
+_RECORDS = flags.DEFINE_integer("records", 100, "number of measurements per run; one takes longer than most updates")
 
 _ALLOWED = ("baird", "tsitsiklis_van_roy", "pendulum", "cascade")
 

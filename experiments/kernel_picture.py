@@ -1,7 +1,7 @@
-"""The idea in one picture: what one update does to Q: ``python -m experiments.kernel_picture``.
+"""Draws the effect of one update on Q, which is the idea of PreQN: ``python -m experiments.kernel_picture``.
 
-A fresh critic of one state and one action gets six TD errors. A gradient step moves Q everywhere, as the kernel K
-says; PreQN solves K Z = delta first. ``--out`` gets kernel_picture.png.
+A newly initialized critic with one state and one action variable is updated for six TD errors. A gradient step changes
+Q everywhere, as given by the kernel K; PreQN solves K z = delta first. ``--out`` receives kernel_picture.png.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from preqn_jax.ops.activations import ACTIVATIONS
 from preqn_jax.training import plots
 from preqn_jax.training.workdir import results_folder
 
-_ACTIVATION = flags.DEFINE_string("activation", "sin", f"of the critic; allowed: {', '.join(ACTIVATIONS)}")
-_SEED = flags.DEFINE_integer("seed", 0, "of the critic and the errors", lower_bound=0)
-_OUT = flags.DEFINE_string("out", "runs/kernel_picture", "folder of the picture")
+_ACTIVATION = flags.DEFINE_string(
+    "activation", "sin", f"activation function of the critic; allowed: {', '.join(ACTIVATIONS)}"
+)
+_SEED = flags.DEFINE_integer("seed", 0, "seed of the critic and of the TD errors", lower_bound=0)
+_OUT = flags.DEFINE_string("out", "runs/kernel_picture", "directory for the figure")
 
 
 def main() -> int:
-    """Measures, draws; returns the exit code."""
+    """Computes the updates and draws the figure; returns the exit code."""
     lists.check_names("--activation", [_ACTIVATION.value], list(ACTIVATIONS))
     out = results_folder(_OUT.value)
     measured = measure(_ACTIVATION.value, _SEED.value)

@@ -1,14 +1,14 @@
-"""Do wide networks learn as linear TD-learning does?: ``python -m experiments.linear_regime``.
+"""Do wide networks learn like linear TD-learning?: ``python -m experiments.linear_regime``.
 
 In the limit of wide networks the neural tangent kernel is constant, and through Lemma 3 deep Q-learning "should behave
-quite closely to linear TD-learning" (Achiam et al. 2019, section 7). For networks of two hidden layers and growing
-width this measures, on Garnet MDPs with all pairs in every update, how far Q-learning's values depart from those of U3
-with the network's first kernel K_0, and PreQN's from those of U1, and how much the kernel changes meanwhile. On Baird's
-star, where a network observes his features, linear TD-learning with K_0 may diverge: the network should do so with it.
+quite closely to linear TD-learning" (Achiam et al. 2019, section 7). For networks with two hidden layers of increasing
+width, on Garnet MDPs with all state-action pairs in every update, this program measures the deviation of Q-learning's
+values from those of U3 with the network's initial kernel K_0, the deviation of PreQN's values from those of U1, and the
+change of the kernel. On Baird's star, with his features as observations, linear TD-learning with K_0 may diverge; the
+network should then diverge as well.
 
-linear_regime.csv (a row a network), linear_regime_baird.csv (the values on the star, update by update),
-linear_regime.png and linear_regime.json (what they were made with) go to the folder ``--out``, a table to standard
-output.
+The program prints a table, and writes linear_regime.csv (one row per network), linear_regime_baird.csv (the values on
+the star after each update), linear_regime.png and linear_regime.json (options, versions, hardware) to ``--out``.
 """
 
 from __future__ import annotations
@@ -37,16 +37,20 @@ from preqn_jax.training import provenance
 from preqn_jax.training.files import replace_file
 from preqn_jax.training.workdir import results_folder
 
-_WIDTHS = flags.DEFINE_list("widths", ["32", "64", "128", "256", "512", "1024", "2048"], "units of each hidden layer")
-_ACTIVATIONS = flags.DEFINE_list("activations", ["relu", "sin"], f"any of {', '.join(ACTIVATIONS)}")
-_SEEDS = flags.DEFINE_integer("num_seeds", 3, "seeds 0, 1, ... of MDP and network", lower_bound=1)
-_UPDATES = flags.DEFINE_integer("updates", 100, "updates of each network", lower_bound=1)
+_WIDTHS = flags.DEFINE_list(
+    "widths", ["32", "64", "128", "256", "512", "1024", "2048"], "widths of the hidden layers [units]"
+)
+_ACTIVATIONS = flags.DEFINE_list(
+    "activations", ["relu", "sin"], f"activation functions; allowed: {', '.join(ACTIVATIONS)}"
+)
+_SEEDS = flags.DEFINE_integer("num_seeds", 3, "number of seeds for MDP and network", lower_bound=1)
+_UPDATES = flags.DEFINE_integer("updates", 100, "number of updates of each network", lower_bound=1)
 _GAMMA = flags.DEFINE_float("gamma", 0.9, "discount factor of the Garnet MDPs", lower_bound=0.0)
-_OUT = flags.DEFINE_string("out", "runs/linear_regime", "folder that the results go to")
+_OUT = flags.DEFINE_string("out", "runs/linear_regime", "directory for the results")
 
 
 class Options(NamedTuple):
-    """What the command line asks for."""
+    """The options given on the command line."""
 
     widths: tuple[int, ...]
     activations: tuple[str, ...]

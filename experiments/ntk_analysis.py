@@ -1,14 +1,15 @@
 """The kernel of Q-networks at initialization: ``python -m experiments.ntk_analysis`` (Achiam et al. 2019, section 5.1).
 
-For networks of widths 32 to 256 at two hidden layers and of depths 1 to 4 at 64 units, with tanh, relu and sin, it
-measures how strongly an update at a state-action pair moves the value there (the mean diagonal of K) and how much of
-it spills over to others (the mean row ratio). The pairs come from the rails-random policy in HalfCheetah, Walker2d and
-Ant, one data set a task; Ant's observations hold the contact forces, in v4 too.
+For networks with two hidden layers of 32 to 256 units, and with 1 to 4 hidden layers of 64 units, with tanh, relu and
+sin, this program measures how strongly an update at a state-action pair changes the value of that pair (mean diagonal
+of K), and how strongly it changes the values of other pairs in comparison (mean row ratio). The pairs come from the
+rails-random policy in HalfCheetah, Walker2d and Ant, with one data set per task; Ant's observations include the contact
+forces, in v4 too.
 
-``--out`` gets ntk_analysis.csv with a row a trial, the paper's Figures 1 and 4 to 9 for each initializer, and
-ntk_analysis.json with what it was made with. On standard output each of the paper's findings holds or does not;
-``experiments/studies/ntk/findings.py`` defines exactly when. ``--table`` judges and draws an earlier ntk_analysis.csv
-anew, without measuring.
+``--out`` receives ntk_analysis.csv with one row per trial, the paper's Figures 1 and 4 to 9 for each initializer, and
+ntk_analysis.json (options, versions, hardware). The program prints for each finding of the paper whether it holds;
+``experiments/studies/ntk/findings.py`` defines the criteria. With ``--table``, it evaluates and draws an earlier
+ntk_analysis.csv without measuring.
 """
 
 from __future__ import annotations
@@ -45,17 +46,17 @@ from preqn_jax.training import provenance
 from preqn_jax.training.files import replace_file
 from preqn_jax.training.workdir import results_folder
 
-_TASKS = flags.DEFINE_list("tasks", list(TASKS), f"any of {', '.join(TASKS)}")
-_VERSIONS = flags.DEFINE_list("versions", ["v5"], f"of Gymnasium's tasks: any of {', '.join(VERSIONS)}")
-_INITS = flags.DEFINE_list("inits", ["glorot_uniform"], f"kernel initializers: any of {', '.join(KERNEL_INITS)}")
-_TRIALS = flags.DEFINE_integer("trials", 3, "networks of each kind, with seeds 0, 1, ...", lower_bound=1)
-_PAIRS = flags.DEFINE_integer("pairs", 1000, "state-action pairs N of a task", lower_bound=2)
-_TABLE = flags.DEFINE_string("table", None, "ntk_analysis.csv of an earlier run, to read in place of measuring")
-_OUT = flags.DEFINE_string("out", "runs/ntk_analysis", "folder that the results go to")
+_TASKS = flags.DEFINE_list("tasks", list(TASKS), f"tasks; allowed: {', '.join(TASKS)}")
+_VERSIONS = flags.DEFINE_list("versions", ["v5"], f"versions of Gymnasium's tasks; allowed: {', '.join(VERSIONS)}")
+_INITS = flags.DEFINE_list("inits", ["glorot_uniform"], f"weight initializers; allowed: {', '.join(KERNEL_INITS)}")
+_TRIALS = flags.DEFINE_integer("trials", 3, "number of networks of each kind, with seeds 0, 1, ...", lower_bound=1)
+_PAIRS = flags.DEFINE_integer("pairs", 1000, "number N of state-action pairs per task", lower_bound=2)
+_TABLE = flags.DEFINE_string("table", None, "path of an earlier ntk_analysis.csv to evaluate instead of measuring")
+_OUT = flags.DEFINE_string("out", "runs/ntk_analysis", "directory for the results")
 
 
 class Options(NamedTuple):
-    """What the command line asks for; tasks are Gymnasium ids."""
+    """The options given on the command line; tasks are Gymnasium ids."""
 
     tasks: tuple[str, ...]
     inits: tuple[str, ...]

@@ -1,17 +1,18 @@
-"""How far tasks on MJX are from Gymnasium's own: ``python -m experiments.parity``.
+"""Measures how much tasks on MJX differ from Gymnasium's: ``python -m experiments.parity``.
 
-From the same state and action, one environment step on MJX and one of ``gymnasium.make``, over states that random and
-rails-random policies went through in Gymnasium: from resets on, and on beyond the fall, where contacts are many.
+Compares one environment step on MJX with one step in Gymnasium, from the same state with the same action. The states
+are visited by random and rails-random policies in Gymnasium, starting at resets and continuing after the robot has
+fallen, when there are many contacts.
 
-Errors are relative, in each state: |v' - v| / max(1, |v|) in the Euclidean norm, v being Gymnasium's generalized
-velocities, its observation, or its reward. The table has their median, 99th percentile and maximum over states; the
-rows "contact" and "steep" those states in which anything touched, and in which a capsule stood on the floor at more
-than 60 degrees (MJX by itself gives such contacts other friction axes than C MuJoCo; the tasks put that right). The
-aim is a 99th percentile of the velocities under 1e-3.
+Errors are relative: |v' - v| / max(1, |v|) in the Euclidean norm for each state, where v are Gymnasium's generalized
+velocities, its observation, or its reward. The table lists their median, 99th percentile and maximum over states. The
+rows "contact" are restricted to states with any contact, the rows "steep" to states in which a capsule touches the
+floor at more than 60 degrees (MJX uses other friction axes than C MuJoCo for such contacts; the tasks correct this).
+The target is a 99th percentile of the velocity error below 1e-3.
 
-``--options=own,8x8,euler`` measures cheaper solvers and integrators beside the model's own (``OPTIONS`` in
-``parity_measurements.py``), ``--float64`` computes in double precision. ``--out`` gets parity.csv, and parity.json with
-what it was made with.
+``--options=own,8x8,euler`` also measures cheaper solvers and integrators (``OPTIONS`` in
+``experiments/studies/parity/measurements.py``), ``--float64`` computes in double precision. ``--out`` receives
+parity.csv, and parity.json (options, versions, hardware).
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ from preqn_jax.training import provenance
 from preqn_jax.training.files import replace_file
 from preqn_jax.training.workdir import results_folder
 
-_TASKS = flags.DEFINE_list("tasks", list(MJX_TASKS), f"any of {', '.join(MJX_TASKS)}")
-_STATES = flags.DEFINE_integer("states", 1000, "states of a task", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch", 250, "environments that step together", lower_bound=1)
-_OPTIONS = flags.DEFINE_list("options", ["own"], f"of the physics: any of {', '.join(OPTIONS)}")
-_FLOAT64 = flags.DEFINE_bool("float64", False, "compute in double precision")
-_OUT = flags.DEFINE_string("out", "runs/parity", "folder that the results go to")
+_TASKS = flags.DEFINE_list("tasks", list(MJX_TASKS), f"tasks; allowed: {', '.join(MJX_TASKS)}")
+_STATES = flags.DEFINE_integer("states", 1000, "number of states per task", lower_bound=1)
+_BATCH = flags.DEFINE_integer("batch", 250, "number of environments that are stepped together", lower_bound=1)
+_OPTIONS = flags.DEFINE_list("options", ["own"], f"options of the physics; allowed: {', '.join(OPTIONS)}")
+_FLOAT64 = flags.DEFINE_bool("float64", False, "whether to compute in double precision")
+_OUT = flags.DEFINE_string("out", "runs/parity", "directory for the results")
 
 _AIM = 1e-3
 

@@ -1,4 +1,4 @@
-"""Evaluates and films a run: ``python -m experiments.rollout --workdir=runs/preqn_ant``; as ``preqn_jax evaluate``."""
+"""Evaluates a run and records a video: ``python -m experiments.rollout --workdir=DIR``, like ``preqn_jax evaluate``."""
 
 from absl import flags
 

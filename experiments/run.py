@@ -1,4 +1,4 @@
-"""Trains an agent: ``python -m experiments.run --config=preqn_ant``; the same as ``preqn_jax train``."""
+"""Trains an agent: ``python -m experiments.run --config=preqn_ant``, like ``preqn_jax train``."""
 
 from absl import flags
 

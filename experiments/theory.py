@@ -1,8 +1,9 @@
-"""Every numbered statement of the paper, checked: ``python -m experiments.theory``.
+"""Checks every numbered statement of the paper: ``python -m experiments.theory``.
 
-One line a statement of Achiam et al. (2019): whether it holds or fails as printed, the number that decides, on how many
-cases, and what was compared. ``--out`` gets theory.csv, theory.png and theory.json (what it ran with). The exit code is
-1 if a statement does not come out as docs/theory.md has it. In float64; most of its time is compilation.
+Prints one line for each statement of Achiam et al. (2019): whether it holds or fails as printed, the deciding number,
+the number of cases, and what was compared. ``--out`` receives theory.csv, theory.png and theory.json (options,
+versions, hardware). The exit code is 1 if a result differs from docs/theory.md. All computations use float64; most of
+the time is spent on compilation.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from preqn_jax.training import provenance
 from preqn_jax.training.files import replace_file
 from preqn_jax.training.workdir import results_folder
 
-_OUT = flags.DEFINE_string("out", "runs/theory", "folder for the table and the picture")
+_OUT = flags.DEFINE_string("out", "runs/theory", "directory for the results")
 
 
 def main() -> int:
-    """Checks, saves and prints everything; returns the exit code."""
+    """Checks all statements, and saves and prints the results; returns the exit code."""
     jax.config.update("jax_enable_x64", True)
     out = results_folder(_OUT.value)
     start = time.perf_counter()

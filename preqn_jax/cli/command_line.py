@@ -1,4 +1,4 @@
-"""Command line: ``--config=<name>`` and every field of that configuration as a flag ``--config.<path>=value``."""
+"""The command line: ``--config=<name>``, and a flag ``--config.<path>=value`` for every field of the configuration."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from preqn_jax.training.config import Config, check_config
 from preqn_jax.types import NonFiniteError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FIXED = {"algorithm"}  # follows from the configuration's name
+_FIXED = {"algorithm"}  # determined by the name of the configuration
 
 
 def run_with_config(main: Callable[[Config], int]) -> None:
-    """Runs ``main(config)`` with the configuration of the command line; its result is the exit code.
+    """Runs ``main(config)`` with the configuration given on the command line; its result is the exit code.
 
-    A mistake of the user's, found now or later, ends the program with one line and exit code 2.
+    A SettingError, whenever it is raised, ends the program with a one-line message and exit code 2.
     """
     try:
         _define(_config_name(sys.argv), sys.argv)
@@ -33,11 +33,11 @@ def run_with_config(main: Callable[[Config], int]) -> None:
 
 
 def run(main: Callable[[], int]) -> None:
-    """As :func:`run_with_config`, for programs whose flags are all defined already."""
+    """Like :func:`run_with_config`, for programs that have no configuration and define all their flags themselves."""
 
     def guarded(_: list[str]) -> int | None:
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)  # Orbax and JAX tell a lot
+            logging.set_verbosity(logging.WARNING)  # Orbax and JAX log a lot
         try:
             return main()
         except settings.SettingError as error:
@@ -47,7 +47,7 @@ def run(main: Callable[[], int]) -> None:
                 raise
             print(f"error: {error.strerror}: {error.filename or 'a file'} cannot be written", file=sys.stderr)
             return 1
-        except NonFiniteError as error:  # from an environment, in a program that only plays
+        except NonFiniteError as error:  # raised by an environment in a program that only evaluates
             print(f"error: {error}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
@@ -62,7 +62,7 @@ def run(main: Callable[[], int]) -> None:
 
 
 def _missing_platform() -> str | None:
-    """One line if JAX cannot run where JAX_PLATFORMS says, which shows in whatever asks for a device first."""
+    """An error message if JAX cannot use the platform in JAX_PLATFORMS, else None."""
     asked = os.environ.get("JAX_PLATFORMS", "")
     try:
         jax.devices()
@@ -74,7 +74,7 @@ def _missing_platform() -> str | None:
 
 
 def _define(name: str, argv: list[str]) -> None:
-    """Defines the flags; which fields there are depends on the configuration's name, and which options on the user."""
+    """Defines the flags: the fields of the configuration with this name, and the options that ``argv`` contains."""
     flags.DEFINE_string("config", presets.DEFAULT, f"<agent>_<environment>; allowed: {', '.join(presets.names())}")
     for leaf in settings.leaves(presets.get_config(name)):
         if leaf.path not in _FIXED:
@@ -85,13 +85,13 @@ def _define(name: str, argv: list[str]) -> None:
 
 
 def _flags_below(prefix: str, argv: list[str]) -> list[str]:
-    """What a command line gives of the flags that begin with ``prefix``."""
+    """The names of the flags on the command line that begin with ``prefix``."""
     given = (argument.lstrip("-").partition("=")[0] for argument in argv if argument.startswith("-"))
     return list(dict.fromkeys(flag for flag in given if flag.startswith(prefix) and flag != prefix))
 
 
 def _config_name(argv: list[str]) -> str:
-    """The value of --config, which has to be known before the other flags can be defined."""
+    """The value of --config, which must be known before the other flags can be defined."""
     for i, argument in enumerate(argv):
         flag, _, value = argument.lstrip("-").partition("=")
         if argument.startswith("-") and flag == "config":
@@ -101,7 +101,7 @@ def _config_name(argv: list[str]) -> str:
 
 def _read() -> Config:
     config = presets.get_config(flags.FLAGS.config)
-    for name in sorted(flags.FLAGS):  # sorted: a single option counts over all of them at once
+    for name in sorted(flags.FLAGS):  # sorted, so that single options override the JSON object of all options
         if name.startswith("config.") and flags.FLAGS[name].present:
             config = presets.override(config, f"{name.removeprefix('config.')}={flags.FLAGS[name].value}")
     check_config(config)
@@ -127,7 +127,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _path(flag: str) -> str:
-    """Of the field that a flag sets."""
+    """The path of the field that a flag sets."""
     return flag.removeprefix("config.")
 
 

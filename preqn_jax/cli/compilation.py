@@ -1,4 +1,4 @@
-"""What was compiled once is kept on disk."""
+"""JAX's persistent compilation cache."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax
 
 
 def keep() -> None:
-    """Keeps compiled programs in JAX's persistent cache: ``JAX_COMPILATION_CACHE_DIR`` where it is set."""
+    """Enables JAX's persistent compilation cache, in ``JAX_COMPILATION_CACHE_DIR`` or the user's cache directory."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(base) / "preqn_jax" / "compiled"))

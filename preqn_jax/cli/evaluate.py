@@ -1,4 +1,4 @@
-"""Evaluates a finished or interrupted run and films it: ``python -m experiments.rollout --workdir=runs/preqn_ant``."""
+"""Evaluates a run and records a video of it: ``python -m experiments.rollout --workdir=runs/preqn_ant``."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from preqn_jax.training.checkpoint import CheckpointError
 from preqn_jax.training.config import Config
 from preqn_jax.training.evaluation import evaluate
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "work folder of the run")
-_EPISODES = flags.DEFINE_integer("episodes", 10, "episodes of each seed", lower_bound=1)
-_VIDEO = flags.DEFINE_string("video", None, "where the film of one episode goes; <workdir>/rollout.mp4 if left out")
+_WORKDIR = flags.DEFINE_string("workdir", None, "work directory of the run")
+_EPISODES = flags.DEFINE_integer("episodes", 10, "number of episodes per seed", lower_bound=1)
+_VIDEO = flags.DEFINE_string("video", None, "path of the video of one episode (default: <workdir>/rollout.mp4)")
 
-_STREAM = 2  # episodes that neither training nor its evaluations have seen
+_STREAM = 2  # episodes that are used neither in training nor in its evaluations
 
 
 def main() -> int:
@@ -45,7 +45,7 @@ def main() -> int:
     for caveat in envs[0][0].caveats:
         print(f"warning: {caveat}", file=sys.stderr)
     evaluation = evaluate(policies, envs, first_episode=0, gamma=config.agent.gamma)
-    assert evaluation is not None  # nothing stops it
+    assert evaluation is not None  # it is None only if should_stop is given
     returns, _, lengths, _ = evaluation
     for s, seed in enumerate(seeds):
         print(
@@ -57,7 +57,7 @@ def main() -> int:
 
 
 def _load_policies(workdir: pathlib.Path, config: Config, env: HostEnv) -> film.Policy:
-    """Observations ``[S, E, O]`` -> actions ``[S, E, A]`` of the newest checkpoint."""
+    """Returns the function from observations ``[S, E, O]`` to actions ``[S, E, A]`` of the newest checkpoint."""
     step, arrays = policy.read_checkpoint(workdir)
     agent, states = policy.restore(config, arrays, env.observation_size, env.action_size)
     print(f"{config.env.id}, checkpoint of step {step}")

@@ -1,4 +1,4 @@
-"""An episode of a policy as a film, or a line that says why there is none."""
+"""Records a video of an episode, or prints why this is not possible."""
 
 from __future__ import annotations
 
@@ -24,44 +24,44 @@ _REMEDY = ("; MuJoCo needs EGL or OSMesa (Debian: libegl1 or libosmesa6) and MUJ
 
 
 def write(policy: Policy, config: Config, seed: Sequence[int], path: pathlib.Path) -> None:
-    """Films the first episode under the first seed's policy; prints one line on the film, or on why there is none.
+    """Records the first episode with the policy of the first seed; prints the path, or the reason for a failure.
 
     Args:
-      policy: observations ``[S, E, O]`` -> actions ``[S, E, A]``, as numbers in [-1, 1] or one-hot.
-      config: of the run.
-      seed: of the episode.
-      path: of the film; the name's ending says in which format.
+      policy: observations ``[S, E, O]`` -> actions ``[S, E, A]``, in [-1, 1] or one-hot.
+      config: configuration of the run.
+      seed: seed of the episode.
+      path: path of the video; its suffix determines the format.
     """
     try:
         import imageio
-        import imageio_ffmpeg  # noqa: F401  (imageio finds it by itself, but fails late where it is missing)
+        import imageio_ffmpeg  # noqa: F401  (imageio imports it itself, but fails late if it is missing)
     except ImportError:
         print("no video: imageio[ffmpeg] is not installed (it comes with requirements.txt)", file=sys.stderr)
         return
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
-        os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo's own default wants a display
+        os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo's default needs a display
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of OpenGL libraries that are tried in vain, of the encoder's process
+        warnings.simplefilter("ignore")  # warnings about missing OpenGL libraries and the encoder process
         try:
             env = host_env.make(config.env, seed, render_mode="rgb_array")
             frames = _frames(policy, env, config.num_seeds)
             env.close()
-        except Exception as error:  # each renderer and OpenGL backend fails in its own way
+        except Exception as error:  # renderers and OpenGL backends raise any exception type
             print(f"no video: {_why_no_pictures(config, seed, error)}", file=sys.stderr)
             return
         try:
             imageio.mimwrite(path, frames, fps=env.frames_per_second, macro_block_size=None)
-        except Exception as error:  # each encoder too
+        except Exception as error:  # likewise encoders
             print(f"no video: {path} cannot be written ({first_line(error)})", file=sys.stderr)
             return
     print(f"video of {len(frames)} frames: {path}")
 
 
 def _frames(policy: Policy, env: HostEnv, num_seeds: int) -> list[Any]:
-    """Pictures of one episode under the first seed's policy."""
+    """The frames of one episode with the policy of the first seed."""
     observation, frames, over = env.reset(0), [env.render()], False
     while not over:
-        # Only the first row counts; the policy wants one a seed.
+        # The policy needs one row per seed; only the first one is used.
         step = env.step(policy(np.broadcast_to(observation, (num_seeds, 1, observation.size)))[0, 0])
         observation, over = step.observation, step.terminated or step.truncated
         frames.append(env.render())

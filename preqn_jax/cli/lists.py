@@ -9,10 +9,10 @@ from preqn_jax.settings import SettingError
 
 
 def check_names(flag: str, given: Sequence[str], known: Sequence[str]) -> None:
-    """Refuses an empty list, an unknown name and a name given twice.
+    """Checks a list of names.
 
     Raises:
-      SettingError: one line.
+      SettingError: if the list is empty, or contains an unknown name or a duplicate.
     """
     if not given:
         raise SettingError(f"{flag} is empty; allowed: {', '.join(known)}")
@@ -24,10 +24,10 @@ def check_names(flag: str, given: Sequence[str], known: Sequence[str]) -> None:
 
 
 def parse_seeds(texts: Sequence[str]) -> tuple[int, ...]:
-    """The seeds that ``--seeds=0,1,2`` spells.
+    """Parses the value of ``--seeds=0,1,2``.
 
     Raises:
-      SettingError: one line.
+      SettingError: if the seeds are not distinct non-negative integers.
     """
     try:
         seeds = tuple(int(text) for text in texts)

@@ -7,7 +7,7 @@ import sys
 
 from preqn_jax.settings import nearest
 
-PROGRAMS = {  # and whether the fields of a configuration are among their flags
+PROGRAMS = {  # name -> whether the fields of a configuration are among the program's flags
     "train": True,
     "evaluate": False,
     "sweep": True,
@@ -22,7 +22,7 @@ preqn_jax <command> --helpfull lists the flags of a command."""
 
 
 def main() -> None:
-    """Runs the program that the first argument names; its result is the exit code."""
+    """Runs the program named by the first argument; its result is the exit code."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("--help", "-h", "help"):
         print(USAGE)
@@ -40,7 +40,7 @@ def main() -> None:
             raise
         print(f"error: preqn_jax {name} needs {error.name}; pip install 'preqn_jax[train]'", file=sys.stderr)
         sys.exit(2)
-    sys.argv[:2] = [program.__name__]  # absl lists the flags of the module of this name in --help
+    sys.argv[:2] = [program.__name__]  # --help lists the flags of the module with this name
     if PROGRAMS[name]:
         command_line.run_with_config(program.main)
     else:

@@ -1,4 +1,4 @@
-"""Runs as processes side by side, resumable, each on one core."""
+"""Runs training runs as parallel processes, each on one core; they can be resumed."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from preqn_jax.training import plots, provenance
 from preqn_jax.training.files import replace_file
 from preqn_jax.training.workdir import read_json
 
-RECORD = "suite.json"  # in the folder of every suite: what it is, and what it ran with
+RECORD = "suite.json"  # in the directory of every suite: kind, options, versions and hardware
 
 
 class Task(Protocol):
-    """What a :class:`Runner` runs: its name is that of its work folder."""
+    """A job for a :class:`Runner`."""
 
     @property
     def name(self) -> str:
-        """Of the work folder."""
+        """The name of the work directory."""
 
     @property
     def steps(self) -> int:
-        """Its length in environment steps."""
+        """The length of the run [environment steps]."""
 
     def command(self, folder: pathlib.Path) -> list[str]:
-        """The command that runs it."""
+        """The command that runs the job, with its work directory in ``folder``."""
 
 
 class Process(NamedTuple):
-    """A job under way."""
+    """A job that is running."""
 
     job: Task
     attempt: int
@@ -50,10 +50,10 @@ class Process(NamedTuple):
 
 
 def claim(folder: pathlib.Path, kind: str, options: dict[str, Any]) -> None:
-    """Makes ``folder`` this suite's, or makes sure that it is one of the same kind.
+    """Creates the directory of a suite, or checks that it holds a suite of the same kind.
 
     Raises:
-      SettingError: if it holds anything else, or cannot be written.
+      SettingError: if the directory holds anything else, or cannot be written.
     """
     record = folder / RECORD
     if record.exists():
@@ -70,22 +70,22 @@ def claim(folder: pathlib.Path, kind: str, options: dict[str, Any]) -> None:
 
 
 def steps_done(job: Task, folder: pathlib.Path) -> int:
-    """How many environment steps of a job its metrics.csv reports.
+    """The environment step of the last evaluation in a job's metrics.csv.
 
     Raises:
-      SettingError: if that file is damaged.
+      SettingError: if the file is damaged.
     """
     return plots.last_step(folder / job.name / "metrics.csv")
 
 
 class Runner:
-    """Runs jobs, ``workers`` at a time, and keeps the processes it has started."""
+    """Runs jobs in at most ``workers`` parallel processes."""
 
     poll_seconds = 0.5
     attempts = 2
 
     def __init__(self, jobs: Sequence[Task], folder: pathlib.Path, workers: int, pin: bool = True):
-        """Each process has one core if ``pin``; raises SettingError if an earlier result cannot be read."""
+        """Pins each process to one core if ``pin``; raises SettingError if an earlier result cannot be read."""
         self._folder, self._workers, self._jobs, self._pins = folder, workers, jobs, pin
         self._done = {job.name: min(job.steps, steps_done(job, folder)) for job in jobs}
         self._waiting = collections.deque((job, 1) for job in jobs if self._done[job.name] < job.steps)
@@ -94,7 +94,7 @@ class Runner:
         self.failed: dict[str, str] = {}
 
     def run(self) -> int:
-        """Runs all that is missing; returns 0, 1 where a job failed twice, or 128 + the signal that stopped it."""
+        """Runs all unfinished jobs; returns 0, 1 if a job failed twice, or 128 + the number of the signal received."""
         before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
         waiting = len(self._waiting)
         self._say(f"{len(self._jobs) - waiting} of {len(self._jobs)} runs are there, {waiting} to do, "
@@ -110,7 +110,7 @@ class Runner:
                 self._collect()
                 self._advance()
         finally:
-            for process in self._running:  # none, unless something went wrong here
+            for process in self._running:  # only after an exception in this method
                 process.handle.terminate()
             self._bar.close()
             for number, handler in before.items():
@@ -121,17 +121,17 @@ class Runner:
         return 1 if self.failed else 0
 
     def _say(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # of a log on a full disk, or a terminal that is gone
+        with contextlib.suppress(OSError):  # a log on a full disk, or a closed terminal
             tqdm.tqdm.write(text, file=sys.stderr)
 
     def _stop(self, number: int, frame: Any) -> None:
-        """Has every run write a checkpoint; a second signal ends them at once."""
+        """Makes every run write a checkpoint and stop; a second signal kills them immediately."""
         for process in self._running:
             process.handle.send_signal(signal.SIGKILL if self._stopped else signal.SIGTERM)
         self._stopped = number
 
     def _start(self, job: Task, attempt: int) -> None:
-        # In a session of its own: Ctrl-C in the terminal reaches it through us, and once only.
+        # In its own session, so that Ctrl-C in the terminal reaches it only once, through this process.
         log = (self._folder / f"{job.name}.log").open("ab")
         handle = subprocess.Popen(
             job.command(self._folder),
@@ -143,21 +143,21 @@ class Runner:
         )
         log.close()
         self._running.append(Process(job, attempt, time.monotonic(), self._pin(handle.pid), handle))
-        if self._stopped:  # a signal came before the process was among those that are told of it
+        if self._stopped:  # a signal arrived before the process was in the list
             handle.terminate()
         self._say(f"started {job.name}")
 
     def _pin(self, pid: int) -> int | None:
-        """Gives a process the core with the fewest others, for good; None where that is unwanted or impossible.
+        """Pins a new process to the core with the fewest processes; None if pinning is disabled or not supported.
 
-        It has not begun to compute. Free to move, XLA's threads hand every small operation from core to core: on two
-        cores, two such processes side by side were measured at a tenth of the speed that they have when pinned.
+        Without pinning, XLA's threads move every small operation between cores: on two cores, two such processes in
+        parallel had a tenth of the speed that they have when pinned.
         """
         if not self._pins or not hasattr(os, "sched_setaffinity"):
             return None
         taken = [process.core for process in self._running]
         core = min(sorted(os.sched_getaffinity(0)), key=taken.count)
-        with contextlib.suppress(OSError):  # it may be over already
+        with contextlib.suppress(OSError):  # the process may have ended already
             os.sched_setaffinity(pid, {core})
         return core
 
@@ -168,7 +168,7 @@ class Runner:
             if process.handle.returncode == 0:
                 self._say(f"finished {job.name} in {minutes:.1f} min")
             elif self._stopped:
-                pass  # it was told to
+                pass  # it was asked to stop
             else:
                 self._retry(process)
 
@@ -185,14 +185,14 @@ class Runner:
         for process in self._running:
             try:
                 done = min(process.job.steps, steps_done(process.job, self._folder))
-            except SettingError:  # no reason to stop the others: the report will say it
+            except SettingError:  # no reason to stop the others; the report will mention it
                 continue
             self._bar.update(done - self._done[process.job.name])
             self._done[process.job.name] = done
 
 
 def one_thread(folder: pathlib.Path) -> dict[str, str]:
-    """Environment of each process: one thread; on an accelerator, not all memory; what one compiles, all have."""
+    """Environment variables of each process: one thread, no preallocation of GPU memory, a shared compilation cache."""
     flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     return {
         "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str((folder / "compiled").absolute())),
@@ -208,6 +208,6 @@ def _last_line(log: pathlib.Path) -> str:
 
 
 def report_failures(failed: Mapping[str, str]) -> None:
-    """Says which jobs failed for good, and why, a line each."""
+    """Prints one line for each job that failed twice, with the reason."""
     for name, reason in failed.items():
         print(f"failed twice: {name}: {reason}", file=sys.stderr)

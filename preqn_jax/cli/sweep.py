@@ -1,9 +1,9 @@
-"""Seeds and grids of hyperparameters: ``python -m experiments.sweep --grid agent.min_alignment=0.9,0.97 --seeds=8``.
+"""Sweeps over seeds and grids: ``python -m experiments.sweep --grid agent.min_alignment=0.9,0.97 --seeds=8``.
 
-Takes a configuration and its fields like ``experiments.run``. With an environment on the device all members of the
-population train in one program, in chunks that fit its memory, spread over its devices; with one on the host every
-run is a process of its own. ``--out`` gets the work folders, plan.json, summary.csv and sweep.png; started again, what
-was cut off goes on from its checkpoint.
+The flags for the configuration are those of ``experiments.run``. If the environment runs on the device, all members of
+the population are trained by one program, in chunks that fit into memory, distributed over the devices. If it runs on
+the CPU, every run is a separate process. ``--out`` receives the work directories, plan.json, summary.csv and sweep.png.
+The same command resumes interrupted runs from their checkpoints.
 """
 
 from __future__ import annotations
@@ -28,27 +28,31 @@ from preqn_jax.training.config import Config
 from preqn_jax.training.device import DeviceTrainer, Member, memory_of
 
 _GRID = flags.DEFINE_multi_string(
-    "grid", [], "a field and its values, agent.min_alignment=0.9,0.97 for example; can be repeated"
+    "grid", [], "a field and its values, for example agent.min_alignment=0.9,0.97; can be repeated"
 )
-_SEEDS = flags.DEFINE_string("seeds", "3", "how many, from --config.seed on, or which: 8, or 0,3,5")
-_OUT = flags.DEFINE_string("out", None, "folder of the runs and the report; runs/sweep_<config> if left out")
+_SEEDS = flags.DEFINE_string(
+    "seeds", "3", "number of seeds, starting at --config.seed, or a list of seeds: 8, or 0,3,5"
+)
+_OUT = flags.DEFINE_string("out", None, "directory of the runs and the report (default: runs/sweep_<config>)")
 _CHUNK = flags.DEFINE_integer(
-    "members-per-chunk", None, "of a population in one program; what fits the memory if left out", lower_bound=1
+    "members-per-chunk", None, "members in one program (default: as many as fit into memory)", lower_bound=1
 )
-_WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "processes at a time on a CPU", lower_bound=1)
+_WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "number of parallel processes on a CPU", lower_bound=1)
 _CLUSTER = flags.DEFINE_string(
-    "cluster", None, "Ray's: local, auto, ray://host:port, or none; if left out local where Ray is installed, else none"
+    "cluster",
+    None,
+    "Ray cluster: local, auto, ray://host:port or none (default: local if Ray is installed, else none)",
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "host:port of process 0, if several processes train one population on all their devices"
+    "coordinator", None, "host:port of process 0, to train one population on the devices of several processes"
 )
-_PROCESSES = flags.DEFINE_integer("num-processes", 1, "how many those are", lower_bound=1)
-_PROCESS = flags.DEFINE_integer("process-id", 0, "which of them this is", lower_bound=0)
+_PROCESSES = flags.DEFINE_integer("num-processes", 1, "number of processes, with --coordinator", lower_bound=1)
+_PROCESS = flags.DEFINE_integer("process-id", 0, "index of this process, with --coordinator", lower_bound=0)
 
 
 def main(config: Config) -> int:
-    """Runs what is missing, then reports on all there is; returns the exit code."""
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves an accelerator to the units' processes
+    """Runs all unfinished runs, then reports on all runs; returns the exit code."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves GPU memory to the processes of the units
     where = _check_where(config)
     if where == "together":
         _join()
@@ -57,7 +61,9 @@ def main(config: Config) -> int:
     runs = plan.runs_of(axes, plan.parse_seeds(_SEEDS.value, config.seed))
     compilation.keep()
     units = plan.resume(folder, config, runs) or _plan(config, runs, where)
-    kinds = {(unit.config, len(unit.runs)): unit for unit in units}  # what cannot be is refused before anything runs
+    kinds = {
+        (unit.config, len(unit.runs)): unit for unit in units
+    }  # invalid configurations are rejected before anything runs
     trainers = {kind: sweep_unit.trainer_of(unit) for kind, unit in kinds.items()}
     if where in ("none", "local") and units[0].members is not None and jax.default_backend() == "cpu":
         missing = [unit for unit in units if processes.steps_done(unit, folder) < unit.steps]
@@ -73,10 +79,10 @@ def main(config: Config) -> int:
 
 
 def _check_where(config: Config) -> str:
-    """Where units run: ``together`` in several processes, on a Ray cluster by its address, or ``none``.
+    """Where units run: ``together`` (in several processes), the address of a Ray cluster, or ``none``.
 
     Raises:
-      SettingError: if the flags cannot go together, or Ray is needed and not installed.
+      SettingError: if flags contradict each other, or Ray is required and not installed.
     """
     if _COORDINATOR.value is None:
         if _PROCESSES.value > 1 or _PROCESS.value:
@@ -101,10 +107,10 @@ def _check_where(config: Config) -> str:
 
 
 def _join() -> None:
-    """Makes this process one of several.
+    """Connects this process to the coordinator.
 
     Raises:
-      SettingError: if process 0 cannot be one, or is not to be found.
+      SettingError: if process 0 cannot start the coordinator, or the coordinator cannot be reached.
     """
     try:
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
@@ -113,7 +119,7 @@ def _join() -> None:
 
 
 def _check_memory(replays: Sequence[int]) -> None:
-    """Raises SettingError unless the largest of these replay buffers [bytes], a worker each, fit side by side."""
+    """Raises SettingError unless the largest of these replay buffers [bytes], one per worker, fit into memory."""
     needed, available = sum(sorted(replays)[-_WORKERS.value :]), memory_of(jax.local_devices()[0], 1)
     if needed > available:
         workers = min(len(replays), _WORKERS.value)
@@ -144,10 +150,10 @@ def _fitting(config: Config, count: int, devices: int) -> int:
     trainer = DeviceTrainer(config, [Member(config.seed)], devices=[jax.local_devices()[0]])
     member = trainer.member_bytes()
     if on_cpu:
-        member += trainer.replay_bytes  # a checkpoint is written from a copy, here in the same memory
+        member += trainer.replay_bytes  # writing a checkpoint needs a copy, which is in the same memory
     of_process = memory_of(jax.local_devices()[0], devices // processes)
     fit = processes * int(0.9 * of_process / shares / member)
-    if processes > 1:  # they have to agree
+    if processes > 1:  # all processes must use the same number
         fit = int(multihost_utils.process_allgather(np.asarray(fit)).min())
     if fit < processes:
         raise SettingError("not one member of the population fits the memory; lower config.replay_capacity")
@@ -155,7 +161,7 @@ def _fitting(config: Config, count: int, devices: int) -> int:
 
 
 def _run(units: Sequence[Unit], folder: pathlib.Path, where: str) -> tuple[int, dict[str, str]]:
-    """Runs the units that are not finished; returns the exit code, and why those failed that did, by name."""
+    """Runs the unfinished units; returns the exit code, and the reasons of failures by the name of the unit."""
     if where == "together":
         return _run_together(units, folder), {}
     if where != "none":
@@ -168,7 +174,7 @@ def _run(units: Sequence[Unit], folder: pathlib.Path, where: str) -> tuple[int, 
 
 
 def _run_together(units: Sequence[Unit], folder: pathlib.Path) -> int:
-    """One unit after the other, each on the devices of all processes."""
+    """Runs the units one after the other, each on the devices of all processes."""
     stop = session.StopSignal()
     multihost_utils.sync_global_devices("the sweep's folder is there")
     for unit in units:

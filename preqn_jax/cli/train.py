@@ -1,6 +1,6 @@
 """Trains an agent: ``python -m experiments.run --config=preqn_ant``.
 
-Started again with the same work folder it goes on where it stopped. ``--helpfull`` lists every field.
+The same command resumes an interrupted run from its newest checkpoint. ``--helpfull`` lists all fields.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from preqn_jax.training.config import Config
 from preqn_jax.training.loop import make_trainer
 from preqn_jax.training.reporters import Reporters, RunReporter, WandbReporter
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "work folder of the run; runs/<config> if left out")
+_WORKDIR = flags.DEFINE_string("workdir", None, "work directory of the run (default: runs/<config>)")
 
 
-_WANDB = flags.DEFINE_string("wandb", None, "project of Weights & Biases to report to besides; none if left out")
+_WANDB = flags.DEFINE_string("wandb", None, "also report to this project of Weights & Biases (default: none)")
 
 
 def main(config: Config) -> int:
     """Trains; returns the exit code."""
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{flags.FLAGS.config}")
-    stop = session.StopSignal()  # first: from here on Ctrl-C loses nothing
+    stop = session.StopSignal()  # first, so that Ctrl-C always writes a checkpoint
     compilation.keep()
     trainer = make_trainer(config)
 
@@ -36,7 +36,7 @@ def main(config: Config) -> int:
 
     def program() -> int:
         if session.train(trainer, workdir, make_reporter, stop):
-            if trainer.step:  # else it had them before
+            if trainer.step:  # otherwise the run was complete already
                 session.say(f"finished {config.total_steps} steps; results in {workdir}")
             return 0
         written = "checkpoint written; the same command goes on from there"

@@ -1,4 +1,4 @@
-"""Units of a sweep as tasks of a Ray cluster; Ray is optional (``pip install 'ray[client]'``)."""
+"""Runs units of a sweep as tasks of a Ray cluster; Ray is optional (``pip install 'ray[client]'``)."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ RETRIES = 3  # of a task whose worker died, by Ray itself; each goes on from its
 
 
 def installed() -> bool:
-    """Whether Ray is there."""
+    """Whether Ray is installed."""
     return importlib.util.find_spec("ray") is not None
 
 
 def check(address: str) -> None:
-    """Raises SettingError, with the remedy, if ``--cluster=address`` is no address, or asks for what is not there."""
+    """Raises SettingError if the address is invalid, or needs a package that is not installed."""
     if address not in ("local", "auto") and not address.startswith("ray://"):
         raise SettingError(f"--cluster={address} is unknown; allowed: local, auto, ray://host:port, none")
     if not installed():
@@ -39,14 +39,14 @@ def check(address: str) -> None:
 
 
 def run(units: Sequence[Unit], folder: pathlib.Path, address: str, workers: int) -> tuple[int, dict[str, str]]:
-    """Runs units on a cluster, as many at a time as it has processors, or accelerators where they need one.
+    """Runs units on a cluster, one at a time per processor, or per accelerator if the units need one.
 
     Args:
-      units: that are not finished.
-      folder: of the sweep, on storage that every machine of the cluster sees under the same name.
-      address: ``local`` starts a cluster on this machine and ends it afterwards; ``auto`` takes the one that runs
-        here; ``ray://host:port`` another one.
-      workers: processors that a local cluster has.
+      units: the unfinished units.
+      folder: directory of the sweep, on storage that all machines of the cluster access under the same path.
+      address: ``local`` starts a cluster on this machine and stops it afterwards; ``auto`` uses the one that runs on
+        this machine; ``ray://host:port`` uses a remote one.
+      workers: number of processors of a local cluster.
 
     Returns:
       The exit code, 1 if a unit failed twice; and why each of those did, by their names.
@@ -112,11 +112,11 @@ def _reason(error: BaseException) -> str:
 
 
 def _run(folder: str, name: str) -> None:
-    """In a process of the cluster."""
+    """Trains one unit in a process of the cluster."""
     import ray
 
     if not ray.get_gpu_ids():
-        pin()  # before JAX makes its threads
+        pin()  # before JAX starts its threads
     from preqn_jax.cli import compilation
     from preqn_jax.cli.sweeps import plan
     from preqn_jax.cli.sweeps import unit as sweep_unit
@@ -129,11 +129,11 @@ def _run(folder: str, name: str) -> None:
 
 @functools.cache  # a worker's threads stay where its first task has put them
 def pin() -> IO[str] | None:
-    """Gives this process a core that no other has taken so, as ``suite.Runner`` does for its runs.
+    """Pins this process to a core to which no other process was pinned by this function.
 
     Returns:
-      The open file that keeps the core for as long as the process lives; None where no core is free, or pinning is
-      impossible.
+      The open lock file, which reserves the core as long as the process lives; None if no core is free, or pinning is
+      not supported.
     """
     if fcntl is None or not hasattr(os, "sched_setaffinity"):
         return None

@@ -1,4 +1,4 @@
-"""What a sweep is made of: points of a grid, their seeds, and the units that they are run in."""
+"""The plan of a sweep: points of a grid, seeds, and the units in which they are run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RESERVED = ("algorithm", "seed", "num_seeds", "total_steps")
 
 
 class Axis(NamedTuple):
-    """One field of the configuration and the values that it takes."""
+    """An axis of the grid: a field of the configuration and its values."""
 
     path: str
     values: tuple[Any, ...]
@@ -39,12 +39,12 @@ class Run(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """Runs that one process does together: all of a population, or one with its environment on the host.
+    """Runs that one process trains together: a population on the device, or a single run on the CPU.
 
     Attributes:
-      name: of its work folder.
-      config: without what differs between its runs.
-      runs: of the unit.
+      name: name of the work directory.
+      config: configuration without the fields that differ between the runs.
+      runs: runs of the unit.
       members: of the population, one a run; None on the host.
     """
 
@@ -55,19 +55,19 @@ class Unit(NamedTuple):
 
     @property
     def steps(self) -> int:
-        """Length of its runs in environment steps."""
+        """The length of the runs [environment steps]."""
         return self.config.total_steps
 
     def command(self, folder: pathlib.Path) -> list[str]:
-        """The command that runs it."""
+        """The command that runs the unit."""
         return [sys.executable, "-m", "preqn_jax.cli.sweeps.unit", f"--out={folder}", f"--unit={self.name}"]
 
 
 def parse_axes(config: Config, texts: Sequence[str]) -> list[Axis]:
-    """The axes that ``--grid agent.min_alignment=0.9,0.97`` spells.
+    """Parses the values of ``--grid``, for example ``agent.min_alignment=0.9,0.97``.
 
     Raises:
-      SettingError: for an unknown field, with the nearest that exists, or a value that it cannot have.
+      SettingError: if a field is unknown (the message suggests the nearest known field) or a value is invalid.
     """
     axes = []
     for text in texts:
@@ -87,10 +87,10 @@ def parse_axes(config: Config, texts: Sequence[str]) -> list[Axis]:
 
 
 def parse_seeds(text: str, first: int) -> tuple[int, ...]:
-    """The seeds that ``--seeds=8`` or ``--seeds=0,3,5`` spells; a single number counts them, from ``first`` on.
+    """Parses ``--seeds=8`` (8 seeds, starting at ``first``) or ``--seeds=0,3,5`` (these seeds).
 
     Raises:
-      SettingError: one line.
+      SettingError: if the seeds are not distinct non-negative integers.
     """
     try:
         numbers = [int(entry) for entry in text.split(",")]
@@ -103,7 +103,7 @@ def parse_seeds(text: str, first: int) -> tuple[int, ...]:
 
 
 def runs_of(axes: Sequence[Axis], seeds: Sequence[int]) -> list[Run]:
-    """Every point of the grid with every seed."""
+    """All combinations of points of the grid and seeds."""
     points = [dict(zip([axis.path for axis in axes], values, strict=True))
               for values in itertools.product(*(axis.values for axis in axes))]  # fmt: skip
     return [Run(number, point, seed) for number, (point, seed) in enumerate(itertools.product(points, seeds))]
@@ -112,13 +112,13 @@ def runs_of(axes: Sequence[Axis], seeds: Sequence[int]) -> list[Run]:
 def units_of(
     config: Config, runs: Sequence[Run], per_unit: Callable[[Config, int], int], devices: int = 1
 ) -> list[Unit]:
-    """The runs in units: on the host one by one, on the device up to ``per_unit`` that one program can hold.
+    """Groups runs into units: single runs on the CPU; on the device, up to ``per_unit`` runs in one program.
 
     Args:
-      config: of the sweep, without what its axes change.
-      runs: all of it.
-      per_unit: (a configuration, how many runs share it) -> members that one program of it should hold.
-      devices: over which a program's members are spread evenly.
+      config: base configuration of the sweep.
+      runs: all runs of the sweep.
+      per_unit: (configuration, number of runs that share it) -> number of members in one program.
+      devices: number of devices over which the members of a program are distributed evenly.
 
     Raises:
       SettingError: for a point that cannot be.
@@ -142,9 +142,9 @@ def units_of(
 
 
 def chunk_sizes(members: int, largest: int, devices: int) -> list[int]:
-    """Chunks that the devices divide, as even as they can be: one program then serves most of them.
+    """Splits members into chunks of nearly equal size, multiples of the number of devices, to compile few programs.
 
-    What is left over, fewer members than devices, makes a chunk of its own.
+    If fewer members than devices remain, they form an additional chunk.
     """
     divides = min(members, largest) >= devices
     unit, rest = (devices, members % devices) if divides else (1, 0)
@@ -155,7 +155,7 @@ def chunk_sizes(members: int, largest: int, devices: int) -> list[int]:
 
 
 def resume(folder: pathlib.Path, config: Config, runs: Sequence[Run]) -> list[Unit] | None:
-    """The units of the plan in ``folder``, if it is one of these very runs; they may be of another length."""
+    """The units of the plan in ``folder`` if it consists of the same runs, else None; ``total_steps`` may differ."""
     if not (folder / PLAN).exists():
         return None
     steps = config.total_steps
@@ -165,7 +165,7 @@ def resume(folder: pathlib.Path, config: Config, runs: Sequence[Run]) -> list[Un
 
 
 def _of_its_program(config: Config, run: Run) -> Config:
-    """What a run has in common with all that one compiled program can hold; on the host that is the run alone."""
+    """The configuration that a run shares with the other runs of one compiled program; on the CPU, its own."""
     if config.env.backend == "gymnasium":
         return _at(config, run)
     fixed = {path: value for path, value in run.point.items() if not varies_inside(config, path)}
@@ -173,7 +173,7 @@ def _of_its_program(config: Config, run: Run) -> Config:
 
 
 def varies_inside(config: Config, path: str) -> bool:
-    """Whether one compiled program can hold different values of a field: the agent's numbers."""
+    """Whether members of one compiled program can have different values of a field, as for numbers of the agent."""
     leaf = {leaf.path: leaf for leaf in settings.leaves(config)}[path]
     return path.startswith("agent.") and type(leaf.value) in (int, float) and not leaf.rule.structural
 
@@ -190,10 +190,10 @@ def _member(config: Config, run: Run) -> Member:
 
 
 def write(units: Sequence[Unit], folder: pathlib.Path) -> None:
-    """Keeps the plan in the sweep's folder.
+    """Writes the plan to the directory of the sweep.
 
     Raises:
-      SettingError: if it holds another; runs may become longer.
+      SettingError: if the directory holds a different plan; ``total_steps`` may differ.
     """
     path, text = folder / PLAN, json.dumps([_to_json(unit) for unit in units], indent=1) + "\n"
     if path.exists() and _comparable(read(folder)) != _comparable(units):
@@ -202,10 +202,10 @@ def write(units: Sequence[Unit], folder: pathlib.Path) -> None:
 
 
 def read(folder: pathlib.Path) -> list[Unit]:
-    """The plan that :func:`write` kept.
+    """Reads the plan that :func:`write` has written.
 
     Raises:
-      SettingError: if there is none that can be read.
+      SettingError: if there is none, or it cannot be read.
     """
     try:
         return [_from_json(entry) for entry in json.loads((folder / PLAN).read_text())]

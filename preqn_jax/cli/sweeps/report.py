@@ -1,4 +1,4 @@
-"""What a sweep came to: summary.csv, a table, and a heat map of two fields or learning curves by point."""
+"""The report on a sweep: summary.csv, a table, and a heat map over two fields or learning curves of each point."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_CURVES = 8  # in one picture
 
 
 class Point(NamedTuple):
-    """One point of the grid: the value of each axis, its finished seeds, and their returns ``[runs, evaluations]``."""
+    """A point of the grid: the value on each axis, its finished seeds, and their returns ``[runs, evaluations]``."""
 
     values: dict[str, Any]
     seeds: tuple[int, ...]
@@ -30,7 +30,7 @@ class Point(NamedTuple):
 
     @property
     def label(self) -> str:
-        """As pictures call it."""
+        """The label of the point in figures."""
         return ", ".join(f"{path.rpartition('.')[2]} {settings.spell(value)}" for path, value in self.values.items())
 
     @property
@@ -64,7 +64,7 @@ def collect(units: Sequence[Unit], folder: pathlib.Path) -> list[Point]:
 
 
 def stopped(units: Sequence[Unit], folder: pathlib.Path) -> dict[int, str]:
-    """Why runs were stopped on the way that were, by their numbers."""
+    """The reasons for which runs were stopped early, by the number of the run."""
     events = [event for unit in units for path in sorted((folder / unit.name).glob("**/config.json"))
               for event in read_json(path).get("events", [])]  # fmt: skip
     return {event["run"]: event["reason"] for event in events if event["event"] == "stopped"}
@@ -95,7 +95,7 @@ def _stopped_line(run: Run, reason: str) -> str:
 
 
 def _summary(points: Sequence[Point], stopped: Mapping[tuple[Any, ...], int]) -> str:
-    """The points with finished runs, and how many runs of each were stopped; then those of which none is left."""
+    """The table of all points with the number of stopped runs; points without finished runs come last."""
     buffer = io.StringIO()
     table = csv.writer(buffer, lineterminator="\n")
     table.writerow(

@@ -1,6 +1,6 @@
-"""One unit of a sweep, by itself: ``python -m preqn_jax.cli.sweeps.unit --out=DIR --unit=NAME``.
+"""Runs one unit of a sweep: ``python -m preqn_jax.cli.sweeps.unit --out=DIR --unit=NAME``.
 
-``experiments.sweep`` plans the units and starts this program for each; a person needs it only to look into one.
+``experiments.sweep`` plans the units and starts this program for each of them; users need it only for debugging.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from preqn_jax.training.reporters import Attempts, EventsRecord, MetricsTable, R
 
 
 def define_flags() -> None:
-    """Only where this is the program: its pieces serve others that have such flags themselves."""
-    flags.DEFINE_string("out", None, "folder of the sweep")
+    """Defines the flags; only called if this module is the program, since importers have flags of the same names."""
+    flags.DEFINE_string("out", None, "directory of the sweep")
     flags.DEFINE_string("unit", None, "name of the unit")
 
 
@@ -46,10 +46,10 @@ def main() -> int:
 
 
 def run(unit: Unit, folder: pathlib.Path, should_stop: Callable[[], bool] = lambda: False) -> bool:
-    """Trains the unit from its newest checkpoint on; whether it reached its end.
+    """Trains the unit, resuming from its newest checkpoint; returns whether it is complete.
 
     Raises:
-      SettingError, CheckpointError, NonFiniteError: as ``session.train`` does.
+      SettingError, CheckpointError, NonFiniteError: see ``session.train``.
     """
     trainer, workdir = trainer_of(unit), folder / unit.name
     if jax.process_count() > 1:
@@ -60,9 +60,9 @@ def run(unit: Unit, folder: pathlib.Path, should_stop: Callable[[], bool] = lamb
 
 
 def _run_together(unit: Unit, trainer: DeviceTrainer, workdir: pathlib.Path, should_stop: Callable[[], bool]) -> bool:
-    """In each of several processes: one set of checkpoints for all, and a work folder with the metrics of its own runs.
+    """Trains in one of several processes, which share checkpoints; each has a work directory for its own runs' metrics.
 
-    A checkpoint takes every process, so one that is told to stop does so after the next that is due.
+    Since a checkpoint needs all processes, a process that is asked to stop does so after the next scheduled checkpoint.
     """
     each = len(unit.runs) // jax.process_count()
     numbers = [run.number for run in unit.runs][jax.process_index() * each :][:each]
@@ -77,24 +77,24 @@ def _run_together(unit: Unit, trainer: DeviceTrainer, workdir: pathlib.Path, sho
 
 
 def trainer_of(unit: Unit) -> Trainer:
-    """The unit's trainer, on all devices of all processes if there are several; nothing is compiled yet.
+    """Creates the trainer of a unit, on the devices of all processes, without compiling anything.
 
     Raises:
-      SettingError: if it cannot be.
+      SettingError: if the configuration is invalid.
     """
     if unit.members is None:
         return make_trainer(unit.config)
-    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))  # block by block
-    if jax.process_count() == 1:  # fewer members than devices, or a chunk of a size that was asked for
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))  # contiguous blocks
+    if jax.process_count() == 1:  # there may be fewer members than devices, or a size set by the user
         devices = devices[: max(n for n in range(1, len(devices) + 1) if len(unit.members) % n == 0)]
     return DeviceTrainer(unit.config, unit.members, devices)
 
 
 class UnitReporter:
-    """Reports the runs of a unit, each row with the number of its run, into metrics.csv and to the terminal."""
+    """Writes the metrics of a unit's runs, with the number of the run in each row, to metrics.csv and the terminal."""
 
     def __init__(self, workdir: pathlib.Path, config: Config, numbers: Sequence[int], first_step: int):
-        """Drops what an earlier attempt reported past ``first_step``, where this one goes on."""
+        """Opens the files; removes what an earlier attempt reported after ``first_step``, where this run resumes."""
         self._table = MetricsTable(workdir / "metrics.csv", first_step)
         self._events = EventsRecord(workdir, first_step)
         self._terminal = Terminal(config.total_steps, len(numbers), first_step)
@@ -102,33 +102,33 @@ class UnitReporter:
         self._numbers = numbers
 
     def message(self, text: str) -> None:
-        """One line for the user."""
+        """Prints one line to the terminal."""
         self._terminal.message(text)
 
     def event(self, event: dict[str, Any]) -> None:
-        """Keeps it in the unit's config.json, with the number of the run."""
+        """Stores the event in the unit's config.json, with the number of the run."""
         member = event.get("member")
         self._events.add(event if member is None else {**event, "run": self._numbers[member]})
         self._attempt("config.json", self._events.write)
 
     def progress(self, step: int, info: Infos) -> None:
-        """Moves the progress bar."""
+        """Advances the progress bar."""
         self._terminal.progress(step, means(info))
 
     def checkpoint(self) -> None:
-        """Does nothing: all that was reported is already written."""
+        """Does nothing, since everything reported so far is already written."""
 
     def evaluation(self, rows: list[Row | None]) -> None:
-        """Appends to the table and the terminal."""
+        """Writes the rows to the table and the terminal."""
         numbered = zip(rows, self._numbers, strict=True)
         left = [{**row, "run": number} for row, number in numbered if row is not None]
-        if left:  # of a process whose members were all stopped there is nothing left
+        if left:  # empty if all members of this process were stopped
             self._table.append(left)
             self._attempt("metrics.csv", self._table.write)
             self._terminal.evaluation(left)
 
     def close(self) -> None:
-        """Ends the progress bar."""
+        """Closes the progress bar."""
         self._terminal.close()
 
 
