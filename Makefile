@@ -1,4 +1,4 @@
-# `make run` and `make test` set up all they need in .venv, from a bare Python 3.11 or later.
+# `make run` and `make test` install everything they need into .venv; Python 3.11 or later is required.
 
 PYTHON ?= python3
 CONFIG ?= preqn_ant
@@ -28,11 +28,11 @@ bench: .venv/installed
 docs: .venv/installed-docs
 	$(BIN)/python -m mkdocs build --strict
 
-# In an environment of their own: what the hosts ask for is none of this library's business.
+# Separate virtual environment: the example host libraries need packages that preqn_jax does not.
 examples: .venv-examples/installed
 	REQUIRE_HOSTS=1 .venv-examples/bin/python -m pytest --override-ini=addopts=--import-mode=importlib -q tests/test_examples.py $(ARGS)
 
-# Built in one environment, then installed and imported in an empty one, from a folder without the checkout's modules.
+# Builds in one virtual environment, then installs and imports the wheel in an empty one, outside the checkout.
 dist:
 	@$(RECENT)
 	rm -rf dist

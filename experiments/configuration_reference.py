@@ -39,8 +39,8 @@ def _names() -> str:
         agents = [name for name, entry in AGENTS.items() if entry.discrete == discrete]
         lines.append(f"| {_code(agents)} | {', '.join(f'`{name}` ({env_id})' for name, env_id in envs.items())} |")
     tuned = [name for name in presets.names() if name.startswith("preqn_tuned_")]
-    short = f"{_code(presets.SCHEDULES)} have a schedule of their own: {_code(presets.SHORT)}."
-    tuned_names = f"Besides, with what was measured to be better than the paper's values: {_code(tuned)}."
+    short = f"{_code(presets.SCHEDULES)} have a shorter schedule: {_code(presets.SHORT)}."
+    tuned_names = f"Configurations with values that performed better than the paper's: {_code(tuned)}."
     return "\n".join([*lines, "", short, "", tuned_names, ""])
 
 

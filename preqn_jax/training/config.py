@@ -35,7 +35,7 @@ class Config:
     )
     replay_capacity: int = setting(1_000_000, "size of each seed's replay buffer [transitions]", interval="[1, inf)")
     evaluate_every: int = setting(10_000, "interval between evaluations [environment steps]", interval="[1, inf)")
-    evaluate_episodes: int = setting(10, "episodes per evaluation", interval="[1, inf)")
+    evaluate_episodes: int = setting(10, "number of episodes per evaluation", interval="[1, inf)")
     checkpoint_every: int = setting(10_000, "interval between checkpoints [environment steps]", interval="[1, inf)")
     measure_alignment: bool = setting(
         False, "report cos(Q' - Q, y - Q) of every critic update, on its minibatch and on a held-out minibatch"

@@ -277,7 +277,8 @@ def test_helpfull_lists_the_fields_with_units_and_defaults(tmp_path):
     _, output, errors = execute("run", "--helpfull", cwd=tmp_path)
     text = " ".join((output + errors).split())
     assert (
-        "--config.agent.min_alignment: cosine cos(Q' - Q, delta) that a critic step must reach, the paper's eta" in text
+        "--config.agent.min_alignment: minimum cos(Q' - Q, delta) for a critic step to be accepted, eta in the paper"
+        in text
     )
     assert "(default: '0.97')" in text
-    assert "[environment steps of each seed]" in text
+    assert "[environment steps per seed]" in text
