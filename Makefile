@@ -7,12 +7,16 @@ BIN := .venv/bin
 RECENT = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
   { echo "error: $(PYTHON) is older than Python 3.11; name a later one: make PYTHON=python3.12"; exit 2; }
 
-.PHONY: run test check pytest bench docs examples dist clean
+.PHONY: run test test-fast check pytest bench docs examples dist clean
 
 run: .venv/installed
 	$(BIN)/python -m experiments.run --config=$(CONFIG) $(ARGS)
 
 test: check pytest
+
+# For the inner loop: without the tests of whole programs, of training and of every agent with every option.
+test-fast: .venv/installed-dev
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -15,6 +15,8 @@ import pytest
 from examples import single_file
 from preqn_jax import ntk
 
+pytestmark = pytest.mark.slow
+
 # What a policy that has learned something gains on Pendulum over one that has not; far less than what it can gain, so
 # that neither the seed nor the processor decides.
 PENDULUM_GAIN = 300

@@ -10,6 +10,8 @@ from preqn_jax.agents.measured import diagnosis_of, with_alignment
 from preqn_jax.agents.observations import include, no_statistics, normalize
 from tests.agents.batches import O, batch, make
 
+pytestmark = pytest.mark.slow
+
 
 def seen(*shape, seed=0):
     """Observations whose entries differ in mean and in spread."""

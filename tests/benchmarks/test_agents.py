@@ -12,6 +12,8 @@ from benchmarks.problem import make_problem
 from preqn_jax.ops import ntk
 from tests.programs import execute
 
+pytestmark = pytest.mark.slow
+
 HIDDEN_SIZES, STEP_SIZE = (8, 8), 1e-3
 
 

@@ -10,6 +10,8 @@ from benchmarks.buffers import BUFFERS
 from preqn_jax.training import replay
 from tests.programs import execute
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", BUFFERS)
 def test_a_minibatch_is_of_what_was_inserted(name):

@@ -13,6 +13,8 @@ from preqn_jax.settings import SettingError
 from preqn_jax.training import presets
 from tests.programs import ROOT
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("ray")
 
 

@@ -9,6 +9,8 @@ from preqn_jax.cli import film
 from preqn_jax.training import presets
 from tests import odd_probes  # noqa: F401  (registers the probes)
 
+pytestmark = pytest.mark.slow
+
 
 def write(path, env_id, **kwargs):
     config = presets.get_config("preqn_hopper")

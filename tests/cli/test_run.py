@@ -14,6 +14,8 @@ import pytest
 
 from tests.programs import assert_refused
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[2]
 # Under half a minute at the slowest, with several checkpoints and evaluations on the way.
 QUICK = [

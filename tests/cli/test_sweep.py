@@ -14,6 +14,8 @@ import pytest
 
 from tests.cli.test_run import ROOT, wait_for_rows
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("brax")
 
 # Brax's cheapest environment. Long enough to be killed in the middle.

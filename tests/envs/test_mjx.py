@@ -17,6 +17,8 @@ from preqn_jax.envs import MJX_TASKS, make_mjx
 from preqn_jax.envs.mjx import align_friction, mjx
 from preqn_jax.settings import SettingError
 
+pytestmark = pytest.mark.slow
+
 BATCH = 60
 # Compiled in half the time; these programs run only a few times.
 compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

@@ -13,6 +13,8 @@ from preqn_jax.training import plots
 from preqn_jax.training.reporters import UpdatesRecord
 from tests.programs import execute
 
+pytestmark = pytest.mark.slow
+
 STEPS = 4000
 # cos of the first half of the updates and of the second, and whether the second was accepted.
 RUNS = {"preqn-sin": (0.99, 0.5, False), "td3-relu": (0.2, 0.4, None)}

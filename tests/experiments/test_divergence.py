@@ -10,6 +10,8 @@ from preqn_jax.ops.diagnostics import FailureModes
 from preqn_jax.theory import mdps
 from tests.cli.test_run import execute
 
+pytestmark = pytest.mark.slow
+
 TASKS = {"baird": linear_task(mdps.baird()), "tsitsiklis_van_roy": linear_task(mdps.tsitsiklis_van_roy())}
 
 

@@ -14,6 +14,8 @@ from tests import oracles
 from tests.programs import execute
 from tests.theory import mdp_cases
 
+pytestmark = pytest.mark.slow
+
 GARNET = functools.partial(measurements.garnet, gamma=0.9)
 
 

@@ -18,6 +18,8 @@ from preqn_jax.ops import ntk
 from tests import oracles, probes  # probes: registered
 from tests.programs import execute
 
+pytestmark = pytest.mark.slow
+
 TASKS = ("Ant-v5", "HalfCheetah-v5", "Walker2d-v5")
 
 

@@ -1,7 +1,10 @@
 import numpy as np
+import pytest
 
 from experiments.studies.idea.one_update import STEP_SIZE, measure
 from tests import oracles
+
+pytestmark = pytest.mark.slow
 
 
 def test_preqn_moves_q_as_asked_where_a_gradient_step_does_not():

@@ -10,6 +10,8 @@ import pytest
 from experiments.studies.parity.measurements import Outcome, collect, compare, relative_error
 from tests.programs import execute
 
+pytestmark = pytest.mark.slow
+
 
 def test_states_reach_from_resets_to_falls_and_are_the_same_each_time():
     cases, again = collect("Hopper-v5", 80), collect("Hopper-v5", 80)

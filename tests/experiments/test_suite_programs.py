@@ -9,6 +9,8 @@ from experiments.suites.suite import work_folder
 from preqn_jax.training import presets, workdir
 from tests.programs import assert_refused, execute
 
+pytestmark = pytest.mark.slow
+
 STEPS = 300
 MEASURE = ("measure_alignment=true", "record_updates=true")
 

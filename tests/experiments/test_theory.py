@@ -10,6 +10,8 @@ from preqn_jax.theory import mdps
 from tests.cli.test_run import execute
 from tests.ops.precision import double
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):

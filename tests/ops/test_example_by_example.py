@@ -9,6 +9,8 @@ from flax import nnx
 from preqn_jax import ntk, preqn_update
 from tests.ops.modules import B, Convolutional, Net, Normalized, Tokens, initialize, normal
 
+pytestmark = pytest.mark.slow
+
 X, W = normal(B, 3), normal(3, seed=1)
 
 

@@ -16,6 +16,8 @@ from preqn_jax.ops import activations
 from preqn_jax.ops.solvers import SOLVERS
 from tests.ops.modules import normal
 
+pytestmark = pytest.mark.slow
+
 B, D = 6, 2  # examples of a device, devices
 
 

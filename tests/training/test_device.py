@@ -18,6 +18,8 @@ from preqn_jax.types import NonFiniteError
 from tests.device_probes import PROBES
 from tests.training.test_loop import AGENT, SCHEDULE, Recorder
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def probes(monkeypatch):

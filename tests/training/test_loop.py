@@ -20,6 +20,8 @@ from preqn_jax.training.loop import StallWatch, run
 from preqn_jax.types import NonFiniteError
 from tests import probes  # registers the probes
 
+pytestmark = pytest.mark.slow
+
 AGENT = PreQNConfig(hidden_sizes=(16, 16), gamma=0.5)
 SCHEDULE = {
     "total_steps": 200,

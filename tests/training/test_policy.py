@@ -16,6 +16,8 @@ from preqn_jax.training.policy import Policy, _in_units
 from preqn_jax.training.reporters import RunReporter
 from tests import probes  # noqa: F401  (registers the probes)
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"total_steps": 200, "start_steps": 50, "update_after": 50, "update_every": 10, "batch_size": 16,
          "replay_capacity": 200, "evaluate_every": 200, "evaluate_episodes": 1, "checkpoint_every": 100,
          "agent.hidden_sizes": (16, 16)}  # fmt: skip

@@ -12,6 +12,8 @@ from preqn_jax.training.host import HostTrainer
 from tests import odd_probes  # noqa: F401  (registers the probes)
 from tests.training.test_loop import Recorder, config
 
+pytestmark = pytest.mark.slow
+
 
 class ClosingRecorder(Recorder):
     def __init__(self, step):
