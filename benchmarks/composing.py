@@ -26,7 +26,7 @@ from preqn_jax.training import provenance
 from preqn_jax.types import Array, Params
 
 _REPEATS = flags.DEFINE_integer("repeats", 7, "rounds that a median is taken over", lower_bound=1)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "minibatch B [transitions]", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer("batch-size", 256, "minibatch B [transitions]", lower_bound=1)
 
 _HIDDEN_SIZES, _LEARNING_RATE = (256, 256), 1e-3
 _PICTURE, _CHANNELS, _WIDTH = (10, 10, 4), 16, 128  # as MinAtar's are, and its usual network

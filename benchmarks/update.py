@@ -48,8 +48,8 @@ from preqn_jax.types import Array, Params
 
 _OUT = flags.DEFINE_string("out", "runs/benchmark_update.json", "where the numbers are saved, as JSON")
 _REPEATS = flags.DEFINE_integer("repeats", 7, "rounds that a median is taken over", lower_bound=1)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "minibatch B [transitions]", lower_bound=1)
-_HIDDEN_SIZES = flags.DEFINE_string("hidden_sizes", "256,256", "width of each hidden layer of critic and actor [units]")
+_BATCH_SIZE = flags.DEFINE_integer("batch-size", 256, "minibatch B [transitions]", lower_bound=1)
+_HIDDEN_SIZES = flags.DEFINE_string("hidden-sizes", "256,256", "width of each hidden layer of critic and actor [units]")
 
 _SECTIONS = flags.DEFINE_list("sections", None, "names of the sections to measure, as in the progress; all if left out")
 
@@ -114,7 +114,7 @@ def _read_options() -> Options:
     except ValueError:
         hidden_sizes = ()
     if not hidden_sizes or min(hidden_sizes) < 1:
-        raise SettingError(f"--hidden_sizes={_HIDDEN_SIZES.value} must be widths of at least 1, 256,256 for example")
+        raise SettingError(f"--hidden-sizes={_HIDDEN_SIZES.value} must be widths of at least 1, 256,256 for example")
     sections = tuple(_SECTIONS.value or SECTIONS)
     lists.check_names("--sections", sections, list(SECTIONS))
     _check_memory(_BATCH_SIZE.value, hidden_sizes)
@@ -135,7 +135,7 @@ def _check_memory(batch_size: int, hidden_sizes: tuple[int, ...]) -> None:
     available = psutil.virtual_memory().available
     if needed > available:
         raise SettingError(
-            f"--batch_size={batch_size} and --hidden_sizes={_HIDDEN_SIZES.value} need about {needed / 2**30:.1f} GiB "
+            f"--batch-size={batch_size} and --hidden-sizes={_HIDDEN_SIZES.value} need about {needed / 2**30:.1f} GiB "
             f"for per-example gradients, but {available / 2**30:.1f} GiB of memory are available; choose smaller ones"
         )
 

@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def _report_on_stored(stored: pathlib.Path) -> int:
-    for name in ("variants", "envs", "seeds", "steps", "set", "workers"):
+    for name in ("variants", "envs", "seeds", "num-seeds", "steps", "set", "workers"):
         if flags.FLAGS[name].present:
             raise SettingError(f"--{name} says what to run; --stored={stored} holds what was run")
     print(alignment.write_stored(stored, program.folder_of_stored("alignment")))

@@ -5,8 +5,8 @@ counterexample, on that of Tsitsiklis and Van Roy, and on DDPG with a fixed data
 a summary, and writes divergence.csv, divergence.png and divergence.json (options, versions, hardware) to ``--out``.
 
 ``--tasks=cascade`` is an MDP of eight state-action pairs on which over-generalization and missing data are harmful only
-in combination. Pendulum is run for every combination of the lists ``--activation``, ``--hidden_sizes``,
-``--preqn_step_size`` and ``--transitions``; divergence_seeds.png then shows every seed, and the summary reports how the
+in combination. Pendulum is run for every combination of the lists ``--activation``, ``--hidden-sizes``,
+``--preqn-step-size`` and ``--transitions``; divergence_seeds.png then shows every seed, and the summary reports how the
 outcome correlates with the initial row ratio of the networks.
 """
 
@@ -50,9 +50,11 @@ from preqn_jax.training.statistics import rank_correlation
 from preqn_jax.training.workdir import results_folder
 
 _OUT = flags.DEFINE_string("out", "runs/divergence", "directory for the results")
-_SEEDS = flags.DEFINE_integer("num_seeds", 3, "number of seeds for Pendulum; the counterexamples are deterministic")
+_SEEDS = flags.DEFINE_integer(
+    "num-seeds", 3, "number of seeds for Pendulum; the counterexamples are deterministic", lower_bound=1
+)
 _UPDATES = flags.DEFINE_integer(
-    "updates", None, "updates of every task, rounded up to whole records (default: set by the task)"
+    "updates", None, "updates of every task, rounded up to whole records (default: set by the task)", lower_bound=1
 )
 _TASKS = flags.DEFINE_list("tasks", "baird,tsitsiklis_van_roy,pendulum", "tasks to run; also allowed: cascade")
 _METHODS = flags.DEFINE_list("methods", ",".join(METHODS), "methods of updating the critic")
@@ -60,11 +62,13 @@ _ACTIVATION = flags.DEFINE_list(
     "activation", "relu", f"activations of Pendulum's networks; allowed: {', '.join(ACTIVATIONS)}"
 )
 _HIDDEN_SIZES = flags.DEFINE_string(
-    "hidden_sizes", "32,32", "hidden layers of Pendulum's networks; separate several by ;"
+    "hidden-sizes", "32,32", "hidden layers of Pendulum's networks; separate several by ;"
 )
-_PREQN_STEP_SIZE = flags.DEFINE_list("preqn_step_size", "0.1", "initial step sizes of PreQN's line search on Pendulum")
+_PREQN_STEP_SIZE = flags.DEFINE_list("preqn-step-size", "0.1", "initial step sizes of PreQN's line search on Pendulum")
 _TRANSITIONS = flags.DEFINE_list("transitions", "2000", "sizes of the data set of Pendulum [transitions]")
-_RECORDS = flags.DEFINE_integer("records", 100, "number of measurements per run; one takes longer than most updates")
+_RECORDS = flags.DEFINE_integer(
+    "records", 100, "number of measurements per run; one takes longer than most updates", lower_bound=1
+)
 
 _ALLOWED = ("baird", "tsitsiklis_van_roy", "pendulum", "cascade")
 
@@ -104,12 +108,6 @@ def main() -> int:
 
 def _check() -> pathlib.Path:
     """The folder to write to; raises SettingError on what cannot be."""
-    if _SEEDS.value < 1:
-        raise SettingError(f"--num_seeds={_SEEDS.value} must be at least 1")
-    if _RECORDS.value < 1:
-        raise SettingError(f"--records={_RECORDS.value} must be at least 1")
-    if _UPDATES.value is not None and _UPDATES.value < 1:
-        raise SettingError(f"--updates={_UPDATES.value} must be at least 1")
     check_names("--tasks", _TASKS.value, list(_ALLOWED))
     check_names("--methods", _METHODS.value, list(METHODS))
     check_names("--activation", _ACTIVATION.value, list(ACTIVATIONS))
@@ -123,11 +121,11 @@ def _settings() -> dict[str, Any]:
 
 
 def _networks() -> list[tuple[int, ...]]:
-    return [tuple(_numbers("--hidden_sizes", sizes.split(","), int)) for sizes in _HIDDEN_SIZES.value.split(";")]
+    return [tuple(_numbers("--hidden-sizes", sizes.split(","), int)) for sizes in _HIDDEN_SIZES.value.split(";")]
 
 
 def _steps() -> list[float]:
-    return _numbers("--preqn_step_size", _PREQN_STEP_SIZE.value, float)
+    return _numbers("--preqn-step-size", _PREQN_STEP_SIZE.value, float)
 
 
 def _amounts() -> list[int]:

@@ -43,7 +43,7 @@ _WIDTHS = flags.DEFINE_list(
 _ACTIVATIONS = flags.DEFINE_list(
     "activations", ["relu", "sin"], f"activation functions; allowed: {', '.join(ACTIVATIONS)}"
 )
-_SEEDS = flags.DEFINE_integer("num_seeds", 3, "number of seeds for MDP and network", lower_bound=1)
+_SEEDS = flags.DEFINE_integer("num-seeds", 3, "number of seeds for MDP and network", lower_bound=1)
 _UPDATES = flags.DEFINE_integer("updates", 100, "number of updates of each network", lower_bound=1)
 _GAMMA = flags.DEFINE_float("gamma", 0.9, "discount factor of the Garnet MDPs", lower_bound=0.0)
 _OUT = flags.DEFINE_string("out", "runs/linear_regime", "directory for the results")

@@ -1,4 +1,4 @@
-"""Runs a sweep: ``python -m experiments.sweep --grid=agent.decay=0.5,0.8 --seeds=8``, like ``preqn_jax sweep``."""
+"""Runs a sweep: ``python -m experiments.sweep --grid=agent.decay=0.5,0.8 --num-seeds=8``."""
 
 from absl import flags
 

@@ -17,7 +17,8 @@ from preqn_jax.training.workdir import results_folder
 
 _KNOWN = [*ENVS, *DISCRETE_ENVS]
 _ENVS = flags.DEFINE_list("envs", None, f"tasks; allowed: {', '.join(_KNOWN)}")
-_SEEDS = flags.DEFINE_list("seeds", None, "seeds, 0,1,2 for example")
+_SEEDS = flags.DEFINE_list("seeds", None, "which seeds, 0,1,2 for example")
+_NUM_SEEDS = flags.DEFINE_integer("num-seeds", None, "how many seeds, counted from 0", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", None, "length of every run [environment steps]", lower_bound=1)
 _SET = flags.DEFINE_multi_string("set", [], "a field of every run's configuration, agent.gamma=0.98 for example")
 _WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "runs at a time", lower_bound=1)
@@ -44,8 +45,7 @@ def read_extent(default: Extent) -> Extent:
     if _ENVS.value is not None:
         lists.check_names("--envs", _ENVS.value, _KNOWN)
         default = default._replace(envs=tuple(_ENVS.value))
-    if _SEEDS.value is not None:
-        default = default._replace(seeds=lists.parse_seeds(_SEEDS.value))
+    default = default._replace(seeds=lists.choose_seeds(_SEEDS.value, _NUM_SEEDS.value, default.seeds))
     return default._replace(steps=_STEPS.value) if _STEPS.value is not None else default
 
 

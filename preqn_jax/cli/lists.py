@@ -23,6 +23,27 @@ def check_names(flag: str, given: Sequence[str], known: Sequence[str]) -> None:
         raise SettingError(f"{flag}={','.join(given)} names something twice")
 
 
+def choose_seeds(
+    texts: Sequence[str] | None, number: int | None, default: Sequence[int], first: int = 0
+) -> tuple[int, ...]:
+    """The seeds that ``--seeds=0,3,5`` names, or that ``--num-seeds=8`` counts from ``first`` on.
+
+    Args:
+      texts: the value of ``--seeds``; None if it is left out.
+      number: the value of ``--num-seeds``; None if it is left out.
+      default: the seeds if both are left out.
+      first: the first seed that is counted.
+
+    Raises:
+      SettingError: if both are given, or ``--seeds`` holds something else than different seeds.
+    """
+    if texts is not None and number is not None:
+        raise SettingError("--seeds names the seeds and --num-seeds counts them; give one of the two")
+    if texts is not None:
+        return parse_seeds(texts)
+    return tuple(default) if number is None else tuple(range(first, first + number))
+
+
 def parse_seeds(texts: Sequence[str]) -> tuple[int, ...]:
     """Parses the value of ``--seeds=0,1,2``.
 

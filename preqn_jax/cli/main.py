@@ -16,7 +16,7 @@ USAGE = """usage: preqn_jax <command> --name=value ...
 
   train     trains an agent:             preqn_jax train --config=preqn_halfcheetah
   evaluate  evaluates and films a run:   preqn_jax evaluate --workdir=runs/preqn_halfcheetah
-  sweep     seeds and hyperparameters:   preqn_jax sweep --config=preqn_hopper --grid=agent.step_size=0.03,0.1 --seeds=3
+  sweep     seeds and hyperparameters:   preqn_jax sweep --grid=agent.step_size=0.03,0.1 --num-seeds=3
 
 preqn_jax <command> --helpfull lists the flags of a command."""
 

@@ -1,4 +1,4 @@
-"""Sweeps over seeds and grids: ``python -m experiments.sweep --grid agent.min_alignment=0.9,0.97 --seeds=8``.
+"""Sweeps over seeds and grids: ``python -m experiments.sweep --grid agent.decay=0.5,0.8 --num-seeds=8``.
 
 The flags for the configuration are those of ``experiments.run``. If the environment runs on the device, all members of
 the population are trained by one program, in chunks that fit into memory, distributed over the devices. If it runs on
@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
-from preqn_jax.cli import compilation, processes
+from preqn_jax.cli import compilation, lists, processes
 from preqn_jax.cli.sweeps import cluster, plan, report
 from preqn_jax.cli.sweeps import unit as sweep_unit
 from preqn_jax.cli.sweeps.plan import Run, Unit
@@ -30,8 +30,9 @@ from preqn_jax.training.device import DeviceTrainer, Member, memory_of
 _GRID = flags.DEFINE_multi_string(
     "grid", [], "a field and its values, for example agent.min_alignment=0.9,0.97; can be repeated"
 )
-_SEEDS = flags.DEFINE_string(
-    "seeds", "3", "number of seeds, starting at --config.seed, or a list of seeds: 8, or 0,3,5"
+_SEEDS = flags.DEFINE_list("seeds", None, "which seeds, for example 0,3,5")
+_NUM_SEEDS = flags.DEFINE_integer(
+    "num-seeds", None, "number of seeds, starting at --config.seed (default: 3, without --seeds)", lower_bound=1
 )
 _OUT = flags.DEFINE_string("out", None, "directory of the runs and the report (default: runs/sweep_<config>)")
 _CHUNK = flags.DEFINE_integer(
@@ -58,7 +59,8 @@ def main(config: Config) -> int:
         _join()
     folder = pathlib.Path(_OUT.value or f"runs/sweep_{flags.FLAGS.config}")
     axes = plan.parse_axes(config, _GRID.value)
-    runs = plan.runs_of(axes, plan.parse_seeds(_SEEDS.value, config.seed))
+    seeds = lists.choose_seeds(_SEEDS.value, _NUM_SEEDS.value, range(config.seed, config.seed + 3), config.seed)
+    runs = plan.runs_of(axes, seeds)
     compilation.keep()
     units = plan.resume(folder, config, runs) or _plan(config, runs, where)
     kinds = {
@@ -69,7 +71,7 @@ def main(config: Config) -> int:
         missing = [unit for unit in units if processes.steps_done(unit, folder) < unit.steps]
         _check_memory([trainers[unit.config, len(unit.runs)].replay_bytes for unit in missing])
     if jax.process_index() == 0:
-        processes.claim(folder, "sweep", {"grid": _GRID.value, "seeds": _SEEDS.value})
+        processes.claim(folder, "sweep", {"grid": _GRID.value, "seeds": seeds})
         plan.write(units, folder)
     code, failed = _run(units, folder, where)
     if jax.process_index() == 0:

@@ -46,7 +46,7 @@ def test_the_benchmark_of_a_population(tmp_path):
 
 
 def test_the_benchmark_of_composing(tmp_path):
-    code, output, errors = execute("benchmarks.composing", "--batch_size=4", "--repeats=1", cwd=tmp_path)
+    code, output, errors = execute("benchmarks.composing", "--batch-size=4", "--repeats=1", cwd=tmp_path)
     assert code == 0, errors
     for line in ("the probe (dense) adds", "the probe (per_example) adds", "per_example takes"):
         assert line in output

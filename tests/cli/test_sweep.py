@@ -35,7 +35,7 @@ SWEEP = [
     "--config.evaluate_episodes=2",
     "--config.checkpoint_every=200",
     "--grid=agent.step_size=0.03,0.1",
-    "--seeds=2",
+    "--num-seeds=2",
     "--members-per-chunk=4",
 ]
 
@@ -43,7 +43,7 @@ SWEEP = [
 # 24 members with replay buffers, of 28 bytes a transition, of an eighth of the memory each, whoever else takes of it.
 MANY = [
     f"--config.replay_capacity={psutil.virtual_memory().available // (8 * 28) // 1000 * 1000}",
-    "--seeds=12",
+    "--num-seeds=12",
     "--members-per-chunk=1",
     "--workers=24",
     "--cluster=none",

@@ -15,9 +15,9 @@ HOST = presets.get_config("preqn_hopper")
 DEVICE = dataclasses.replace(HOST, env=dataclasses.replace(HOST.env, backend="mjx"))
 
 
-def units(config, *grid, seeds="2", per_unit=100):
+def units(config, *grid, seeds=(0, 1), per_unit=100):
     axes = sweep_plan.parse_axes(config, grid)
-    runs = sweep_plan.runs_of(axes, sweep_plan.parse_seeds(seeds, config.seed))
+    runs = sweep_plan.runs_of(axes, seeds)
     return sweep_plan.units_of(config, runs, lambda config, count: per_unit)
 
 
@@ -42,8 +42,8 @@ def test_what_one_program_cannot_hold_makes_several():
 
 
 def test_chunks_are_as_even_as_they_can_be():
-    assert [len(unit.members) for unit in units(DEVICE, seeds="10", per_unit=4)] == [4, 4, 2]
-    assert [len(unit.members) for unit in units(DEVICE, seeds="10", per_unit=9)] == [5, 5]
+    assert [len(unit.members) for unit in units(DEVICE, seeds=tuple(range(10)), per_unit=4)] == [4, 4, 2]
+    assert [len(unit.members) for unit in units(DEVICE, seeds=tuple(range(10)), per_unit=9)] == [5, 5]
 
 
 @pytest.mark.parametrize(
@@ -68,19 +68,19 @@ def test_a_sweep_goes_on_with_the_chunks_it_was_planned_in(tmp_path):
     sweep_plan.write(plan, tmp_path)
     longer = dataclasses.replace(DEVICE, total_steps=2_000_000)
 
-    def resumed(config, grid=grid, seeds="2"):
-        runs = sweep_plan.runs_of(sweep_plan.parse_axes(config, grid), sweep_plan.parse_seeds(seeds, config.seed))
+    def resumed(config, grid=grid, seeds=tuple(range(2))):
+        runs = sweep_plan.runs_of(sweep_plan.parse_axes(config, grid), seeds)
         return sweep_plan.resume(tmp_path, config, runs)
 
     assert [unit.runs for unit in resumed(longer)] == [unit.runs for unit in plan]  # whatever fits the memory now
     assert {unit.steps for unit in resumed(longer)} == {2_000_000}
-    assert resumed(DEVICE, seeds="3") is None
+    assert resumed(DEVICE, seeds=tuple(range(3))) is None
     assert resumed(DEVICE, grid[:1]) is None
     assert resumed(dataclasses.replace(DEVICE, batch_size=64)) is None
 
 
 def test_on_the_host_each_run_is_a_unit_of_its_own():
-    found = units(HOST, "agent.min_alignment=0.9,0.97", seeds="3,5")
+    found = units(HOST, "agent.min_alignment=0.9,0.97", seeds=(3, 5))
     assert [(unit.config.agent.min_alignment, unit.config.seed) for unit in found] == [
         (0.9, 3),
         (0.9, 5),
@@ -88,15 +88,6 @@ def test_on_the_host_each_run_is_a_unit_of_its_own():
         (0.97, 5),
     ]
     assert all(unit.members is None and unit.config.num_seeds == 1 for unit in found)
-
-
-@pytest.mark.parametrize(("text", "seeds"), [("3", (4, 5, 6)), ("0,3,5", (0, 3, 5)), ("7,", None), ("0", None)])
-def test_seeds_are_counted_or_named(text, seeds):
-    if seeds is None:
-        with pytest.raises(SettingError, match="--seeds="):
-            sweep_plan.parse_seeds(text, 4)
-    else:
-        assert sweep_plan.parse_seeds(text, 4) == seeds
 
 
 @pytest.mark.parametrize(
@@ -167,7 +158,7 @@ def test_an_axis_has_the_type_of_its_field():
 
 def test_a_grid_may_vary_an_argument_of_the_environment(tmp_path):
     texts = ["env.kwargs.healthy_z_range=[0.1,1];[0.2,1]", "env.kwargs.frame_skip=2,4"]
-    plan = units(HOST, *texts, seeds="1")
+    plan = units(HOST, *texts, seeds=tuple(range(1)))
     assert [unit.config.env.kwargs for unit in plan] == [
         {"healthy_z_range": (low, 1), "frame_skip": skip} for low in (0.1, 0.2) for skip in (2, 4)
     ]

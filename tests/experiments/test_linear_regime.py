@@ -119,7 +119,7 @@ def test_slopes_are_of_the_wider_half():
 
 
 def test_the_command_end_to_end(tmp_path):
-    arguments = ("--widths=8,16", "--activations=sin", "--num_seeds=2", "--updates=4", "--out=results")
+    arguments = ("--widths=8,16", "--activations=sin", "--num-seeds=2", "--updates=4", "--out=results")
     code, output, errors = execute("linear_regime", *arguments, cwd=tmp_path)
     assert code == 0, errors
     assert "[6/6] sin, Q-learning beside U3 with K_0, Baird's star, width 16" in errors

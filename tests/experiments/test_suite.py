@@ -199,3 +199,11 @@ def test_seeds_are_checked(given):
     with pytest.raises(SettingError, match="--seeds"):
         lists.parse_seeds(given)
     assert lists.parse_seeds(["0", "7"]) == (0, 7)
+
+
+def test_seeds_are_named_or_counted():
+    assert lists.choose_seeds(None, None, (0, 1)) == (0, 1)
+    assert lists.choose_seeds(["3", "5"], None, (0, 1)) == (3, 5)
+    assert lists.choose_seeds(None, 3, (0, 1), first=4) == (4, 5, 6)
+    with pytest.raises(SettingError, match="--seeds names the seeds and --num-seeds counts them; give one"):
+        lists.choose_seeds(["3"], 3, (0, 1))

@@ -86,22 +86,6 @@ def parse_axes(config: Config, texts: Sequence[str]) -> list[Axis]:
     return axes
 
 
-def parse_seeds(text: str, first: int) -> tuple[int, ...]:
-    """Parses ``--seeds=8`` (8 seeds, starting at ``first``) or ``--seeds=0,3,5`` (these seeds).
-
-    Raises:
-      SettingError: if the seeds are not distinct non-negative integers.
-    """
-    try:
-        numbers = [int(entry) for entry in text.split(",")]
-    except ValueError:
-        numbers = []
-    seeds = tuple(numbers) if "," in text else tuple(range(first, first + (numbers or [0])[0]))
-    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise SettingError(f"--seeds={text} must be how many there are, or different ones from 0 on: 8, or 0,3,5")
-    return seeds
-
-
 def runs_of(axes: Sequence[Axis], seeds: Sequence[int]) -> list[Run]:
     """All combinations of points of the grid and seeds."""
     points = [dict(zip([axis.path for axis in axes], values, strict=True))
