@@ -13,7 +13,7 @@ from preqn_jax.training import presets
 _HEAD = """# Configuration
 
 A configuration is `<agent>_<environment>`; every field is a flag: `--config.agent.min_alignment=0.9`. This page is what
-`python -m experiments.configuration_reference` prints, and a test holds it to the code.
+`python -m experiments.configuration_reference` prints, and a test checks that it is up to date.
 """
 
 

@@ -46,15 +46,15 @@ def preqn_update(
     solver: solvers.Solver = solvers.ridge(),
     linesearch: Linesearch = Linesearch(),
 ) -> tuple[Params, PreQNInfo]:
-    """Moves Q towards its targets on a minibatch, with the kernel's cross-talk cancelled.
+    """Moves Q towards its targets on a minibatch; to first order, correcting one row does not change Q of the others.
 
         delta = target - Q,   K z = delta,   theta' = theta + step_size sum_i z_i grad Q(x_i),
 
     where the step size is reduced until cos(Q' - Q, delta) reaches ``linesearch.min_alignment``, and no step is taken
     if it never does: Eqs. 22-24 of Achiam et al. (2019), lines 11 to 13 of their Algorithm 1.
 
-    The defaults are the recommended ones, of which the paper states the step size and the alignment. Its solver is
-    ``solvers.lstsq()``.
+    The defaults are the recommended values. The step size and the minimum alignment are those of the paper; the paper's
+    solver is ``solvers.lstsq()``.
 
     Example:
       >>> q_fn = lambda params, x: x @ params
@@ -65,17 +65,16 @@ def preqn_update(
       ([1.0, 2.0, 3.0], True)
 
     Args:
-      q: the network: a ``Linearizer``, such as ``ntk.dense(module)``, which is fast; or a plain Q-function
-        (params, inputs) -> Q-values ``[B]``, example by example, which stands for ``ntk.per_example(q_fn)``.
+      q: the network: a ``Linearizer`` such as ``ntk.dense(module)``, which is fast, or a Q-function (params, inputs) ->
+        Q-values ``[B]``, in which each output depends on its own row only; it is wrapped by ``ntk.per_example``.
       params: pytree of floating-point arrays.
-      inputs: pytree whose leaves lead with B.
-      target: what Q is to be, ``[B]``, r + discount * Q(s', a') for example; not differentiated.
-      solver: how K z = delta is solved: one of ``solvers``, or any function (gram ``[B, B]``, delta ``[B]``) -> z
-        ``[B]``.
-      linesearch: the numbers of the line search.
+      inputs: pytree whose leaves have the leading axis B.
+      target: targets of Q, ``[B]``, for example r + discount * Q(s', a'); not differentiated.
+      solver: solver for K z = delta: one of ``solvers``, or any function (gram ``[B, B]``, delta ``[B]``) -> z ``[B]``.
+      linesearch: hyperparameters of the line search.
 
     Returns:
-      New parameters and :class:`PreQNInfo`. A rejected or failed step leaves every parameter bit for bit as it was.
+      The new parameters and :class:`PreQNInfo`. A rejected or failed step leaves all parameters unchanged.
 
     Raises:
       ValueError: at trace time, on a number out of range or arguments of the wrong shape or kind.

@@ -412,8 +412,9 @@ def over_members(function: Callable[..., Any], *arguments: Any) -> Any:
 def unless_stopped(function: Callable[..., Any], kept: int) -> Callable[..., Any]:
     """Makes a function of one member skip its work for a member that was stopped.
 
-    The last argument of ``function`` must be ``running``. Where it is False, ``function`` is not evaluated: its first
-    ``kept`` results are replaced by its last ``kept`` arguments, which they correspond to, and the others by zeros.
+    The last argument of ``function`` must be ``running``, and its first ``kept`` results must be the new values of its
+    last ``kept`` arguments. If ``running`` is False, ``function`` is not evaluated: these arguments are returned
+    unchanged, and all other results are zeros.
     """
 
     def guarded(*arguments: Any) -> Any:

@@ -241,7 +241,7 @@ class HostTrainer(Trainer):
 
 
 def _reaches(env: HostEnv, episode: Episode, observation: np.ndarray, total: float) -> bool:
-    """Whether replaying an episode leads to the same observation and return as before."""
+    """Whether replaying an episode leads to the given observation and return."""
     try:
         reached = env.restore(episode)
     except Exception:  # in a different state, an environment may reject the actions with any exception
