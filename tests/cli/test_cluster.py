@@ -60,7 +60,7 @@ import os, sys
 pinned = []
 os.sched_getaffinity = lambda pid: {3, 4, 7}  # whatever this machine has
 os.sched_setaffinity = lambda pid, cores: pinned.append((pid, cores))
-from experiments import cluster
+from preqn_jax.cli.sweeps import cluster
 kept = cluster.pin()
 print(pinned, kept is None, flush=True)
 sys.stdin.read()

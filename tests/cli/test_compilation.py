@@ -5,7 +5,7 @@ import sys
 from tests.programs import ROOT
 
 PROGRAM = """
-from experiments import compilation
+from preqn_jax.cli import compilation
 compilation.keep()
 import jax
 jax.jit(lambda x: jax.numpy.sin(x) @ x)(jax.numpy.ones((8, 8)))

@@ -257,11 +257,11 @@ def test_a_platform_that_jax_does_not_have_is_refused_in_one_line(tmp_path, plat
 )  # fmt: skip
 def test_a_program_that_cannot_continue_says_so_in_one_line(error, code, says, tmp_path):
     program = f"""
-from experiments import flags
+from preqn_jax.cli import command_line
 from preqn_jax.types import NonFiniteError
 def main():
     raise {error}
-flags.run(main)
+command_line.run(main)
 """
     command = [sys.executable, "-c", program]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
