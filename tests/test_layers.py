@@ -18,10 +18,12 @@ LAYERS = [
     "preqn_jax.agents",
     "preqn_jax.networks",
     "preqn_jax.theory",
+    "preqn_jax.optim",
     "preqn_jax.ops",
     "preqn_jax.types",
+    "preqn_jax.settings",
 ]
-FREE = {"preqn_jax", "preqn_jax.settings", "preqn_jax.optim"}  # public names; plain Python; the Optax form of ops
+FREE = {"preqn_jax"}  # the public names
 
 
 def layer(module):

@@ -13,16 +13,16 @@ from preqn_jax.cli import compilation
 from preqn_jax.training import session
 from preqn_jax.training.config import Config
 from preqn_jax.training.loop import make_trainer
-from preqn_jax.training.reporters import Reporters, RunReporter, WandbReporter
+from preqn_jax.training.reporters import Reporters, RunReporter, WandbReporter, check_wandb
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "work directory of the run (default: runs/<config>)")
-
-
 _WANDB = flags.DEFINE_string("wandb", None, "also report to this project of Weights & Biases (default: none)")
 
 
 def main(config: Config) -> int:
     """Trains; returns the exit code."""
+    if _WANDB.value:
+        check_wandb()  # before compiling
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{flags.FLAGS.config}")
     stop = session.StopSignal()  # first, so that Ctrl-C always writes a checkpoint
     compilation.keep()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import functools
+import importlib.util
 import io
 import json
 import os
@@ -121,6 +122,12 @@ class Reporters:
             getattr(reporter, method)(*arguments)
 
 
+def check_wandb() -> None:
+    """Raises SettingError if wandb is not installed."""
+    if importlib.util.find_spec("wandb") is None:
+        raise SettingError("reporting to Weights & Biases needs wandb; pip install 'preqn_jax[wandb]'")
+
+
 class WandbReporter:
     """Logs evaluations to Weights & Biases; a resumed run continues the same W&B run. Needs ``preqn_jax[wandb]``.
 
@@ -139,10 +146,9 @@ class WandbReporter:
         Raises:
           SettingError: if wandb is not installed.
         """
-        try:
-            import wandb
-        except ImportError:
-            raise SettingError("reporting to Weights & Biases needs wandb; pip install 'preqn_jax[wandb]'") from None
+        check_wandb()
+        import wandb
+
         record = workdir / "wandb_id.txt"
         if not record.exists():
             replace_file(record, uuid.uuid4().hex)

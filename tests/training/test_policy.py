@@ -1,5 +1,6 @@
 """Training from Python, the policy that it leaves, and the program that the policy is exported as."""
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import preqn_jax
+from preqn_jax.agents.base import Agent
 from preqn_jax.envs.host import HostEnv
 from preqn_jax.settings import SettingError
 from preqn_jax.training.policy import Policy, _in_units
@@ -99,12 +101,12 @@ def test_an_exported_policy_runs_without_this_library(workdir, tmp_path):
     command = [sys.executable, "-c", ALONE, str(tmp_path / "policy.bin")]
     output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
     expected = policy(np.array([[1.0, -1.0], [1.0, 1.0], [0.5, 0.0]]))
-    np.testing.assert_allclose(eval(output, {}), expected, rtol=1e-6)
+    np.testing.assert_allclose(json.loads(output), expected, rtol=1e-6)
 
 
 def exported(space, action, tmp_path):
     observations = gymnasium.spaces.Box(-1.0, 1.0, (3,))
-    agent = preqn_jax.training.policy.Agent(**dict.fromkeys(preqn_jax.training.policy.Agent._fields))
+    agent = Agent(**dict.fromkeys(Agent._fields))
     agent = agent._replace(act=lambda state, observation: jax.numpy.tile(action, (observation.shape[0], 1)))
     Policy(agent, None, observations, space, 0).export(tmp_path / "policy.bin")
     data = pathlib.Path(tmp_path / "policy.bin").read_bytes()
