@@ -28,14 +28,16 @@ _STREAM = 2  # episodes that are used neither in training nor in its evaluations
 def main() -> int:
     """Prints the returns and writes the video; returns the exit code."""
     if not _WORKDIR.value:
-        raise SettingError("--workdir is missing; name the work folder of a run")
+        raise SettingError("--workdir is missing; give the work directory of a run")
     workdir, video = pathlib.Path(_WORKDIR.value), pathlib.Path(_VIDEO.value or "")
     if not video.parent.is_dir():
-        raise SettingError(f"--video={video}: there is no folder {video.parent}; choose another, or make it")
+        raise SettingError(
+            f"--video={video}: the directory {video.parent} does not exist; create it, or choose another"
+        )
     config = presets.from_dict(presets.read_config(workdir))
     if config.env.backend not in policy.HOST_BACKENDS:
-        raise SettingError(f"--workdir={workdir} was trained with backend={config.env.backend}; only Gymnasium's tasks "
-                           "can be played here, also what was trained on MJX")  # fmt: skip
+        raise SettingError(f"--workdir={workdir} was trained with backend={config.env.backend}, which this command "
+                           f"cannot evaluate; allowed: {', '.join(policy.HOST_BACKENDS)}")  # fmt: skip
     seeds = range(config.seed, config.seed + config.num_seeds)
     try:
         envs = [[host_env.make(config.env, [seed, _STREAM]) for _ in range(_EPISODES.value)] for seed in seeds]

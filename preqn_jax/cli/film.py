@@ -71,6 +71,6 @@ def _frames(policy: Policy, env: HostEnv, num_seeds: int) -> list[Any]:
 def _why_no_pictures(config: Config, seed: Sequence[int], error: Exception) -> str:
     env = host_env.make(config.env, seed)
     if "rgb_array" not in env.render_modes:
-        return (f"{config.env.id} has no pictures: of the render_modes in its metadata "
-                f"({', '.join(env.render_modes) or 'none'}) none is rgb_array")  # fmt: skip
+        return (f"{config.env.id} cannot be rendered: the render_modes in its metadata "
+                f"({', '.join(env.render_modes) or 'none'}) do not include rgb_array")  # fmt: skip
     return f"rendering failed ({first_line(error)}){_REMEDY if isinstance(env.unwrapped, MujocoEnv) else ''}"

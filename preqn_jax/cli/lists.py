@@ -20,25 +20,25 @@ def check_names(flag: str, given: Sequence[str], known: Sequence[str]) -> None:
         if name not in known:
             raise SettingError(settings.unknown(flag, name, known))
     if len(set(given)) < len(given):
-        raise SettingError(f"{flag}={','.join(given)} names something twice")
+        raise SettingError(f"{flag}={','.join(given)} contains a name twice")
 
 
 def choose_seeds(
     texts: Sequence[str] | None, number: int | None, default: Sequence[int], first: int = 0
 ) -> tuple[int, ...]:
-    """The seeds that ``--seeds=0,3,5`` names, or that ``--num-seeds=8`` counts from ``first`` on.
+    """Returns the seeds listed by ``--seeds=0,3,5``, or the ``--num-seeds=8`` consecutive seeds from ``first``.
 
     Args:
-      texts: the value of ``--seeds``; None if it is left out.
-      number: the value of ``--num-seeds``; None if it is left out.
-      default: the seeds if both are left out.
-      first: the first seed that is counted.
+      texts: the value of ``--seeds``; None if the flag is not given.
+      number: the value of ``--num-seeds``; None if the flag is not given.
+      default: the seeds if neither flag is given.
+      first: the first seed for ``--num-seeds``.
 
     Raises:
-      SettingError: if both are given, or ``--seeds`` holds something else than different seeds.
+      SettingError: if both flags are given, or the values of ``--seeds`` are not distinct non-negative integers.
     """
     if texts is not None and number is not None:
-        raise SettingError("--seeds names the seeds and --num-seeds counts them; give one of the two")
+        raise SettingError("--seeds and --num-seeds exclude each other; give a list of seeds, or their number")
     if texts is not None:
         return parse_seeds(texts)
     return tuple(default) if number is None else tuple(range(first, first + number))
@@ -55,5 +55,5 @@ def parse_seeds(texts: Sequence[str]) -> tuple[int, ...]:
     except ValueError:
         seeds = ()
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise SettingError(f"--seeds={','.join(texts)} must be different whole numbers from 0 on, 0,1,2 for example")
+        raise SettingError(f"--seeds={','.join(texts)} must be distinct whole numbers of at least 0, for example 0,1,2")
     return seeds

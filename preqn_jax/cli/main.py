@@ -14,9 +14,9 @@ PROGRAMS = {  # name -> whether the fields of a configuration are among the prog
 }
 USAGE = """usage: preqn_jax <command> --name=value ...
 
-  train     trains an agent:             preqn_jax train --config=preqn_halfcheetah
-  evaluate  evaluates and films a run:   preqn_jax evaluate --workdir=runs/preqn_halfcheetah
-  sweep     seeds and hyperparameters:   preqn_jax sweep --grid=agent.step_size=0.03,0.1 --num-seeds=3
+  train     train an agent:                   preqn_jax train --config=preqn_halfcheetah
+  evaluate  evaluate a run, record a video:   preqn_jax evaluate --workdir=runs/preqn_halfcheetah
+  sweep     sweep over a grid and seeds:      preqn_jax sweep --grid=agent.step_size=0.03,0.1 --num-seeds=3
 
 preqn_jax <command> --helpfull lists the flags of a command."""
 
@@ -29,7 +29,7 @@ def main() -> None:
         return
     if name not in PROGRAMS:
         near = nearest(name, list(PROGRAMS))
-        print(f"error: {name} is no command; did you mean {near}? allowed: {', '.join(PROGRAMS)}", file=sys.stderr)
+        print(f"error: {name} is not a command; did you mean {near}? allowed: {', '.join(PROGRAMS)}", file=sys.stderr)
         sys.exit(2)
     try:
         from preqn_jax.cli import command_line

@@ -61,7 +61,7 @@ def claim(folder: pathlib.Path, kind: str, options: dict[str, Any]) -> None:
         if found != kind:
             raise SettingError(f"--out={folder} holds results of another suite ({found}, not {kind}); choose another")
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SettingError(f"--out={folder} exists and holds no suite; choose another")
+        raise SettingError(f"--out={folder} exists and is not the directory of a suite; choose another")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(record, json.dumps({"kind": kind, "options": options, **provenance.collect()}, indent=2) + "\n")
@@ -97,7 +97,7 @@ class Runner:
         """Runs all unfinished jobs; returns 0, 1 if a job failed twice, or 128 + the number of the signal received."""
         before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
         waiting = len(self._waiting)
-        self._say(f"{len(self._jobs) - waiting} of {len(self._jobs)} runs are there, {waiting} to do, "
+        self._say(f"{len(self._jobs) - waiting} of {len(self._jobs)} runs are complete, {waiting} remain, "
                   f"{self._workers} at a time")  # fmt: skip
         total = sum(job.steps for job in self._jobs)
         self._bar = tqdm.tqdm(total=total, initial=sum(self._done.values()), unit=" steps", smoothing=0.05,
@@ -116,7 +116,7 @@ class Runner:
             for number, handler in before.items():
                 signal.signal(number, handler)
         if self._stopped:
-            self._say("stopped; the same command goes on from there")
+            self._say("stopped; the same command resumes")
             return 128 + self._stopped
         return 1 if self.failed else 0
 
@@ -175,7 +175,7 @@ class Runner:
     def _retry(self, process: Process) -> None:
         job, reason = process.job, _last_line(self._folder / f"{process.job.name}.log")
         again = process.attempt < self.attempts
-        self._say(f"{job.name} failed ({reason}); {'it is tried once more' if again else 'the rest goes on'}")
+        self._say(f"{job.name} failed ({reason}); {'it will be retried once' if again else 'the other runs continue'}")
         if again:
             self._waiting.append((job, process.attempt + 1))
         else:
@@ -204,7 +204,7 @@ def one_thread(folder: pathlib.Path) -> dict[str, str]:
 
 def _last_line(log: pathlib.Path) -> str:
     lines = log.read_text(errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
 
 
 def report_failures(failed: Mapping[str, str]) -> None:

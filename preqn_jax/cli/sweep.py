@@ -95,16 +95,17 @@ def _check_where(config: Config) -> str:
         return address
     if _CLUSTER.value not in (None, "none"):
         raise SettingError(f"--cluster={_CLUSTER.value} and --coordinator={_COORDINATOR.value} exclude each other: "
-                           "runs on a cluster, or one population over several processes")  # fmt: skip
+                           "use a cluster for separate runs, or a coordinator for one population over several "
+                           "processes")  # fmt: skip
     host, _, port = _COORDINATOR.value.rpartition(":")
     if not (host and port.isdecimal()):
-        raise SettingError(f"--coordinator={_COORDINATOR.value} must be host:port of process 0, localhost:1234 "
-                           "for example")  # fmt: skip
+        raise SettingError(f"--coordinator={_COORDINATOR.value} must be host:port of process 0, for example "
+                           "localhost:1234")  # fmt: skip
     if _PROCESS.value >= _PROCESSES.value:
         raise SettingError(f"--process-id={_PROCESS.value} must be below --num-processes={_PROCESSES.value}")
     if config.env.backend == "gymnasium":
-        raise SettingError("--coordinator spreads a population over devices, and config.env.backend=gymnasium has "
-                           "none; allowed: mjx, brax, playground, or --cluster in its place")  # fmt: skip
+        raise SettingError("--coordinator needs an environment on the device, but config.env.backend=gymnasium runs on "
+                           "the CPU; allowed: mjx, brax, playground, or --cluster instead")  # fmt: skip
     return "together"
 
 
@@ -125,13 +126,13 @@ def _check_memory(replays: Sequence[int]) -> None:
     needed, available = sum(sorted(replays)[-_WORKERS.value :]), memory_of(jax.local_devices()[0], 1)
     if needed > available:
         workers = min(len(replays), _WORKERS.value)
-        raise SettingError(f"{workers} worker(s) side by side need {needed / 2**30:.1f} GiB for replay buffers, but "
-                           f"{available / 2**30:.1f} GiB are there; lower --workers, --members-per-chunk or "
+        raise SettingError(f"{workers} parallel worker(s) need {needed / 2**30:.1f} GiB for replay buffers, but "
+                           f"{available / 2**30:.1f} GiB are available; lower --workers, --members-per-chunk or "
                            "config.replay_capacity")  # fmt: skip
 
 
 def _plan(config: Config, runs: Sequence[Run], where: str) -> list[Unit]:
-    """All runs in units: as many members in each as were asked for, or fit."""
+    """Groups all runs into units, each with ``--members-per-chunk`` members, or with as many as fit into memory."""
     if config.env.backend == "gymnasium":
         return plan.units_of(config, runs, lambda config, count: 1)
     devices = 1 if where not in ("together", "none") else len(jax.devices())  # a task of a cluster has one
@@ -143,7 +144,7 @@ def _plan(config: Config, runs: Sequence[Run], where: str) -> list[Unit]:
 
 
 def _fitting(config: Config, count: int, devices: int) -> int:
-    """How many of ``count`` members one program should hold: what fits; on a CPU an even share for each worker."""
+    """How many of ``count`` members one program should hold: as many as fit; on a CPU, at most one worker's share."""
     on_cpu, processes = jax.default_backend() == "cpu", jax.process_count()
     shares = _WORKERS.value if on_cpu and processes == 1 else 1
     share = -(-count // shares)
@@ -158,7 +159,7 @@ def _fitting(config: Config, count: int, devices: int) -> int:
     if processes > 1:  # all processes must use the same number
         fit = int(multihost_utils.process_allgather(np.asarray(fit)).min())
     if fit < processes:
-        raise SettingError("not one member of the population fits the memory; lower config.replay_capacity")
+        raise SettingError("a single member of the population does not fit into memory; lower config.replay_capacity")
     return min(share, fit)
 
 
@@ -178,7 +179,7 @@ def _run(units: Sequence[Unit], folder: pathlib.Path, where: str) -> tuple[int, 
 def _run_together(units: Sequence[Unit], folder: pathlib.Path) -> int:
     """Runs the units one after the other, each on the devices of all processes."""
     stop = session.StopSignal()
-    multihost_utils.sync_global_devices("the sweep's folder is there")
+    multihost_utils.sync_global_devices("the sweep's directory exists")
     for unit in units:
         program = functools.partial(_train, unit, folder, stop)
         if code := session.guarded(program, folder / unit.name):

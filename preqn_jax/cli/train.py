@@ -39,7 +39,7 @@ def main(config: Config) -> int:
             if trainer.step:  # otherwise the run was complete already
                 session.say(f"finished {config.total_steps} steps; results in {workdir}")
             return 0
-        written = "checkpoint written; the same command goes on from there"
+        written = "checkpoint written; the same command resumes from it"
         session.say(f"stopped at step {trainer.step}, {written}")
         return 128 + stop.received
 

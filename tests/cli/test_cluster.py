@@ -36,8 +36,11 @@ def test_a_unit_that_fails_is_tried_once_more_and_the_rest_goes_on(tmp_path, cap
     assert failed == {"always": "ValueError"}  # without a message
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"always": "xx", "once": "xx", "never": "x"}
     errors = capsys.readouterr().err
-    assert "once failed (attempt 1 broke); it is tried once more" in errors
-    assert re.findall(r"always failed \(ValueError\); (.*)", errors) == ["it is tried once more", "the rest goes on"]
+    assert "once failed (attempt 1 broke); it will be retried once" in errors
+    assert re.findall(r"always failed \(ValueError\); (.*)", errors) == [
+        "it will be retried once",
+        "the other units continue",
+    ]
     assert re.findall(r"finished (.*)", errors) == ["never", "once"]
 
 

@@ -30,8 +30,8 @@ def test_every_picture_of_the_episode_is_in_the_film(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("env_id", "kwargs", "says"),
     [
-        ("Odd-v0", {}, r"Odd-v0 has no pictures: .* \(none\) none is rgb_array$"),  # nor a render_mode
-        ("Gives-v0", {}, "Gives-v0 has no pictures"),
+        ("Odd-v0", {}, r"Odd-v0 cannot be rendered: .* \(none\) do not include rgb_array$"),  # nor a render_mode
+        ("Gives-v0", {}, "Gives-v0 cannot be rendered"),
         ("CannotDraw-v0", {}, r"rendering failed \(no paint\)$"),
         ("Draws-v0", {"picture": "text"}, r"rendering failed \(.*Draws-v0: render\(\) returned an array of shape \(\)"),
         ("Draws-v0", {"picture": [[0, 1]]}, r"returned an array of shape \(1, 2\) and type int64"),

@@ -14,8 +14,8 @@ from tests.programs import execute
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["trian"], "error: trian is no command; did you mean train? allowed: train, evaluate, sweep\n"),
-        (["evaluate"], "error: --workdir is missing; name the work folder of a run\n"),
+        (["trian"], "error: trian is not a command; did you mean train? allowed: train, evaluate, sweep\n"),
+        (["evaluate"], "error: --workdir is missing; give the work directory of a run\n"),
         (["train", "--config=preqn_hoper"], "did you mean preqn_hopper?"),
         (["sweep", "--num-seds=3"], "did you mean --num-seeds?"),
     ],

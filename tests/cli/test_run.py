@@ -140,7 +140,7 @@ def test_killed_at_any_moment_the_run_goes_on_to_the_same_table(whole, tmp_path)
 def test_told_to_stop_it_writes_a_checkpoint_and_says_how_to_go_on(whole, tmp_path, number, code):
     returncode, errors = interrupt(3, number, tmp_path)
     assert returncode == code, errors
-    assert "checkpoint written; the same command goes on from there" in errors
+    assert "checkpoint written; the same command resumes from it" in errors
     (step,) = [int(word) for word in errors.split("stopped at step ")[1].split(",")[:1]]
     assert (tmp_path / "run" / "checkpoints" / str(step)).is_dir()
     returncode, _, errors = execute("run", *QUICK, "--workdir=run", cwd=tmp_path)
@@ -230,7 +230,7 @@ def mujoco_can_draw():
         ("run", ["--workdir=occupied/thesis.tex/run"], "run cannot be written: Not a directory"),
         ("rollout", [], "--workdir is missing"),
         ("rollout", ["--workdir=nowhere"], "holds no run"),
-        ("rollout", ["--workdir=nowhere", "--video=nowhere/film.mp4"], "there is no folder nowhere"),
+        ("rollout", ["--workdir=nowhere", "--video=nowhere/film.mp4"], "the directory nowhere does not exist"),
     ],
 )
 def test_a_mistake_ends_with_one_line_and_exit_code_2(tmp_path, module, arguments, says):

@@ -180,7 +180,7 @@ def test_a_sweep_stops_at_a_signal_and_goes_on(whole, tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 130, errors
-    assert "the same command goes on from there" in errors
+    assert "the same command resumes" in errors
     finish(start("--cluster=none", "--out=out", cwd=tmp_path))
     assert metrics.read_bytes() == (whole / "chunk0000" / "metrics.csv").read_bytes()
 
@@ -193,8 +193,8 @@ def test_a_sweep_stops_at_a_signal_and_goes_on(whole, tmp_path):
         (["--coordinator=localhost"], "--coordinator=localhost must be host:port of process 0"),
         (["--coordinator=localhost:1", "--cluster=auto"], "exclude each other"),
         (["--cluster=here"], "--cluster=here is unknown; allowed: local, auto, ray://host:port, none"),
-        (MANY, "24 worker(s) side by side need"),
-        (["--coordinator=localhost:1", *HOST], "config.env.backend=gymnasium has none"),
+        (MANY, "24 parallel worker(s) need"),
+        (["--coordinator=localhost:1", *HOST], "but config.env.backend=gymnasium runs on the CPU"),
         (["--cluster=ray://nowhere.invalid:1"], "Ray, which is not installed; pip install"),
         (["--grid=agent.min_alignement=1"], "did you mean agent.min_alignment?"),
         (["--config.env.id=nowhere"], "config.env.id=nowhere is unknown; did you mean"),
@@ -203,7 +203,7 @@ def test_a_sweep_stops_at_a_signal_and_goes_on(whole, tmp_path):
 )
 def test_bad_input_ends_with_one_line(flags, message, tmp_path):
     if "ray://" in flags[0] and importlib.util.find_spec("ray") is not None:
-        message = "no such cluster (ray client connection timeout"
+        message = "the cluster cannot be reached (ray client connection timeout"
     process = start(*flags, "--out=out", cwd=tmp_path)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2

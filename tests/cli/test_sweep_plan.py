@@ -96,9 +96,9 @@ def test_on_the_host_each_run_is_a_unit_of_its_own():
         ("agent.min_alignement=0.9", "--grid field=agent.min_alignement is unknown; did you mean agent.min_alignment?"),
         ("agent.min_alignment=0.9,high", "config.agent.min_alignment=high is not a number"),
         ("agent.min_alignment=0.9,1.9", "config.agent.min_alignment=1.9 is out of range"),
-        ("agent.min_alignment=", "needs different values"),
-        ("agent.min_alignment=0.9,0.9", "needs different values"),
-        ("seed=1,2", "by flags of its own"),
+        ("agent.min_alignment=", "needs distinct values"),
+        ("agent.min_alignment=0.9,0.9", "needs distinct values"),
+        ("seed=1,2", "seed cannot be varied by the grid"),
         ("update_every=50,70", "config.total_steps=1000000 must be a multiple"),
     ],
 )
@@ -122,7 +122,7 @@ def test_a_plan_survives_its_file_and_other_values_are_refused(tmp_path):
     with pytest.raises(SettingError, match="over other values or seeds"):
         sweep_plan.write(units(DEVICE, "agent.hidden_sizes=64,64;32", "agent.min_alignment=0.9,0.98"), tmp_path)
     (tmp_path / sweep_plan.PLAN).write_text("[{")
-    with pytest.raises(SettingError, match="holds no plan"):
+    with pytest.raises(SettingError, match="is not the directory of a sweep"):
         sweep_plan.read(tmp_path)
 
 
@@ -143,9 +143,9 @@ def test_the_report_counts_runs_that_were_stopped_and_leaves_them_out_of_the_mea
     assert "| 0.9 | 1 | 5.0 |" in text
     assert "| 0.99 | 2 | 8.0 |" in text
     assert text.splitlines()[-3:] == [
-        "stopped: run 1 (agent.min_alignment=0.9, seed 1): q is gone; it is in no mean",
-        "stopped: run 2 (agent.min_alignment=0.97, seed 0): q is gone; it is in no mean",
-        "stopped: run 3 (agent.min_alignment=0.97, seed 1): q is gone; it is in no mean",
+        "stopped: run 1 (agent.min_alignment=0.9, seed 1): q is gone; the means exclude it",
+        "stopped: run 2 (agent.min_alignment=0.97, seed 0): q is gone; the means exclude it",
+        "stopped: run 3 (agent.min_alignment=0.97, seed 1): q is gone; the means exclude it",
     ]
     summary = list(csv.DictReader((tmp_path / "summary.csv").open()))
     counts = [(row["agent.min_alignment"], row["seeds"], row["stopped"]) for row in summary]

@@ -71,7 +71,7 @@ def test_all_jobs_run_once_and_longer_ones_go_on(tmp_path, capsys):
     written = {job.name: (tmp_path / job.name / "metrics.csv").stat().st_mtime_ns for job in jobs_of()}
     capsys.readouterr()
     assert Runner(jobs_of(), tmp_path, workers=2).run() == 0
-    assert "12 of 12 runs are there, 0 to do" in capsys.readouterr().err
+    assert "12 of 12 runs are complete, 0 remain" in capsys.readouterr().err
     assert written == {job.name: (tmp_path / job.name / "metrics.csv").stat().st_mtime_ns for job in jobs_of()}
     assert Runner(jobs_of(steps=600), tmp_path, workers=2).run() == 0
     assert processes.steps_done(jobs_of(steps=600)[0], tmp_path) == 600
@@ -103,7 +103,7 @@ def test_a_failed_job_is_tried_once_more_and_the_rest_goes_on(tmp_path, capsys):
     assert runner.run() == 1
     assert runner.failed == {jobs[1].name: "error: it broke"}
     assert [processes.steps_done(job, tmp_path) for job in jobs] == [500, 0, 500, 500]
-    assert "tried once more" in capsys.readouterr().err
+    assert "it will be retried once" in capsys.readouterr().err
 
 
 def test_a_signal_stops_what_runs_and_starts_nothing_more(tmp_path, monkeypatch):
@@ -130,7 +130,7 @@ def test_a_folder_belongs_to_one_kind_of_suite(tmp_path):
         processes.claim(tmp_path / "out", "ablation", {})
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
-    with pytest.raises(SettingError, match="holds no suite"):
+    with pytest.raises(SettingError, match="is not the directory of a suite"):
         processes.claim(tmp_path / "mine", "benchmark", {})
 
 
@@ -205,5 +205,5 @@ def test_seeds_are_named_or_counted():
     assert lists.choose_seeds(None, None, (0, 1)) == (0, 1)
     assert lists.choose_seeds(["3", "5"], None, (0, 1)) == (3, 5)
     assert lists.choose_seeds(None, 3, (0, 1), first=4) == (4, 5, 6)
-    with pytest.raises(SettingError, match="--seeds names the seeds and --num-seeds counts them; give one"):
+    with pytest.raises(SettingError, match="--seeds and --num-seeds exclude each other"):
         lists.choose_seeds(["3"], 3, (0, 1))

@@ -39,7 +39,7 @@ def test_benchmark_reports_its_preset_beside_published_returns(tmp_path):
     arguments = ("--preset=smoke", f"--steps={STEPS}", "--out=out")
     code, output, errors = execute("benchmark", *arguments, cwd=tmp_path)
     assert code == 0, errors
-    assert "6 of 6 runs are there, 0 to do" in errors
+    assert "6 of 6 runs are complete, 0 remain" in errors
     assert "6 of 6 runs finished, made with: device cpu (cpu)" in output
     assert "| Swimmer-v5 | preqn-sin | 2 | 300 | 200.5 [200.0, 201.0] | 300.5 |" in output
     assert "| swimmer v3 | published: TD3 | | 1,000,000 | 78 |" in output
@@ -73,7 +73,7 @@ def test_ablation_changes_one_field_at_a_time(tmp_path):
     arguments = ("--envs=hopper", "--seeds=0", f"--steps={STEPS}", "--out=out")
     code, output, errors = execute("ablation", *arguments, cwd=tmp_path)
     assert code == 0, errors
-    assert f"{len(ABLATIONS)} of {len(ABLATIONS)} runs are there" in errors
+    assert f"{len(ABLATIONS)} of {len(ABLATIONS)} runs are complete" in errors
     assert "| eta0.9 | hopper | 1 | 300 | 200 | 9 | 9 | 8 | 0.5 |" in output
 
 
@@ -86,7 +86,7 @@ def test_the_agents_parts_are_changed_one_at_a_time(tmp_path):
     which = ("--preset=final", "--variants=preqn_norm,adam,sac_normalized", "--envs=hopper", "--seeds=10")
     code, output, errors = execute("agent_study", *which, f"--steps={STEPS}", "--out=out", cwd=tmp_path)
     assert code == 0, errors
-    assert "3 of 3 runs are there" in errors
+    assert "3 of 3 runs are complete" in errors
     assert "| sac_normalized | hopper | 1 | 300 | 210 | 9 | 9 | 8 | 0.5 |" in output
 
 

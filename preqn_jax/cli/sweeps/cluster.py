@@ -19,7 +19,7 @@ from preqn_jax.cli.sweeps.plan import Unit
 from preqn_jax.settings import SettingError
 from preqn_jax.training.workdir import fcntl
 
-RETRIES = 3  # of a task whose worker died, by Ray itself; each goes on from its unit's checkpoint
+RETRIES = 3  # by Ray itself, of a task whose worker died; each retry resumes from the unit's checkpoint
 
 
 def installed() -> bool:
@@ -49,10 +49,10 @@ def run(units: Sequence[Unit], folder: pathlib.Path, address: str, workers: int)
       workers: number of processors of a local cluster.
 
     Returns:
-      The exit code, 1 if a unit failed twice; and why each of those did, by their names.
+      The exit code, 1 if a unit failed twice; and the reasons of those failures by the name of the unit.
 
     Raises:
-      SettingError: if there is no such cluster.
+      SettingError: if the cluster cannot be reached.
     """
     import ray
 
@@ -67,12 +67,12 @@ def run(units: Sequence[Unit], folder: pathlib.Path, address: str, workers: int)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise SettingError(
-            f"--cluster={address}: no such cluster ({reason}); allowed: local, auto, ray://host:port"
+            f"--cluster={address}: the cluster cannot be reached ({reason}); allowed: local, auto, ray://host:port"
         ) from None
     try:
         return _collect(units, folder)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoints", file=sys.stderr)
+        print("stopped; the same command resumes from the last checkpoints", file=sys.stderr)
         return 130, {}
     finally:
         ray.shutdown()
@@ -94,9 +94,9 @@ def _collect(units: Sequence[Unit], folder: pathlib.Path) -> tuple[int, dict[str
                 bar.write(f"finished {unit.name}", file=sys.stderr)
             except ray.exceptions.RayError as error:
                 reason = _reason(error)
-                # Only what raised: where its worker died, Ray itself has tried again already.
+                # Only if the task raised an exception: if its worker died, Ray itself has retried already.
                 again = attempt < Runner.attempts and isinstance(error, ray.exceptions.RayTaskError)
-                what_next = "it is tried once more" if again else "the rest goes on"
+                what_next = "it will be retried once" if again else "the other units continue"
                 bar.write(f"{unit.name} failed ({reason}); {what_next}", file=sys.stderr)
                 if again:
                     waiting[start(unit.name)] = unit, attempt + 1
@@ -127,7 +127,7 @@ def _run(folder: str, name: str) -> None:
         sweep_unit.run(unit, pathlib.Path(folder))
 
 
-@functools.cache  # a worker's threads stay where its first task has put them
+@functools.cache  # a worker process keeps the core to which its first task has pinned it
 def pin() -> IO[str] | None:
     """Pins this process to a core to which no other process was pinned by this function.
 

@@ -18,7 +18,7 @@ from preqn_jax.training.config import Config, check_config
 from preqn_jax.training.device import Member
 from preqn_jax.training.files import replace_file
 
-PLAN = "plan.json"  # in the folder of every sweep
+PLAN = "plan.json"  # in the directory of every sweep
 
 _RESERVED = ("algorithm", "seed", "num_seeds", "total_steps")
 
@@ -45,7 +45,7 @@ class Unit(NamedTuple):
       name: name of the work directory.
       config: configuration without the fields that differ between the runs.
       runs: runs of the unit.
-      members: of the population, one a run; None on the host.
+      members: members of the population, one per run; None for a run on the CPU.
     """
 
     name: str
@@ -73,16 +73,16 @@ def parse_axes(config: Config, texts: Sequence[str]) -> list[Axis]:
     for text in texts:
         path, _, values = text.partition("=")
         if path in _RESERVED:
-            raise SettingError(f"--grid {text}: the sweep itself decides {path}, by flags of its own")
+            raise SettingError(f"--grid {text}: {path} cannot be varied by the grid; use the sweep's own flags")
         field = settings.find(config, path, "--grid field")
-        # The entries of a list have the commas: --grid 'agent.hidden_sizes=64,64;256,256'.
+        # Commas separate the entries of one list, semicolons the lists: --grid 'agent.hidden_sizes=64,64;256,256'.
         separator = ";" if isinstance(field.value, tuple) or ";" in values else ","
         axis = Axis(path, tuple(settings.parse(field, value) for value in values.split(separator) if value))
         if not axis.values or len(set(axis.values)) < len(axis.values):
-            raise SettingError(f"--grid {text} needs different values, --grid agent.min_alignment=0.9,0.97 for example")
+            raise SettingError(f"--grid {text} needs distinct values, for example --grid agent.min_alignment=0.9,0.97")
         axes.append(axis)
     if len({axis.path for axis in axes}) < len(axes):
-        raise SettingError("--grid names a field twice; give all its values at once")
+        raise SettingError("--grid contains a field twice; give all values of a field in one --grid")
     return axes
 
 
@@ -105,7 +105,7 @@ def units_of(
       devices: number of devices over which the members of a program are distributed evenly.
 
     Raises:
-      SettingError: for a point that cannot be.
+      SettingError: if the configuration of a run is invalid.
     """
     for run in runs:
         check_config(_at(config, run))
@@ -194,7 +194,7 @@ def read(folder: pathlib.Path) -> list[Unit]:
     try:
         return [_from_json(entry) for entry in json.loads((folder / PLAN).read_text())]
     except (OSError, ValueError, KeyError, TypeError):
-        raise SettingError(f"--out={folder} holds no plan of a sweep") from None
+        raise SettingError(f"--out={folder} is not the directory of a sweep: it has no readable {PLAN}") from None
 
 
 def _comparable(units: Sequence[Unit]) -> Any:

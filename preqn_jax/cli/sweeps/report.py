@@ -17,7 +17,7 @@ from preqn_jax.training import plots, statistics
 from preqn_jax.training.files import replace_file
 from preqn_jax.training.workdir import read_json
 
-_MOST_CURVES = 8  # in one picture
+_MOST_CURVES = 8  # in one figure
 
 
 class Point(NamedTuple):
@@ -91,7 +91,7 @@ def write(units: Sequence[Unit], axes: Sequence[Axis], folder: pathlib.Path) -> 
 
 def _stopped_line(run: Run, reason: str) -> str:
     point = "".join(f"{path}={settings.spell(value)}, " for path, value in run.point.items())
-    return f"stopped: run {run.number} ({point}seed {run.seed}): {reason}; it is in no mean"
+    return f"stopped: run {run.number} ({point}seed {run.seed}): {reason}; the means exclude it"
 
 
 def _summary(points: Sequence[Point], stopped: Mapping[tuple[Any, ...], int]) -> str:
