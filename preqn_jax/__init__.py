@@ -1,8 +1,8 @@
 """PreQN in JAX: Q-learning preconditioned by its own neural tangent kernel (arXiv 1903.08894).
 
-:func:`preqn_update` is the critic update for an agent of your own, :func:`preqn` the same as an Optax transformation,
-and :func:`ntk_probe` the diagnostics alone. :func:`train` trains an agent and :func:`load_policy` loads the result;
-these two need ``pip install 'preqn_jax[train]'``.
+:func:`preqn_update` is the critic update for your own agent, :func:`preqn` is the same update as an Optax
+transformation, and :func:`ntk_probe` computes only diagnostics. :func:`train` trains an agent and :func:`load_policy`
+loads the resulting policy; these two need ``pip install 'preqn_jax[train]'``.
 """
 
 import importlib as _importlib
@@ -17,7 +17,7 @@ from preqn_jax.optim import precondition_by_ntk, preqn, preqn_info, scale_by_ali
 
 __version__ = "0.2.0"
 
-_TRAINING = {"load_policy": "policy", "train": "api"}  # imported on first use, as they need further packages
+_TRAINING = {"load_policy": "policy", "train": "api"}  # imported on first use, since they need additional packages
 
 
 def __getattr__(name: str) -> _Any:

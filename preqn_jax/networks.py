@@ -1,4 +1,4 @@
-"""Flax networks: multilayer perceptrons as critics Q(s, a) and Q(s, .), deterministic and Gaussian actors."""
+"""Flax networks: multilayer perceptrons as critics Q(s, a) and Q(s, .), and as deterministic and Gaussian actors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jax.nn import initializers
 from preqn_jax.ops.activations import ACTIVATIONS
 from preqn_jax.types import Array
 
-# Kernel initializers by name. torch_default is what PyTorch's Linear draws: U(-1/sqrt(in), 1/sqrt(in)).
+# Kernel initializers by name. torch_default is the initializer of PyTorch's Linear, U(-1/sqrt(in), 1/sqrt(in)).
 KERNEL_INITS: dict[str, initializers.Initializer] = {
     "glorot_uniform": initializers.glorot_uniform(),
     "glorot_normal": initializers.glorot_normal(),
@@ -23,16 +23,16 @@ KERNEL_INITS: dict[str, initializers.Initializer] = {
 }
 
 
-# What may stand between a hidden layer's Dense and its activation: nothing, LayerNorm, or LayerNorm with a learned
-# scale and bias (Ba, Kiros and Hinton 2016, arXiv 1607.06450).
+# Normalization between the Dense layer and the activation of each hidden layer: none, LayerNorm without learned
+# parameters, or LayerNorm with a learned scale and bias (Ba, Kiros and Hinton 2016, arXiv 1607.06450).
 LAYER_NORMS = ("none", "fixed", "learned")
 
 
 class MLP(nn.Module):
-    """Dense layers with an activation between them and none at the end; zero biases.
+    """Dense layers with an activation after each layer but the last; biases are initialized to zero.
 
     Attributes:
-      hidden_sizes: width of each hidden layer; their number is the depth.
+      hidden_sizes: width of each hidden layer; its length is the depth.
       output_size: width of the last layer.
       activation: a name in ``ACTIVATIONS``.
       kernel_init: a name in ``KERNEL_INITS``.
@@ -53,7 +53,7 @@ class MLP(nn.Module):
             x = nn.Dense(size, kernel_init=kernel_init)(x)
             if self.layer_norm != "none":
                 learned = self.layer_norm == "learned"
-                # Not the fast variance, E[x^2] - E[x]^2, which cancels where the mean is large.
+                # Not the fast variance, E[x^2] - E[x]^2, which loses precision to cancellation if the mean is large.
                 x = nn.LayerNorm(use_scale=learned, use_bias=learned, use_fast_variance=False)(x)
             x = activation(x)
         return nn.Dense(self.output_size, kernel_init=kernel_init)(x)
@@ -75,7 +75,7 @@ class Critic(nn.Module):
 
 
 class DiscreteCritic(nn.Module):
-    """Q(s, a) of A discrete actions, from one network with an output for each; the one taken is given one-hot."""
+    """Q(s, a) of A discrete actions: one network with an output per action; actions are one-hot vectors."""
 
     action_size: int
     hidden_sizes: Sequence[int] = (256, 256)
@@ -84,20 +84,20 @@ class DiscreteCritic(nn.Module):
     layer_norm: str = "none"
 
     def setup(self) -> None:
-        """Makes the network that both methods call."""
+        """Creates the network that both methods call."""
         self.network = MLP(self.hidden_sizes, self.action_size, self.activation, self.kernel_init, self.layer_norm)
 
     def __call__(self, observation: Array, action: Array) -> Array:
-        """Q of the action taken: ``[..., O]`` and one-hot ``[..., A]`` -> ``[...]``."""
+        """Returns Q of the given action: ``[..., O]`` and one-hot ``[..., A]`` -> ``[...]``."""
         return jnp.sum(self.all_values(observation) * action, axis=-1)
 
     def all_values(self, observation: Array) -> Array:
-        """Q of every action: ``[..., O]`` -> ``[..., A]``."""
+        """Returns Q of every action: ``[..., O]`` -> ``[..., A]``."""
         return self.network(observation)
 
 
 class Actor(nn.Module):
-    """mu(s): actions in (-1, 1), ``[..., O]`` -> ``[..., A]``, squashed by tanh."""
+    """Deterministic policy mu(s), squashed by tanh: ``[..., O]`` -> actions ``[..., A]`` in (-1, 1)."""
 
     action_size: int
     hidden_sizes: Sequence[int] = (256, 256)
@@ -114,10 +114,10 @@ class Actor(nn.Module):
 
 
 class GaussianActor(nn.Module):
-    """Mean and logarithm of the standard deviation of a Gaussian over actions before squashing, from one MLP.
+    """Mean and log standard deviation of a Gaussian over actions before squashing, computed by one MLP.
 
     Attributes:
-      log_std_bounds: to which the logarithm is clipped.
+      log_std_bounds: bounds to which the log standard deviation is clipped.
     """
 
     action_size: int

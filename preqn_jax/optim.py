@@ -1,4 +1,4 @@
-"""PreQN in Optax's form: two gradient transformations whose chain is :func:`preqn_jax.preqn_update`."""
+"""PreQN as Optax transformations: the chain of two is equivalent to :func:`preqn_jax.preqn_update`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PreconditionByNTKState(NamedTuple):
     Attributes:
       q: mean of Q before the step.
       td_error: root mean square of delta.
-      solve: of K z = delta.
+      solve: diagnostics of the solution of K z = delta.
     """
 
     q: Array
@@ -49,11 +49,11 @@ def preqn(
     solver: solvers.Solver = solvers.ridge(),
     linesearch: Linesearch = Linesearch(),
 ) -> optax.GradientTransformationExtraArgs:
-    """``optax.chain`` of :func:`precondition_by_ntk` and :func:`scale_by_alignment_linesearch`.
+    """PreQN (Eqs. 22-24 of Achiam et al. 2019) as ``optax.chain(precondition_by_ntk, scale_by_alignment_linesearch)``.
 
-    Arguments are those of :func:`preqn_jax.preqn_update`, and so are the parameters that come out, bit for bit under
-    jit where parameters and values are of one type; :func:`preqn_info` gives the same diagnostics. PreQN is Eqs. 22-24
-    of Achiam et al. (2019).
+    The arguments are those of :func:`preqn_jax.preqn_update`, and so are the resulting parameters: under jit they are
+    bitwise equal if parameters and values have the same dtype. :func:`preqn_info` returns the same diagnostics.
+    ``update`` takes the keyword arguments of :func:`precondition_by_ntk`.
 
     Example:
       >>> q_fn = lambda params, x: x @ params
@@ -71,25 +71,27 @@ def preqn(
 def precondition_by_ntk(
     q: ntk.Linearizer | ntk.QFunction, *, solver: solvers.Solver = solvers.ridge()
 ) -> optax.GradientTransformationExtraArgs:
-    """PreQN's direction: sum_i z_i grad Q(x_i) with K z = delta, whatever updates come in.
+    """PreQN's direction, sum_i z_i grad Q(x_i) with K z = delta; it ignores the incoming updates.
 
-    Added to the parameters, as ``optax.apply_updates`` does, it raises Q where delta is positive: no minus sign is
-    needed. ``update`` takes by keyword
+    ``optax.apply_updates`` adds the direction to the parameters, which increases Q where delta is positive: no minus
+    sign is needed. ``update`` takes the following keyword arguments:
 
-    * ``inputs``: the minibatch, a pytree whose leaves lead with B;
-    * ``target``: what Q is to be, ``[B]``, with delta = target - Q;
-    * ``all_params``: under ``optax.masked`` or ``optax.partition``, the parameters with the frozen ones. K is then
-      the kernel of the others alone.
+    * ``inputs``: the minibatch, a pytree whose leaves have the leading axis B;
+    * ``target``: targets of Q, ``[B]``, with delta = target - Q;
+    * ``all_params``: needed under ``optax.masked`` or ``optax.partition`` only: all parameters, including the frozen
+      ones. K is then the kernel of the parameters that are not frozen.
 
-    The direction is that of Eqs. 22 and 23 in Achiam et al. (2019), in the parameters' type. A failed solve, from a NaN
-    in the target for example, gives zeros, and the state says so (``solve.status``).
+    The direction is that of Eqs. 22 and 23 of Achiam et al. (2019), with the dtypes of the parameters. If the solve
+    fails, for example because the target contains a NaN, the direction is zero, and ``solve.status`` in the state
+    states the reason.
 
     Args:
-      q: the network, as :func:`preqn_jax.preqn_update` takes it; for masked parameters a plain Q-function.
-      solver: how K z = delta is solved.
+      q: the network, as in :func:`preqn_jax.preqn_update`; with masked parameters, it must be a plain Q-function.
+      solver: solver for K z = delta.
 
     Raises:
-      ValueError: if q is no network; by ``update`` at trace time, on arguments of the wrong shape or kind.
+      ValueError: if q is not a network. ``update`` raises it if an argument has the wrong shape or type (at trace
+        time).
     """
     linearizer = ntk.linearizer_of(q)
 
@@ -115,8 +117,8 @@ def precondition_by_ntk(
         masked = q_of_params is not linearizer.q_fn
         if masked and isinstance(q, ntk.Linearizer):
             raise ValueError(
-                "q must be a plain Q-function for masked parameters, got a Linearizer: its kernel would count the "
-                "frozen ones too"
+                "q must be a plain Q-function for masked parameters, got a Linearizer, whose kernel would include the "
+                "frozen parameters"
             )
         linearization = (ntk.per_example(q_of_params) if masked else linearizer)(params, inputs)
         td_error = td_error_of(target, linearization.values)
@@ -134,16 +136,17 @@ def scale_by_alignment_linesearch(
 
         cos(Q(params + step_size decay^k updates) - Q(params), delta) >= min_alignment,   k = 0 .. max_backtracks
 
-    (Achiam et al. 2019, Eq. 24) with the smallest k for which it holds. Where it holds for none, updates become -0.0
-    and no parameter changes. ``update`` takes the keywords of :func:`precondition_by_ntk`; Q(params) is evaluated again
-    here, which XLA does once for both under jit.
+    (Achiam et al. 2019, Eq. 24), with the smallest k for which this holds. If it holds for no k, the updates are -0.0,
+    and no parameter changes. ``update`` takes the keyword arguments of :func:`precondition_by_ntk`. It evaluates
+    Q(params) again; under jit, XLA evaluates it once for both transformations.
 
     Args:
-      q: the network, a ``Linearizer`` or a plain Q-function; no kernel is formed here.
-      linesearch: the numbers of the search.
+      q: the network, a ``Linearizer`` or a plain Q-function; no kernel is computed here.
+      linesearch: hyperparameters of the line search.
 
     Raises:
-      ValueError: on a number out of range; by ``update`` at trace time, on arguments of the wrong shape or kind.
+      ValueError: if a number is out of range. ``update`` raises it if an argument has the wrong shape or type (at trace
+        time).
     """
     check_linesearch(linesearch)
     q_fn = ntk.linearizer_of(q).q_fn
@@ -184,10 +187,10 @@ def scale_by_alignment_linesearch(
 
 
 def preqn_info(state: optax.OptState) -> PreQNInfo:
-    """The last update's :class:`PreQNInfo`, from the state of :func:`preqn` however it is wrapped.
+    """Returns the :class:`PreQNInfo` of the last update from the state of :func:`preqn`, inside of any wrappers.
 
     Raises:
-      ValueError: if the state does not hold those of exactly one :func:`preqn`.
+      ValueError: if the state does not contain exactly one state of :func:`preqn`.
     """
     kinds = (PreconditionByNTKState, ScaleByAlignmentLinesearchState)
     nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kinds))
@@ -195,24 +198,26 @@ def preqn_info(state: optax.OptState) -> PreQNInfo:
     searched = [node for node in nodes if isinstance(node, ScaleByAlignmentLinesearchState)]
     if len(solved) != 1 or len(searched) != 1:
         raise ValueError(
-            "state must hold one PreconditionByNTKState and one ScaleByAlignmentLinesearchState, as that of "
-            f"preqn(...) does; got {len(solved)} and {len(searched)}"
+            "state must contain one PreconditionByNTKState and one ScaleByAlignmentLinesearchState, like that of "
+            f"preqn(...); got {len(solved)} and {len(searched)}"
         )
-    # By their leaves: nnx.Optimizer keeps each entry in a variable of its own.
+    # Rebuild the tuples from their leaves, since nnx.Optimizer wraps each entry in its own variable.
     q, td_error, *solution = jax.tree.leaves(solved[0])
     return info_of(q, td_error, SolveInfo(*solution), SearchInfo(*jax.tree.leaves(searched[0])))
 
 
 def _check_keywords(others: Mapping[str, Any], **own: Any) -> None:
-    """Refuses a misspelt keyword: of the ``others``, which belong to other transformations of a chain, only what is
-    near to one of our ``own`` that was not given.
+    """Raises ValueError for a missing or misspelled keyword.
+
+    ``others`` may belong to other transformations of a chain; an error is raised only for a name that is similar to
+    one of our ``own`` keywords that is missing.
     """
     absent = [name for name, value in own.items() if value is None]
     for name in others:
         for meant in difflib.get_close_matches(name, absent, n=1, cutoff=0.8):
-            raise ValueError(f"update does not know {name}=...; did you mean {meant}=...?")
+            raise ValueError(f"update has no argument {name}=...; did you mean {meant}=...?")
     if missing := [name for name in absent if name != "all_params"]:
-        found = f", and {', '.join(sorted(others))} instead" if others else ""
+        found = f", but {', '.join(sorted(others))}" if others else ""
         raise ValueError(
             "update needs the minibatch by keyword: update(updates, state, params, inputs=..., target=...); got no "
             f"{' and no '.join(missing)}{found}"
@@ -220,15 +225,15 @@ def _check_keywords(others: Mapping[str, Any], **own: Any) -> None:
 
 
 def _of_given(q_fn: ntk.QFunction, params: Params | None, all_params: Params | None) -> ntk.QFunction:
-    """Q as a function of the parameters that a transformation is given: all of them, or those not masked."""
+    """Q as a function of the parameters passed to a transformation: all of them, or those that are not masked."""
     if params is None:
         raise ValueError("update needs the current parameters: update(updates, state, params, inputs=..., target=...)")
     if not any(_is_masked(leaf) for leaf in jax.tree.leaves(params, is_leaf=_is_masked)):
         return q_fn
     if all_params is None:
-        raise ValueError("params are masked, and q_fn needs them all: pass update(..., all_params=params) besides")
+        raise ValueError("params are masked, but q_fn needs all parameters: also pass update(..., all_params=params)")
     if any(_is_masked(leaf) for leaf in jax.tree.leaves(all_params, is_leaf=_is_masked)):
-        raise ValueError("all_params must be unmasked, got MaskedNode in it: leave mask_compatible_extra_args=False")
+        raise ValueError("all_params must be unmasked, but contains a MaskedNode: use mask_compatible_extra_args=False")
 
     def fill(own: Any, frozen: Params) -> Params:
         return frozen if _is_masked(own) else own
@@ -249,13 +254,13 @@ def _is_masked(leaf: Any) -> bool:
 
 
 def _zero(params: Params) -> Array:
-    """In the type of Q-values, as far as parameters tell it."""
+    """A zero with the dtype of Q-values, as inferred from the parameters."""
     double = any(jnp.result_type(leaf) == jnp.float64 for leaf in jax.tree.leaves(params))
     return jnp.zeros((), jnp.float64 if double else jnp.float32)
 
 
 def _state_like(state: T, previous: T) -> T:
-    """In the types of the one before, so that a scan can carry it; also where they vary between devices."""
+    """The state with the dtypes of the previous one, and varying between devices alike, so that a scan can carry it."""
     return vary(_cast_like(state, previous), varying_axes(state, previous))
 
 

@@ -1,4 +1,4 @@
-"""Typed configuration: dataclass fields that carry their own help, unit and range, and one check of them all."""
+"""Typed configuration: dataclass fields with their help, unit and range, and a check of all fields."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any
 
 
 class SettingError(ValueError):
-    """A configuration value that cannot be used; the message is one line fit for a user."""
+    """An invalid configuration value; the message is one line for the user."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What a field means and may be.
+    """The meaning of a field, and the constraints on its value.
 
     Attributes:
       help: one line, with the unit in brackets.
-      interval: allowed numbers in mathematical notation, "(0, 1]"; for a tuple, of each entry.
+      interval: interval of allowed numbers in mathematical notation, "(0, 1]"; for a tuple, it applies to each entry.
       choices: allowed values.
-      structural: whether the compiled program depends on the value, so that learners which differ in it cannot share
-        one; a number without this may be traced.
-      formerly: the field's name in earlier versions, whose records are read; on the command line it is refused.
+      structural: whether the compiled program depends on the value, so that learners with different values cannot share
+        a program; a number that is not structural may be traced.
+      formerly: name of the field in earlier versions. Records with this name can be read; the command line rejects it.
     """
 
     help: str
@@ -35,10 +35,11 @@ class Rule:
 
 
 class Options(dict[str, Any]):
-    """Values by names that are not this library's, an environment's constructor arguments for example.
+    """Values by names that this library does not define, for example arguments of an environment's constructor.
 
-    Holds what JSON can hold, lists as tuples, so that it can be hashed like every other value of a configuration and
-    is the same when a run's record is read again. Do not change one: :func:`replace` makes another.
+    The values are those of JSON, with tuples for lists, so that the options can be hashed like every other value of a
+    configuration, and are the same after a run's record has been read. Do not modify options in place; use
+    :func:`replace`.
     """
 
     def __init__(self, values: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()):
@@ -56,15 +57,15 @@ def setting(
     choices: Iterable[str] | None = None,
     structural: bool = False,
     formerly: str | None = None,
-) -> Any:  # Any: so that the annotation of the field, not of this function, is what a type checker sees
-    """A dataclass field with a :class:`Rule`."""
+) -> Any:  # Any, so that type checkers use the annotation of the field instead of that of this function
+    """Creates a dataclass field with a :class:`Rule`."""
     rule = Rule(help, interval, tuple(choices) if choices is not None else None, structural, formerly)
     return dataclasses.field(default=default, metadata={"rule": rule})
 
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """One field of a nested configuration: its dotted path, type, value and rule."""
+    """One field of a nested configuration: its dotted path, type, value and constraints."""
 
     path: str
     type: Any
@@ -73,7 +74,7 @@ class Leaf:
 
 
 def leaves(config: Any, prefix: str = "") -> Iterator[Leaf]:
-    """All fields of a configuration, depth first in the order of their definition."""
+    """Yields all fields of a configuration, depth first, in the order of their definition."""
     types = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         path, value = prefix + field.name, getattr(config, field.name)
@@ -84,10 +85,10 @@ def leaves(config: Any, prefix: str = "") -> Iterator[Leaf]:
 
 
 def find(config: Any, path: str, what: str = "field") -> Leaf:
-    """The field at a dotted path, which may end with a name in :class:`Options`: ``env.kwargs.size``.
+    """Returns the field at a dotted path, which may end with a name in :class:`Options`: ``env.kwargs.size``.
 
     Raises:
-      SettingError: for an unknown field, which the message calls ``what``, with the nearest that exists.
+      SettingError: if the field is unknown; the message calls it ``what``, and suggests the nearest known field.
     """
     known = {leaf.path: leaf for leaf in leaves(config)}
     if path in known:
@@ -102,7 +103,7 @@ def find(config: Any, path: str, what: str = "field") -> Leaf:
 
 
 def renamed(config: Any, path: str) -> str | None:
-    """The path of the field that had this one in earlier versions, if there is such a field."""
+    """The current path of a field that had this path in earlier versions; None if there is no such field."""
     for leaf in leaves(config):
         owner, dot, _ = leaf.path.rpartition(".")
         if leaf.rule.formerly and path == f"{owner}{dot}{leaf.rule.formerly}":
@@ -111,7 +112,7 @@ def renamed(config: Any, path: str) -> str | None:
 
 
 def replace(config: Any, path: str, value: Any) -> Any:
-    """A copy of a configuration with the field at a dotted path changed."""
+    """Returns a copy of a configuration with a new value for the field at a dotted path."""
     if isinstance(config, Options):
         return Options({**config, path: value})
     name, _, rest = path.partition(".")
@@ -119,10 +120,10 @@ def replace(config: Any, path: str, value: Any) -> Any:
 
 
 def parse(leaf: Leaf, text: str) -> Any:
-    """The value that ``text`` spells for a field.
+    """Parses the text of a command-line flag as a value of a field.
 
     Raises:
-      SettingError: naming the field, the text and what is allowed.
+      SettingError: if the text is not a value of the field's type; the message states what is allowed.
     """
     try:
         if leaf.type is bool:
@@ -142,10 +143,11 @@ def parse(leaf: Leaf, text: str) -> Any:
 
 
 def check(config: Any) -> None:
-    """Checks every field against its rule.
+    """Checks every field against its constraints.
 
     Raises:
-      SettingError: for the first field out of range: its name, value, what is allowed and the nearest choice.
+      SettingError: if a value is invalid (the first one found); the message states what is allowed, and the nearest
+        choice.
     """
     for leaf in leaves(config):
         rule = leaf.rule
@@ -163,35 +165,35 @@ def _check_json(leaf: Leaf) -> None:
         try:
             json.dumps(value)
         except TypeError as error:
-            raise SettingError(f"config.{leaf.path}.{name} cannot be kept with the run: {error}; allowed: what JSON "
-                               "can hold") from None  # fmt: skip
+            raise SettingError(f"config.{leaf.path}.{name} cannot be saved with the run: {error}; allowed: values that "
+                               "JSON can represent") from None  # fmt: skip
 
 
 def unknown(what: str, given: str, known: Iterable[str]) -> str:
-    """One line for a name that does not exist, with the nearest that does."""
+    """An error message for an unknown name, which suggests the nearest known name."""
     known = sorted(known)
     return f"{what}={given} is unknown; did you mean {nearest(given, known)}? (allowed: {', '.join(known)})"
 
 
 def nearest(given: str, known: Iterable[str]) -> str:
-    """The known name most like the given one."""
+    """The known name that is most similar to the given one."""
     return max(known, key=lambda name: difflib.SequenceMatcher(None, given.lower(), name.lower()).ratio())
 
 
 def first_line(thing: object) -> str:
-    """What fits into a message of one line of an exception, or of anything else with a long text."""
+    """The first line of the text of an exception, or of any other object, that is not empty."""
     return next((line.strip() for line in str(thing).splitlines() if line.strip()), type(thing).__name__)
 
 
 def spell(value: Any) -> str:
-    """A value as the command line takes it."""
+    """Formats a value as on the command line."""
     if isinstance(value, Options):
         return json.dumps(value)
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Nested plain dict of a configuration, as JSON takes it."""
+    """Converts a configuration to nested plain dictionaries, for JSON."""
     return dataclasses.asdict(config)
 
 
@@ -214,17 +216,17 @@ def _allowed(rule: Rule) -> str:
 
 
 def hashable(value: Any) -> Any:
-    """A JSON value with its lists as tuples and its objects as :class:`Options`."""
+    """Converts a JSON value to a hashable one, with tuples for lists and :class:`Options` for objects."""
     if isinstance(value, Mapping):
         return Options(value)
     return tuple(map(hashable, value)) if isinstance(value, list | tuple) else value
 
 
 def _json_or_text(text: str) -> Any:
-    """The value that JSON, or Python's name of a constant, spells; other text stands for itself.
+    """Parses JSON, or the name of a Python constant; returns any other text as it is.
 
     Raises:
-      ValueError: for what begins like a list, an object or a quoted text and is none.
+      ValueError: if the text begins like a list, an object or a string of JSON, but is not valid JSON.
     """
     constants = {"True": True, "False": False, "None": None}
     if text in constants:
@@ -251,7 +253,7 @@ def _type_name(kind: Any) -> str:
         float: "a number",
         bool: "true or false",
         str: "a string",
-        Options: 'a JSON object, {"size": 5} for example',
-        Any: 'a JSON value, 5, true, [0.2, 1] or "text" for example',
+        Options: 'a JSON object, for example {"size": 5}',
+        Any: 'a JSON value, for example 5, true, [0.2, 1] or "text"',
     }
     return names[kind]

@@ -1,4 +1,4 @@
-"""The few types that several parts of the library share."""
+"""Types that several parts of the library share."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ import jax
 
 Array = jax.Array
 Params = Any  # any pytree of floating-point arrays
-Inputs = Any  # any pytree whose leaves lead with the batch axis
+Inputs = Any  # any pytree of arrays with the leading axis B
 
 
 class NonFiniteError(RuntimeError):
-    """A NaN, an infinity or an overflow of float32 arose in training or came from an environment; one line."""
+    """Training or an environment produced a NaN, an infinity or a number beyond float32; the message is one line."""
 
 
 class Transition(NamedTuple):
-    """One environment step, or a batch of them (every leaf then leads with the batch axes).
+    """One environment step, or a batch of steps (all leaves then have the same leading batch axes).
 
-    The leaves are arrays of JAX or NumPy, or what describes such arrays.
+    The leaves are JAX or NumPy arrays, or descriptions of such arrays, for example their shapes.
 
     Attributes:
-      observation: what the agent saw, ``[..., O]`` float32.
-      action: what it did, ``[..., A]`` float32 in [-1, 1]; one-hot if it is one of A.
-      reward: what it got, ``[...]`` float32.
-      discount: 0 where the episode terminated in ``next_observation``, else 1, ``[...]`` float32. A time
-        limit does not terminate: a truncated step keeps discount 1.
-      next_observation: the true successor, never the first observation of the next episode, ``[..., O]``.
+      observation: observation before the action, ``[..., O]`` float32.
+      action: ``[..., A]`` float32, in [-1, 1]; a one-hot vector if there are A discrete actions.
+      reward: ``[...]`` float32.
+      discount: 0 if the episode terminated in ``next_observation``, else 1, ``[...]`` float32. A time limit is not a
+        termination: a truncated step has discount 1.
+      next_observation: observation after the action, ``[..., O]`` float32; never the first observation of the next
+        episode.
     """
 
     observation: Any
@@ -43,5 +44,5 @@ def transition_shapes(observation_size: int, action_size: int) -> Transition:
 
 
 def transition_bytes(observation_size: int, action_size: int) -> int:
-    """Memory of one stored transition: float32 numbers, and a byte for whether its episode ended."""
+    """Memory of one stored transition [bytes]: float32 entries, and one byte that marks the end of an episode."""
     return 4 * sum(map(math.prod, transition_shapes(observation_size, action_size))) + 1

@@ -54,7 +54,7 @@ REFUSED = {
     ),
     "lengths_differ": (
         {"q": lambda p, x: linear(p, x[0]), "inputs": (X, X[1:])},
-        r"^inputs must all lead with one batch axis B.* \(4, 4\).* \(3, 4\)",
+        r"^the arrays in inputs must have the same leading batch axis B.* \(4, 4\).* \(3, 4\)",
     ),
     "no_inputs": ({"inputs": ()}, "^inputs has no arrays"),
     "inner_params": ({"q": MODULE, "params": LAYER["params"]}, r"^params and inputs must fit Layer.*\['Dense_0'\]"),

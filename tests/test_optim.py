@@ -245,7 +245,7 @@ EXTRA = {"inputs": INPUTS, "target": TARGET}
         ({"input": INPUTS, "target": TARGET}, r"input=\.\.\.; did you mean inputs="),
         ({**EXTRA, "all_param": PARAMS}, r"all_param=\.\.\.; did you mean all_params="),
         ({"inputs": INPUTS}, r"by keyword: .*inputs=\.\.\., target=\.\.\.\); got no target$"),
-        ({"delta": DELTA}, "got no inputs and no target, and delta instead$"),
+        ({"delta": DELTA}, "got no inputs and no target, but delta$"),
     ],
 )
 def test_a_missing_or_misspelt_keyword_is_named(optimizer, given, message):

@@ -129,7 +129,7 @@ def test_options_that_json_cannot_spell_are_refused():
     field = settings.find(config(), "env.kwargs.range")
     with pytest.raises(SettingError, match=r"config\.env\.kwargs\.range=\(0\.2,1\) is not a JSON value"):
         settings.parse(field, "(0.2,1)")
-    with pytest.raises(SettingError, match=r"config\.env\.kwargs\.reward cannot be kept with the run"):
+    with pytest.raises(SettingError, match=r"config\.env\.kwargs\.reward cannot be saved with the run"):
         check_config(settings.replace(config(), "env.kwargs.reward", len))
 
 

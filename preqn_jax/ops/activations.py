@@ -1,7 +1,7 @@
-"""Activation functions; above all a sine that costs no more than the matmul before it.
+"""Activation functions, including a sine that takes no longer than the matrix product before it.
 
-PreQN's networks use sin (Achiam et al. 2019, sections 5.1 and 5.2). XLA's CPU sine takes longer than a
-256 x 256 matmul, and an update evaluates it and its derivative a dozen times.
+PreQN's networks use sin (Achiam et al. 2019, sections 5.1 and 5.2). On CPUs, XLA's sine takes longer than a 256 x 256
+matrix product, and one update evaluates it and its derivative a dozen times.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ def _plain_sin_cos(x: Array) -> tuple[Array, Array]:
 
 
 def _fast_on_cpu(fast: Callable[[Array], Any], plain: Callable[[Array], Any]) -> Callable[[Array], Any]:
-    """``fast`` for float32 on CPU while every |x| is in its range, else ``plain``; both elementwise."""
+    """Uses ``fast`` for float32 on CPU if every |x| is in its range, else ``plain``; both are elementwise."""
 
     def on_cpu(x: Array) -> Any:
-        # False for NaN and infinity too. A maximum vectorizes where a conjunction of comparisons does not.
+        # False for NaN and infinity too. XLA vectorizes a maximum, but not a conjunction of comparisons.
         in_range = jnp.max(jnp.abs(x), initial=0.0) <= _FAST_RANGE
         return jax.lax.cond(in_range, fast, plain, x)
 
@@ -71,8 +71,8 @@ def _fast_on_cpu(fast: Callable[[Array], Any], plain: Callable[[Array], Any]) ->
             return plain(x)
         return jax.lax.platform_dependent(x, cpu=on_cpu, default=plain)
 
-    # An elementwise function of a batch is itself. Without this rule vmap would turn the cond into a select
-    # and evaluate both branches.
+    # An elementwise function handles a batch without change. Without this rule, vmap would turn the cond into a
+    # select, and evaluate both branches.
     @function.def_vmap
     def _(axis_size: int, in_batched: list[bool], x: Array) -> tuple[Any, Any]:
         del axis_size
@@ -90,9 +90,9 @@ _sin_cos = _fast_on_cpu(_fast_sin_cos, _plain_sin_cos)
 def sin(x: Array) -> Array:
     """Sine, elementwise, with cos(x) as its exact derivative.
 
-    On CPU in float32: within 2e-7 absolute for |x| <= 1e4 by a three-part Cody-Waite reduction and a polynomial;
-    an array with any larger, infinite or NaN entry takes ``jnp.sin``. Elsewhere, and in other dtypes,
-    ``jnp.sin``.
+    For float32 on CPU, the absolute error is within 2e-7 for |x| <= 1e4, by a three-part Cody-Waite reduction and a
+    polynomial; an array with any larger, infinite or NaN entry is passed to ``jnp.sin``. On other platforms, and for
+    other dtypes, this is ``jnp.sin``.
 
     Args:
       x: floating-point array of any shape, radians.

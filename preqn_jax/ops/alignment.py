@@ -1,4 +1,4 @@
-"""The cosine that PreQN's linesearch tests."""
+"""The cosine that PreQN's line search tests."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from preqn_jax.types import Array
 
 
 def cosine(a: Array, b: Array) -> Array:
-    """cos(a, b) = <a, b> / (||a|| ||b||), safe at any scale.
+    """cos(a, b) = <a, b> / (||a|| ||b||), without overflow or underflow at any scale.
 
     Args:
-      a: ``[B]``.
-      b: ``[B]``.
+      a: a vector ``[B]``.
+      b: a vector ``[B]``.
 
     Returns:
-      A scalar in [-1, 1]; 0 where either vector is zero, NaN where either holds a NaN.
+      A scalar in [-1, 1]; 0 if either vector is zero, NaN if either contains a NaN.
 
     Raises:
-      ValueError: at trace time, unless both are vectors of one length.
+      ValueError: if a and b are not vectors of one length (at trace time).
     """
     check_vectors(a=a, b=b)
     a, b = _unit(a), _unit(b)
@@ -27,14 +27,14 @@ def cosine(a: Array, b: Array) -> Array:
 
 
 def relative_norm(x: Array, reference: Array) -> Array:
-    """||x|| / ||reference||, safe at any scale; 0 where the reference is zero. Both are ``[B]``."""
+    """||x|| / ||reference|| of two vectors ``[B]``, at any scale; 0 if the reference is zero."""
     largest = _largest(reference)
     norm = jnp.linalg.norm(reference / largest)
     return jnp.where(norm == 0, 0.0, jnp.linalg.norm(x / largest) / jnp.where(norm == 0, 1.0, norm))
 
 
 def all_finite(x: Array) -> Array:
-    """Whether no entry is infinite or NaN. A maximum vectorizes on CPU where a conjunction does not."""
+    """Whether no entry is infinite or NaN, bool []. XLA vectorizes a maximum on CPU, but not a conjunction."""
     return jnp.isfinite(jnp.max(jnp.abs(x), initial=0.0))
 
 
@@ -45,6 +45,6 @@ def _unit(x: Array) -> Array:
 
 
 def _largest(x: Array) -> Array:
-    """What to divide by before squaring: squares of float32 beyond 1e19, or below 1e-19, leave the range."""
+    """The divisor to apply before squaring: squares of float32 above 1e19 overflow, those below 1e-19 underflow."""
     largest = jnp.max(jnp.abs(x))
     return jnp.where(largest == 0, 1.0, largest)

@@ -1,4 +1,4 @@
-"""Checks of options and arguments while tracing."""
+"""Checks of options and arguments at trace time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from preqn_jax.types import Array, Inputs, Params
 
 
 def known(name: str, value: float | Array) -> float | None:
-    """The number that an option holds, of whatever kind; None if it is traced and so not known yet.
+    """Returns the value of an option as a float; None if it is traced, and therefore unknown.
 
     Raises:
-      ValueError: if it is no number, naming the option.
+      ValueError: if the value is not a number; the message names the option.
     """
     if isinstance(value, str | None) or jnp.ndim(value) != 0:
         raise ValueError(f"{name} must be one number, got {value!r}")
@@ -28,10 +28,10 @@ def known(name: str, value: float | Array) -> float | None:
 
 
 def check_interval(name: str, value: float | Array, interval: str) -> None:
-    """Checks a number against an interval in mathematical notation, ``"(0, 1]"``; a traced one passes unchecked.
+    """Checks a number against an interval in mathematical notation, ``"(0, 1]"``; a traced number is not checked.
 
     Raises:
-      ValueError: naming the number and the interval.
+      ValueError: if the number is outside of the interval; the message states both.
     """
     number = known(name, value)
     if number is None:
@@ -44,7 +44,7 @@ def check_interval(name: str, value: float | Array, interval: str) -> None:
 
 
 def check_vectors(**arrays: Array) -> None:
-    """Raises ValueError unless all are vectors of one length."""
+    """Raises ValueError unless all arrays are vectors of one length."""
     shapes = {name: jnp.shape(array) for name, array in arrays.items()}
     if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
         found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
@@ -52,7 +52,7 @@ def check_vectors(**arrays: Array) -> None:
 
 
 def check_shape(name: str, array: Array, *expected: int | None) -> None:
-    """Raises ValueError unless the array has this shape; None stands for any length."""
+    """Raises ValueError unless the array has the expected shape; None stands for any length."""
     shape = jnp.shape(array)
     if len(shape) != len(expected) or any(want not in (None, got) for want, got in zip(expected, shape, strict=True)):
         wanted = ", ".join("*" if length is None else str(length) for length in expected)
@@ -67,14 +67,14 @@ def check_square(name: str, matrix: Array) -> None:
 
 
 def td_error_of(target: Array, values: Array) -> Array:
-    """delta = target - Q ``[B]``, a constant to differentiation.
+    """delta = target - Q ``[B]``, with stopped gradients.
 
     Args:
       target: ``[B]``.
       values: Q, ``[B]``.
 
     Raises:
-      ValueError: if the target is not floating-point, or not one number per value.
+      ValueError: if the target is not floating-point, or does not have the shape of the values.
     """
     try:
         target = whole(jnp.asarray(target))
@@ -89,13 +89,15 @@ def td_error_of(target: Array, values: Array) -> Array:
 
 
 def check_arguments(q_fn: Callable[[Params, Inputs], Array], params: Params, inputs: Inputs) -> Any:
-    """Refuses what would otherwise broadcast into a wrong kernel without a word. Only shapes are computed.
+    """Checks shapes and dtypes, since errors in them would otherwise broadcast silently into a wrong kernel.
+
+    Only shapes are computed.
 
     Returns:
-      The type of the values, of shape ``[B]``.
+      The abstract Q-values (shape ``[B]`` and dtype).
 
     Raises:
-      ValueError: on parameters or inputs of the wrong kind, or Q-values not shaped [B].
+      ValueError: if parameters or inputs have the wrong type, or Q-values do not have shape [B].
     """
     _check_params(split(q_fn, params)[0])
     size = batch_size(inputs)
@@ -104,25 +106,25 @@ def check_arguments(q_fn: Callable[[Params, Inputs], Array], params: Params, inp
     jaxpr, values = jax.make_jaxpr(q_fn, return_shape=True)(params, inputs)
     for name in collectives(jaxpr.jaxpr):
         raise ValueError(
-            f"q_fn must not communicate along a mapped axis, got {name}, which would mix several devices' gradients in "
-            "one kernel: call it before, on the parameters or inputs that q_fn takes"
+            f"q_fn must not communicate along a mapped axis, got {name}, which would mix gradients of several devices "
+            "in one kernel: apply it to the parameters or inputs before they are passed to q_fn"
         )
     found = getattr(values, "shape", type(values).__name__)
     if found != (size,):
         raise ValueError(f"q_fn must return one value per example, shape [B] = {(size,)}, got {found}")
-    if values.dtype not in (jnp.float32, jnp.float64):  # in less no kernel can be solved
+    if values.dtype not in (jnp.float32, jnp.float64):  # a lower precision does not suffice to solve for z
         raise ValueError(f"q_fn must return float32 or float64 (cast its values to float32), got {values.dtype}")
-    return jaxpr.out_avals[0]  # which says where it varies between devices; the shape does not, before JAX 0.8
+    return jaxpr.out_avals[0]  # unlike ``values`` before JAX 0.8, this contains the axes along which they vary
 
 
 def check_one_example(q_fn: Callable[[Params, Inputs], Array], params: Params, inputs: Inputs) -> jax.ShapeDtypeStruct:
-    """Refuses a Q-function that loses the batch axis where there is one example, by a ``squeeze`` mostly.
+    """Checks that a Q-function keeps the batch axis for a single example, which a ``squeeze`` would remove.
 
     Returns:
-      Shape [1] and type of that value.
+      The abstract Q-value (shape ``[1]`` and dtype).
 
     Raises:
-      ValueError: if Q of the first example alone is not shaped [1].
+      ValueError: if the Q-value of a single example does not have shape [1].
     """
     value = jax.eval_shape(q_fn, params, resized(inputs, 1))
     if value.shape != (1,):
@@ -133,17 +135,17 @@ def check_one_example(q_fn: Callable[[Params, Inputs], Array], params: Params, i
 
 
 def batch_size(inputs: Inputs, name: str = "inputs") -> int:
-    """The one length that every leaf leads with.
+    """Returns the length B of the leading axis of all leaves.
 
     Raises:
-      ValueError: if there is none.
+      ValueError: if there are no leaves, or their leading axes differ.
     """
     leaves = jax.tree_util.tree_leaves_with_path(inputs)
     if not leaves:
-        raise ValueError(f"{name} has no arrays: expected a pytree whose leaves lead with the batch axis B")
+        raise ValueError(f"{name} has no arrays: expected a pytree whose leaves have the leading batch axis B")
     shapes = {f"{name}{jax.tree_util.keystr(path)}": jnp.shape(leaf) for path, leaf in leaves}
     if any(not shape for shape in shapes.values()) or len({shape[0] for shape in shapes.values()}) > 1:
-        raise ValueError(f"{name} must all lead with one batch axis B, got shapes {shapes}")
+        raise ValueError(f"the arrays in {name} must have the same leading batch axis B, got shapes {shapes}")
     return next(iter(shapes.values()))[0]
 
 

@@ -1,4 +1,4 @@
-"""Work that is done only where it is due, under vmap too."""
+"""Conditional updates that are skipped under vmap, too, if no member needs them."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ T = TypeVar("T")
 
 @jax.custom_batching.custom_vmap
 def any_in_vmap(condition: Array) -> Array:
-    """The condition itself; under vmap, whether it holds for any member, one value for all of them."""
+    """Returns the condition; under vmap, a single value for all members: whether it holds for any of them."""
     return condition
 
 
 @any_in_vmap.def_vmap
 def _(axis_size: int, in_batched: list[bool], condition: Array) -> tuple[Array, bool]:
-    del axis_size, in_batched  # the only argument: it is
+    del axis_size, in_batched  # there is only one argument, which is batched
     return any_in_vmap(jnp.any(condition, axis=0)), False
 
 
 def update_if(due: Array, update: Callable[[T], T], state: T) -> T:
-    """``update(state)`` where ``due``, else ``state``.
+    """Returns ``update(state)`` where ``due`` is true, else ``state``.
 
-    Under vmap a plain cond becomes a select, and every member pays for the update every time. Here nobody does
-    while it is due for none of them.
+    Under vmap, ``jax.lax.cond`` becomes a select, which evaluates the update of every member every time. Here the
+    update is skipped whenever no member needs it.
 
     Args:
-      due: bool, scalar, or ``[N]`` for states whose leaves lead with N.
+      due: bool, a scalar, or ``[N]`` for states whose leaves have the leading axis N.
       update: state -> state.
       state: any pytree of arrays.
     """
@@ -44,5 +44,5 @@ def update_if(due: Array, update: Callable[[T], T], state: T) -> T:
 
 
 def _trailing(mask: Array, like: Array) -> Array:
-    """The mask with as many axes as ``like``, the new ones last, to be broadcast against it."""
+    """Appends axes to the mask, so that it broadcasts against ``like``."""
     return mask.reshape(mask.shape + (1,) * (like.ndim - mask.ndim))

@@ -12,34 +12,35 @@ from preqn_jax.types import Array
 
 
 def contraction_bound(kernel: Array, rho: Array, step_size: float | Array, gamma: float | Array) -> Array:
-    """beta(K), the modulus of U3: below 1 Q-learning contracts, above 1 some MDP makes it expand.
+    """beta(K), the modulus of U3: below 1, Q-learning contracts; above 1, there is an MDP on which it expands.
 
         beta(K) = max_i |1 - alpha K_ii rho_i| + alpha gamma |K_ii| rho_i + (1 + gamma) alpha sum_{j != i} |K_ij| rho_j
 
-    (Achiam et al. 2019, proof of Theorem 2, which has it for alpha K_ii rho_i < 1; the absolute value covers the rest.)
+    (Achiam et al. 2019, proof of Theorem 2, which assumes alpha K_ii rho_i < 1; the absolute value extends it to larger
+    steps.)
 
     Args:
-      kernel: ``[N, N]``: K, or K P for updates preconditioned by P.
+      kernel: K, or K P for updates preconditioned by P, ``[N, N]``.
       rho: share of each row in the data, ``[N]``.
       step_size: alpha.
       gamma: discount factor per step.
 
     Returns:
-      A scalar. Over all pairs of an MDP it bounds U3 itself; on a minibatch (rho = 1 / B) only what the step does to
-      the minibatch's own entries.
+      A scalar. For the kernel of all pairs of an MDP, it bounds U3 itself. For the kernel of a minibatch (with
+      rho = 1 / B), it only bounds the effect of the step on the values of that minibatch.
     """
     c = contraction_conditions(kernel, rho, step_size, gamma)
     return jnp.max(jnp.abs(1.0 - c.overshoot) + gamma * jnp.abs(c.overshoot) + step_size * c.spill)
 
 
 class ContractionConditions(NamedTuple):
-    """The conditions of Theorem 2, row by row; each attribute is ``[N]``.
+    """The quantities in the conditions of Theorem 2, one entry per row; each attribute is ``[N]``.
 
     Attributes:
-      overshoot: alpha K_ii rho_i, to be below 1 (Eq. 16).
-      spill: (1 + gamma) sum over j != i of |K_ij| rho_j, how strongly other entries' errors move Q_i.
-      pull: (1 - gamma) K_ii rho_i, to be above ``spill``. Eq. 17 admits equality, where U3 need not be a contraction:
-        K = I with rho = (1, 0) has equality in its second row, and U3 = U2 never moves that entry.
+      overshoot: alpha K_ii rho_i, which must be below 1 (Eq. 16).
+      spill: (1 + gamma) sum over j != i of |K_ij| rho_j, the influence of the other entries' errors on Q_i.
+      pull: (1 - gamma) K_ii rho_i, which must exceed ``spill``. Eq. 17 permits equality, but then U3 need not be a
+        contraction: for K = I and rho = (1, 0) the second row has equality, and U3 = U2 never changes that entry.
     """
 
     overshoot: Array
@@ -47,14 +48,14 @@ class ContractionConditions(NamedTuple):
     pull: Array
 
     def hold(self) -> Array:
-        """Whether U3 is certainly a contraction, bool []; with spill = pull it is a non-expansion only."""
+        """Whether U3 is guaranteed to be a contraction, bool []; spill = pull only guarantees a non-expansion."""
         return jnp.all((self.overshoot < 1) & (self.spill < self.pull))
 
 
 def contraction_conditions(
     kernel: Array, rho: Array, step_size: float | Array, gamma: float | Array
 ) -> ContractionConditions:
-    """Both conditions of Theorem 2 (Achiam et al. 2019, Eqs. 16-17); arguments as :func:`contraction_bound`."""
+    """Both conditions of Theorem 2 (Achiam et al. 2019, Eqs. 16-17); for arguments, see :func:`contraction_bound`."""
     check_shape("rho", rho, None)
     check_shape("kernel", kernel, *rho.shape, *rho.shape)
     diagonal = jnp.diagonal(kernel)

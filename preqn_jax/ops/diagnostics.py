@@ -1,4 +1,4 @@
-"""What the kernel says about an update: section 5.1 of Achiam et al. (2019), and failure modes of section 3.2."""
+"""Diagnostics of an update, computed from its kernel: sections 5.1 and 3.2 (failure modes) of Achiam et al. (2019)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 
 
 class DiagonalStats(NamedTuple):
-    """Of K_ii over the minibatch: how strongly an input's own error moves its own value. All scalars."""
+    """Statistics of K_ii, the influence of an example's error on its own value, over a minibatch. All scalars."""
 
     mean: Array
     std: Array
@@ -36,20 +36,22 @@ class DiagonalStats(NamedTuple):
 
 
 def diagonal_stats(gram: Array) -> DiagonalStats:
-    """Statistics of the kernel's diagonal; gram is ``[B, B]``."""
+    """Statistics of the diagonal of the kernel ``gram``, ``[B, B]``."""
     check_square("gram", gram)
     diagonal = jnp.diagonal(gram)
     return DiagonalStats(diagonal.mean(), diagonal.std(), diagonal.min(), diagonal.max())
 
 
 def row_ratio(gram: Array) -> Array:
-    """Per row i, (1 / N) sum over j != i of |K_ij| / K_ii: how much of an update spills over (section 5.1).
+    """(1 / N) sum over j != i of |K_ij| / K_ii for each row i: the relative influence of other examples' errors.
+
+    This is the row ratio of section 5.1 of Achiam et al. (2019).
 
     Args:
-      gram: ``[N, N]``.
+      gram: the kernel K, ``[N, N]``.
 
     Returns:
-      ``[N]``; a row with K_ii = 0 has ratio 0 if it is all zero, else infinity.
+      The ratios ``[N]``. If K_ii = 0, the ratio is 0 for a row of zeros, else infinity.
     """
     check_square("gram", gram)
     diagonal = jnp.diagonal(gram)
@@ -58,13 +60,13 @@ def row_ratio(gram: Array) -> Array:
 
 
 def effective_rank(gram: Array) -> Array:
-    """exp of the entropy of the normalized eigenvalues, between 1 and N (Roy and Vetterli 2007).
+    """The exponential of the entropy of the normalized eigenvalues, between 1 and N (Roy and Vetterli 2007).
 
     Args:
-      gram: ``[N, N]``, symmetric; negative eigenvalues (rounding) count as zero.
+      gram: the kernel K, symmetric, ``[N, N]``; negative eigenvalues, which are due to rounding, count as zero.
 
     Returns:
-      A scalar; 0 for K = 0, NaN where K is not finite.
+      A scalar; 0 for K = 0, NaN if K is not finite.
     """
     check_square("gram", gram)
     with full_precision():
@@ -77,18 +79,19 @@ def effective_rank(gram: Array) -> Array:
 
 
 class FailureModes(NamedTuple):
-    """The four ways in which an update of Q goes wrong (Achiam et al. 2019, section 3.2), each as one number [].
+    """The four failure modes of an update of Q (Achiam et al. 2019, section 3.2), each measured by a scalar.
 
-    The paper gives numbers for two of them, Eqs. 16 and 17; the measures and limits of the first and the last are ours.
+    The paper quantifies two of them, in Eqs. 16 and 17; the measures and limits of the first and the last are ours.
 
     Attributes:
-      linearization: ||actual - predicted|| / ||predicted|| change of Q (Failure Mode 1, Theorem 1); from 1 on the
-        first order, and with it the whole analysis by K, says nothing about the step.
-      overshooting: largest alpha K_ii rho_i; from 1 on an entry steps past its own target (Failure Mode 2, Eq. 16).
-      over_generalization: largest (1 + gamma) sum_{j != i} |K_ij| rho_j / ((1 - gamma) K_ii rho_i); from 1 on others'
-        errors may outweigh an entry's own (Failure Mode 3, Eq. 17, which still admits 1 itself).
-      extrapolation: mean of :func:`unsupported_share` over the next pairs; from 1/2 on targets rest more on what
-        the data leave open than on what they fix (Failure Mode 4, whose root is Lemma 2: pairs without data).
+      linearization: ||actual - predicted|| / ||predicted||, of the change of Q (Failure Mode 1, Theorem 1). From 1, the
+        first order, and with it the whole analysis by K, does not describe the step.
+      overshooting: largest alpha K_ii rho_i (Failure Mode 2, Eq. 16). From 1, an entry moves past its own target.
+      over_generalization: largest (1 + gamma) sum_{j != i} |K_ij| rho_j / ((1 - gamma) K_ii rho_i) (Failure Mode 3,
+        Eq. 17, which still permits 1 itself). From 1, the errors of other entries may outweigh an entry's own.
+      extrapolation: mean of :func:`unsupported_share` over the next pairs (Failure Mode 4, which is rooted in Lemma 2:
+        pairs without data). From 1/2, targets depend more on values that the data leave open than on values that they
+        determine.
     """
 
     linearization: Array
@@ -97,7 +100,7 @@ class FailureModes(NamedTuple):
     extrapolation: Array
 
     def present(self) -> FailureModes:
-        """Which of them are there, each bool []; NaN is."""
+        """Which failure modes are present, each bool []; a NaN counts as present."""
         limits = (1.0, 1.0, 1.0, 0.5)
         return FailureModes(*(~(value < limit) for value, limit in zip(self, limits, strict=True)))
 
@@ -112,22 +115,22 @@ def failure_modes(
     step_size: float | Array,
     gamma: float | Array,
 ) -> FailureModes:
-    """Tells the failure modes of one update apart, on the inputs x_1 .. x_N that it was made from.
+    """Measures the failure modes of one update on its inputs x_1 .. x_N.
 
-    The update is taken to be Q' = Q + alpha K D_rho delta: for a gradient step on a minibatch K is its kernel and
-    rho = 1 / N; for PreQN, K is :func:`preconditioned_kernel` and rho = 1.
+    The update is modelled as Q' = Q + alpha K D_rho delta. For a gradient step on a minibatch, K is the kernel of the
+    minibatch, and rho = 1 / N. For PreQN, K is the result of :func:`preconditioned_kernel`, and rho = 1.
 
     Args:
-      kernel: ``[N, N]``.
-      rho: ``[N]``.
+      kernel: K, ``[N, N]``.
+      rho: share of each row in the data, ``[N]``.
       td_error: delta ``[N]``.
-      change: Q' - Q as it turned out, ``[N]``.
+      change: the actual change Q' - Q, ``[N]``.
       unsupported: :func:`unsupported_share` of the next pairs, ``[M]``.
-      step_size: alpha; for PreQN the one that the linesearch accepted.
+      step_size: alpha; for PreQN, the step size that the line search accepted.
       gamma: discount factor per step.
 
     Returns:
-      :class:`FailureModes`; linearization is 0 where no change was predicted and none came.
+      :class:`FailureModes`; ``linearization`` is 0 if both the predicted and the actual change are zero.
     """
     check_shape("unsupported", unsupported, None)
     check_vectors(rho=rho, td_error=td_error, change=change)
@@ -149,24 +152,25 @@ def failure_modes(
 def unsupported_share(
     gram: Array, cross: Array, next_diagonal: Array, damping: float | Array = 0.0, rcond: float = 1e-6
 ) -> Array:
-    """Share of grad Q(x') that the gradients on the data do not span: where Q(x') is extrapolated.
+    """Share of grad Q(x') that the gradients on the data do not span: the degree to which Q(x') is extrapolated.
 
         1 - K(x', X) K(X, X)^+ K(X, x') / K(x', x')
 
-    0: whatever moves Q on X moves Q(x') in a known way; 1: the data say nothing about Q(x'). It is the posterior
-    variance of a Gaussian process with covariance K, observed at X, in units of the prior's (Rasmussen and Williams
-    2006, Eq. 2.26): a measurable stand-in for targets outside of the data's support (Fujimoto et al. 2019). The more
-    of the data X holds, the nearer it comes; a minibatch alone overstates it.
+    With 0, a change of Q on X determines the change of Q(x'); with 1, the data do not affect Q(x'). The share is the
+    posterior variance of a Gaussian process with covariance K, observed at X, in units of the prior variance (Rasmussen
+    and Williams 2006, Eq. 2.26). It is a measurable proxy for targets outside of the support of the data (Fujimoto et
+    al. 2019). The larger the part of the data that X contains, the more accurate it is; a single minibatch
+    overestimates the share.
 
     Args:
       gram: K(X, X) ``[N, N]``.
       cross: K(X', X) ``[M, N]``, between the next pairs and the data.
       next_diagonal: K(x', x') ``[M]``.
-      damping: added to K's diagonal, in units of its mean.
+      damping: added to the diagonal of K, in units of the mean of the diagonal.
       rcond: eigenvalues of K below rcond times the largest count as zero.
 
     Returns:
-      ``[M]``, in [0, 1]; 0 where K(x', x') = 0, as nothing is to be learned there.
+      ``[M]``, in [0, 1]; 0 if K(x', x') = 0, since no update can change Q(x') then.
     """
     check_square("gram", gram)
     check_shape("cross", cross, *next_diagonal.shape, gram.shape[0])
@@ -179,11 +183,13 @@ def unsupported_share(
 
 
 def preconditioned_kernel(gram: Array, damping: float | Array = 0.0, rcond: float | Array = 1e-7) -> Array:
-    """K (K + damping mean(diag K) I)^+, ``[N, N]``: what stands in K's place in PreQN's update; I if K is invertible.
+    """K (K + damping mean(diag K) I)^+, ``[N, N]``, which replaces K in PreQN's update.
+
+    Without damping, it is the identity if K is invertible.
 
     Args:
-      gram: ``[N, N]``, symmetric.
-      damping: as in ``SolveInfo.damping``.
+      gram: the kernel K, symmetric, ``[N, N]``.
+      damping: see ``SolveInfo.damping``.
       rcond: eigenvalues of K below rcond times the largest count as zero.
     """
     eigenvalues, inverse, vectors = _spectrum(gram, damping, rcond)
@@ -192,10 +198,10 @@ def preconditioned_kernel(gram: Array, damping: float | Array = 0.0, rcond: floa
 
 
 def _spectrum(gram: Array, damping: float | Array, rcond: float | Array) -> tuple[Array, Array, Array]:
-    """Eigenvalues of K, those of the damped pseudo-inverse, and the eigenvectors as columns."""
+    """Eigenvalues of K, eigenvalues of the damped pseudo-inverse, and the eigenvectors as columns."""
     check_square("gram", gram)
     with full_precision():
         eigenvalues, vectors = jnp.linalg.eigh(gram)
-    kept = ~(eigenvalues <= rcond * jnp.max(eigenvalues))  # NaN is kept, to be seen
+    kept = ~(eigenvalues <= rcond * jnp.max(eigenvalues))  # NaN is kept, so that the result shows it
     damped = eigenvalues + damping * jnp.mean(jnp.diagonal(gram))
     return eigenvalues, jnp.where(kept, 1.0 / jnp.where(kept, damped, 1.0), 0.0), vectors

@@ -16,10 +16,10 @@ from preqn_jax.types import Array, Params
 
 
 class Linesearch(NamedTuple):
-    """The numbers of a backtracking line search; a pytree, so that they may be traced, vmapped or scheduled.
+    """Hyperparameters of a backtracking line search; a pytree, so that they may be traced, vmapped or scheduled.
 
     Attributes:
-      step_size: the paper's alpha, first and largest step size that is evaluated, > 0.
+      step_size: the paper's alpha, the first and largest step size that is evaluated, > 0.
       min_alignment: the paper's eta, the cosine cos(Q' - Q, delta) that a step must reach, in (0, 1].
       decay: factor between step sizes, in (0, 1). The paper does not state it.
       max_backtracks: reductions of the step size after which the step is rejected, >= 0. The paper does not state it.
@@ -35,10 +35,11 @@ _ALLOWED = {"step_size": "(0, inf)", "min_alignment": "(0, 1]", "decay": "(0, 1)
 
 
 def check_linesearch(linesearch: Linesearch) -> None:
-    """Checks the numbers that are known; traced ones pass unchecked.
+    """Checks the hyperparameters of a line search; traced values are not checked.
 
     Raises:
-      ValueError: naming the number that is out of range, and what is allowed; or if it is no :class:`Linesearch`.
+      ValueError: if a value is out of range (the message states its name and the allowed range), or ``linesearch`` is
+        not a :class:`Linesearch`.
     """
     if not isinstance(linesearch, Linesearch):
         raise ValueError(f"linesearch must be a Linesearch, got {type(linesearch).__name__}")
@@ -47,14 +48,14 @@ def check_linesearch(linesearch: Linesearch) -> None:
 
 
 class SearchInfo(NamedTuple):
-    """How a search ended; all scalars.
+    """The outcome of a line search; all scalars.
 
     Attributes:
-      accepted: whether a step size passed, or there was nothing to correct, bool.
-      alignment: cos(Q' - Q, delta) at the last step size evaluated; 1 for delta = 0, NaN where a parameter or value
-        left the floating-point range.
-      step_size: the accepted step size, 0 if there is none.
-      backtracks: how often the step size was reduced, int32.
+      accepted: whether a step size reached ``min_alignment``, or delta = 0, bool.
+      alignment: cos(Q' - Q, delta) at the last step size evaluated; 1 for delta = 0, NaN if a parameter or a Q-value
+        became non-finite.
+      step_size: the accepted step size, 0 if no step was taken.
+      backtracks: number of reductions of the step size, int32.
     """
 
     accepted: Array
@@ -86,39 +87,39 @@ def search(
 
     Args:
       value_fn: params -> Q-values ``[B]`` on the minibatch.
-      params: where the search starts.
-      direction: pytree like params.
+      params: parameters at which the search starts.
+      direction: direction of the step, a pytree like params.
       values: Q = value_fn(params), ``[B]``.
-      td_error: delta ``[B]``, the change that is wanted.
-      linesearch: the numbers of the search.
+      td_error: delta ``[B]``, the desired change of Q.
+      linesearch: hyperparameters of the line search.
 
     Returns:
-      The step, to be added to the parameters, and a :class:`SearchInfo`. Where no step is taken it is -0.0, which
-      added to -0.0 leaves that as it is. A zero td_error is an accepted no-op; a non-finite one, or a non-finite
-      direction, is never accepted.
+      The step, to be added to the parameters, and a :class:`SearchInfo`. If no step is taken, all entries of the step
+      are -0.0, which leaves every parameter, -0.0 included, bitwise unchanged. A zero td_error is an accepted no-op;
+      with a non-finite td_error or direction, no step is accepted.
 
     Raises:
-      ValueError: at trace time, unless values and td_error are ``[B]``.
+      ValueError: if values and td_error do not have shape ``[B]`` (at trace time).
     """
     step_size, min_alignment, decay, max_backtracks = linesearch
     values, td_error = whole((values, td_error))
     check_vectors(values=values, td_error=td_error)
     no_error = jnp.all(td_error == 0)
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0.0) for leaf in jax.tree.leaves(direction)]))
-    mendable = jnp.isfinite(largest) & (largest > 0) & all_finite(td_error)
-    max_backtracks = jnp.where(mendable, max_backtracks, 0)
+    shorter_may_help = jnp.isfinite(largest) & (largest > 0) & all_finite(td_error)
+    max_backtracks = jnp.where(shorter_may_help, max_backtracks, 0)
     decay = jnp.asarray(decay, values.dtype)
 
     def measure(step: Params) -> Array:
         candidate = jax.tree.map(jnp.add, params, step)
         with full_precision():
             change = whole(value_fn(candidate)) - values
-        # A parameter may be off without showing in these values, and show in the next.
+        # A non-finite parameter may leave these values finite, and make those of the next minibatch non-finite.
         finite = jnp.all(jnp.stack([all_finite(leaf) for leaf in jax.tree.leaves(candidate)]))
         return jnp.where(no_error, 1.0, jnp.where(finite, cosine(change, td_error), jnp.nan))
 
-    # The loop carries the step itself: rounded there, it is the same whoever adds it to the parameters, while XLA
-    # contracts a product and a sum that it finds side by side.
+    # The loop carries the step itself, so that it is rounded there and does not depend on who adds it to the
+    # parameters: XLA would contract a product and the sum that follows into one operation.
     def trial(step_size: Array, backtracks: Array) -> _State:
         step = jax.tree.map(lambda p, d: (step_size * d).astype(p.dtype), params, direction)
         return _State(step, step_size, measure(step), backtracks)
@@ -126,12 +127,12 @@ def search(
     def unaligned(state: _State) -> Array:
         return ~(state.alignment >= min_alignment) & (state.backtracks < max_backtracks)  # NaN is unaligned
 
-    def shorten(state: _State) -> _State:
+    def backtrack(state: _State) -> _State:
         return trial(state.step_size * decay, state.backtracks + 1)
 
     first = trial(jnp.asarray(step_size, values.dtype), jnp.zeros((), jnp.int32))
-    axes = varying_axes(first, min_alignment, decay, max_backtracks)  # of whatever decides how long the loop runs
-    last = jax.lax.while_loop(unaligned, shorten, vary(first, axes))
+    axes = varying_axes(first, min_alignment, decay, max_backtracks)  # of all that the loop's condition depends on
+    last = jax.lax.while_loop(unaligned, backtrack, vary(first, axes))
 
     accepted = last.alignment >= min_alignment
     takes_step = accepted & ~no_error

@@ -1,11 +1,12 @@
 """The neural tangent kernel of a Q-function on a minibatch.
 
-With g_i = grad_theta Q(x_i), the kernel is K_ij = <g_i, g_j> (Achiam et al. 2019, Eq. 9) and the pull-back of weights
-z is sum_i z_i g_i, PreQN's direction in their Eq. 23. Two ways to get them share one interface, :class:`Linearizer`:
+With g_i = grad_theta Q(x_i), the kernel is K_ij = <g_i, g_j> (Achiam et al. 2019, Eq. 9). The pull-back of dual
+coefficients z is sum_i z_i g_i, PreQN's direction (Eq. 23). Two implementations of the interface :class:`Linearizer`
+compute them:
 
-* :func:`per_example` holds every g_i; it works for any differentiable Q-function and is the reference;
-* :func:`dense` never forms a [B, d] array; it works for Flax modules built of Dense layers and is some
-  tens of times faster.
+* :func:`per_example` stores every g_i; it works for any differentiable Q-function and is the reference;
+* :func:`dense` never forms a [B, d] array; it works for Flax modules that consist of Dense layers, and is some tens of
+  times faster.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import jax.numpy as jnp
 
 from preqn_jax.ops.checks import batch_size, check_arguments, check_one_example
 from preqn_jax.ops.precision import full_precision
-from preqn_jax.ops.q_functions import QFunction as QFunction  # part of this module's interface, as the next two
+from preqn_jax.ops.q_functions import QFunction as QFunction  # part of the interface of this module, like the next two
 from preqn_jax.ops.q_functions import merge, split, unmoved
 from preqn_jax.ops.q_functions import module_q_fn as module_q_fn
 from preqn_jax.ops.q_functions import nnx_q_fn as nnx_q_fn
@@ -38,8 +39,8 @@ class Linearization(NamedTuple):
     Attributes:
       values: Q(x_i), ``[B]``.
       gram: the kernel K, ``[B, B]``, symmetric and positive semi-definite up to rounding.
-      pullback: maps weights z ``[B]`` to sum_i z_i grad Q(x_i), a pytree like the parameters. It is a pytree
-        itself, so a linearization may cross jit and vmap.
+      pullback: maps dual coefficients z ``[B]`` to sum_i z_i grad Q(x_i), a pytree like the parameters. The function
+        is itself a pytree, so a linearization can be passed through jit and vmap.
     """
 
     values: Array
@@ -49,14 +50,14 @@ class Linearization(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Linearizer:
-    """A Q-function, four pure functions around its gradients g_i, and the call that puts them together.
+    """A Q-function with four pure functions of its gradients g_i; calling it returns a :class:`Linearization`.
 
     Attributes:
-      q_fn: (params, inputs) -> Q-values ``[B]``; what it holds fixed of the parameters does not move.
-      tangents: (params, inputs) -> (values [B], tangents), tangents being any representation of g_1 .. g_B.
+      q_fn: (params, inputs) -> Q-values ``[B]``; see :func:`module_q_fn` for parameters that it holds fixed.
+      tangents: (params, inputs) -> (values [B], tangents), where tangents is any representation of g_1 .. g_B.
       gram: tangents -> K(X, X) ``[B, B]``, which is symmetric.
       inner: (tangents, tangents') -> K(X, X') ``[B, B']``.
-      pullback: (tangents, z [B]) -> sum_i z_i g_i, a pytree like the parameters that are free.
+      pullback: (tangents, z [B]) -> sum_i z_i g_i, a pytree like the parameters that are not held fixed.
     """
 
     q_fn: QFunction
@@ -70,13 +71,13 @@ class Linearizer:
 
         Args:
           params: pytree of floating-point arrays.
-          inputs: pytree whose leaves lead with the batch axis B.
+          inputs: pytree whose leaves have the leading batch axis B.
 
         Returns:
           The :class:`Linearization`.
 
         Raises:
-          ValueError: at trace time, on parameters or inputs of the wrong kind, or Q-values not shaped [B].
+          ValueError: if parameters or inputs have the wrong type, or Q-values do not have shape [B] (at trace time).
         """
         still = unmoved(split(self.q_fn, params)[1])
         with full_precision():
@@ -90,15 +91,15 @@ class Linearizer:
 
 
 def per_example(q_fn: QFunction) -> Linearizer:
-    """Linearizer of any differentiable Q-function by ``jax.vmap(jax.grad)``: K as it is defined.
+    """Linearizer of any differentiable Q-function by ``jax.vmap(jax.grad)``: the definition of K.
 
-    It holds B gradients of the size of the parameters, and no second backward pass is needed to pull back.
+    It stores B gradients of the size of the parameters; the pull-back needs no second backward pass.
 
     Args:
-      q_fn: (params, inputs) -> Q-values ``[B]``, example by example: entry i depends on row i alone.
+      q_fn: (params, inputs) -> Q-values ``[B]``, where entry i depends on row i of the inputs only.
 
     Raises:
-      ValueError: at trace time, on parameters or inputs of the wrong kind, or Q-values not shaped [B].
+      ValueError: if parameters or inputs have the wrong type, or Q-values do not have shape [B] (at trace time).
     """
 
     def tangents(params: Params, inputs: Inputs) -> tuple[Array, Params]:
@@ -113,10 +114,10 @@ def per_example(q_fn: QFunction) -> Linearizer:
 
 
 def linearizer_of(q: Linearizer | QFunction) -> Linearizer:
-    """The linearizer that a network argument stands for: itself, or :func:`per_example` of a plain Q-function.
+    """Returns ``q`` itself if it is a Linearizer, or :func:`per_example` of a plain Q-function.
 
     Raises:
-      ValueError: if it is neither, a module for example.
+      ValueError: if ``q`` is neither, for example a module.
     """
     if isinstance(q, Linearizer):
         return q
@@ -130,14 +131,14 @@ def linearizer_of(q: Linearizer | QFunction) -> Linearizer:
 
 
 def _of_free(q_fn: QFunction, params: Params) -> tuple[Params, QFunction]:
-    """The parameters that are free, and the Q-function of them."""
+    """The parameters that updates move, and Q as a function of them."""
     free, fixed = split(q_fn, params)
     return free, (lambda free, inputs: q_fn(merge(free, fixed), inputs)) if fixed else q_fn
 
 
 def _per_example_gradients(q_fn: QFunction, params: Params, inputs: Inputs) -> tuple[Array, Params]:
-    """Values ``[B]`` and gradients in the values' type, each leaf ``[B, *leaf.shape]``."""
-    # What did not vary between devices as the values do would have its gradient summed over them.
+    """Values ``[B]``, and gradients with the dtype of the values, each leaf ``[B, *leaf.shape]``."""
+    # JAX would sum the gradients of parameters that do not vary between devices as the values do; see vary.
     params = vary(params, varying_axes(check_one_example(q_fn, params, inputs)))
 
     def q_of_one(params: Params, example: Inputs) -> Array:
@@ -149,7 +150,7 @@ def _per_example_gradients(q_fn: QFunction, params: Params, inputs: Inputs) -> t
 
 def _inner_of_gradients(left: Params, right: Params) -> Array:
     def of_leaf(a: Array, b: Array) -> Array:
-        size = math.prod(a.shape[1:])  # not -1, which half of a single example, none, cannot tell
+        size = math.prod(a.shape[1:])  # not -1, which is ambiguous for zero examples (half of a single example)
         return a.reshape(a.shape[0], size) @ b.reshape(b.shape[0], size).T
 
     return functools.reduce(jnp.add, jax.tree.leaves(jax.tree.map(of_leaf, left, right)))
@@ -170,11 +171,11 @@ class _DenseCall(NamedTuple):
 class _DenseTangents(NamedTuple):
     """Gradients in factored form: for the kernel of a layer, g_i = A_i^T D_i with A_i [T, in] and D_i [T, out].
 
-    T counts the rows that a layer sees per example: over tokens, say, or over repeated calls.
+    T is the number of rows per example on which the layer is applied, for example over tokens or repeated calls.
 
     Attributes:
       biased: path of a layer with bias -> (A [B, T, in], D [B, T, out]).
-      unbiased: the same for layers without.
+      unbiased: path of a layer without bias -> (A [B, T, in], D [B, T, out]).
       others: path of any other parameter -> its per-example gradients [B, ...].
     """
 
@@ -184,25 +185,25 @@ class _DenseTangents(NamedTuple):
 
 
 def dense(module: nn.Module) -> Linearizer:
-    """Linearizer of a Flax module whose parameters live in ``nn.Dense`` layers, layer by layer.
+    """Layer-by-layer linearizer of a Linen module whose parameters belong to ``nn.Dense`` layers.
 
-    One forward and one backward pass give each layer's inputs A and the gradients D at its outputs. Then
+    One forward and one backward pass compute the inputs A of each layer and the gradients D at its outputs. Then
 
         K = sum over layers of (A A^T + [bias]) * (D D^T),    pull-back of z = A^T (z D),
 
-    so nothing of size B x parameters exists. Parameters outside Dense layers (a LayerNorm's scale, a learned
-    temperature) go through per-example gradients of those leaves alone.
+    so that no array of size B x parameters is formed. For parameters outside of Dense layers (for example the scale of
+    a LayerNorm, or a learned temperature), per-example gradients are computed.
 
-    The parameters are ``{"params": ...}`` as ``module.init`` returns them, with the module's other collections if it
-    has any, and the module is called as :func:`module_q_fn` says.
+    The parameters are ``{"params": ...}``, as ``module.init`` returns them, with the other collections of the module if
+    it has any. :func:`module_q_fn` describes how the module is called.
 
     Args:
-      module: Flax module that returns Q-values ``[B]``, example by example.
+      module: Linen module that returns Q-values ``[B]``, each of which depends on its own example only.
 
     Raises:
-      ValueError: at trace time, naming the parameter, for a Dense layer that sees no batch axis, has
-        parameters that are used outside of it too (tied weights), or lives inside a lifted transform (``nn.vmap``,
-        ``nn.scan``, ``nn.remat``, ``nn.WeightNorm``). Use :func:`per_example` there.
+      ValueError: if a Dense layer has inputs without a batch axis, has parameters that are also used outside of the
+        layer (tied weights), or is inside a lifted transform (``nn.vmap``, ``nn.scan``, ``nn.remat``,
+        ``nn.WeightNorm``). The error is raised at trace time and names the parameter; use :func:`per_example` then.
     """
     q_fn = module_q_fn(module)
 
@@ -212,7 +213,7 @@ def dense(module: nn.Module) -> Linearizer:
         size = value.shape[0]
         free, q_of_free = _of_free(q_fn, params)
         calls = _dense_calls(q_of_free, free, inputs, size)
-        # Varying between devices as the values do: its gradient would be summed over them otherwise.
+        # The zeros must vary between devices as the values do, or JAX would sum their gradients over devices.
         zeros = vary([jnp.zeros(call.output.shape, call.output.dtype) for call in calls], varying_axes(value))
         values, layer_inputs, output_gradients = _forward_and_backward(q_of_free, free, inputs, zeros)
 
@@ -220,7 +221,7 @@ def dense(module: nn.Module) -> Linearizer:
         for call, a, d in zip(calls, layer_inputs, output_gradients, strict=True):
             a, d = (x.reshape(size, -1, x.shape[-1]).astype(values.dtype) for x in (a, d))
             layers = factors[call.has_bias]
-            if call.path in layers:  # applied again: more rows of the same layer
+            if call.path in layers:  # the layer is called repeatedly: append its rows
                 a, d = (jnp.concatenate(pair, axis=1) for pair in zip(layers[call.path], (a, d), strict=True))
             layers[call.path] = (a, d)
 
@@ -231,12 +232,12 @@ def dense(module: nn.Module) -> Linearizer:
 
 
 def _intercept_dense(q_fn: QFunction, params: Params, inputs: Inputs, on_call: Callable[..., Array]) -> Array:
-    """Q-values, with ``on_call(layer, layer_input, output)`` standing in for the output of every Dense call."""
+    """Q-values, with the output of every Dense call replaced by ``on_call(layer, layer_input, output)``."""
 
     def interceptor(next_function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
         output = next_function(*arguments, **keywords)
         layer = context.module
-        # Subclasses and layers with a product of their own are not known to be linear: per-example for those.
+        # Subclasses, and layers with their own product, may not be linear: they need per-example gradients.
         plain = type(layer) is nn.Dense and layer.dot_general is None and layer.dot_general_cls is None
         if not plain or context.method_name != "__call__":
             return output
@@ -247,8 +248,8 @@ def _intercept_dense(q_fn: QFunction, params: Params, inputs: Inputs, on_call: C
 
 
 def _dense_calls(q_fn: QFunction, params: Params, inputs: Inputs, size: int) -> list[_DenseCall]:
-    """Every Dense call of one evaluation, in order, with shapes for arrays (nothing is computed)."""
-    # Once with an example more: an axis that has B entries by chance keeps them, the batch axis does not.
+    """Every Dense call of one evaluation, in order, with shapes instead of arrays (nothing is computed)."""
+    # The trace with one more example detects inputs with an axis that has B entries by chance, and is not the batch.
     _trace_dense_calls(q_fn, params, inputs, size + 1)
     return _trace_dense_calls(q_fn, params, inputs, size)
 
@@ -294,7 +295,7 @@ def _refusal(path: tuple[str, ...], reason: str) -> ValueError:
 
 
 def _check_sole_use(params: Params, jaxpr: Any, calls: list[_DenseCall]) -> None:
-    """Refuses Dense parameters that act elsewhere than in their layer's calls: tied weights, penalties."""
+    """Raises ValueError if Dense parameters are used outside of calls of their layer (tied weights, penalties)."""
     allowed = collections.Counter(("params", *call.path, name) for call in calls for name in ("kernel", "bias"))
     leaves = jax.tree_util.tree_leaves_with_path(params)
     for (path, _), variable in zip(leaves, jaxpr.invars, strict=False):  # the inputs' variables come after
@@ -307,7 +308,10 @@ def _check_sole_use(params: Params, jaxpr: Any, calls: list[_DenseCall]) -> None
 def _forward_and_backward(
     q_fn: QFunction, params: Params, inputs: Inputs, zeros: list[Array]
 ) -> tuple[Array, list[Array], list[Array]]:
-    """Values, and per Dense call the layer's input A and the gradient D of the values at its output, where zeros go."""
+    """Values, and for each Dense call the input A of the layer and the gradient D with respect to its output.
+
+    ``zeros`` are added to the outputs; D is the gradient with respect to them.
+    """
 
     def perturbed(perturbations: list[Array]) -> tuple[Array, list[Array]]:
         layer_inputs: list[Array] = []
@@ -328,7 +332,7 @@ def _forward_and_backward(
 def _gradients_outside_dense(
     q_fn: QFunction, params: Params, inputs: Inputs, calls: list[_DenseCall]
 ) -> dict[tuple[str, ...], Array]:
-    """Per-example gradients of the parameters that no Dense call covers, by path; mostly there are none."""
+    """Per-example gradients of the parameters outside of Dense layers, by path; usually empty."""
     covered = {("params", *call.path, name) for call in calls for name in ("kernel", "bias")}
     leaves = dict(_flatten(params))
     others = {path: leaf for path, leaf in leaves.items() if path not in covered}
@@ -342,7 +346,7 @@ def _gradients_outside_dense(
 
 
 def _gram_of_dense(tangents: _DenseTangents) -> Array:
-    """K(X, X) for three quarters of the work: its upper right block is the transpose of its lower left one."""
+    """K(X, X) with three quarters of the work: the upper right block is the transpose of the lower left block."""
     half = jax.tree.leaves(tangents)[0].shape[0] // 2
     upper = jax.tree.map(lambda leaf: leaf[:half], tangents)
     lower = jax.tree.map(lambda leaf: leaf[half:], tangents)
@@ -360,7 +364,7 @@ def _inner_of_dense(left: _DenseTangents, right: _DenseTangents) -> Array:
 
 
 def _products(a: Array, b: Array) -> Array:
-    """Inner products of all rows of a [B, T, n] with all rows of b [B', T, n], ``[B T, B' T]``."""
+    """Inner products of all rows of a ``[B, T, n]`` with all rows of b ``[B', T, n]``, ``[B T, B' T]``."""
     return a.reshape(-1, a.shape[-1]) @ b.reshape(-1, b.shape[-1]).T
 
 
@@ -384,31 +388,31 @@ def _pull_back_dense(tangents: _DenseTangents, z: Array) -> Params:
 
 
 def _transposed_product(a: Array, b: Array) -> Array:
-    """a.T @ b, in the form that XLA's CPU backend is fastest at: its products with a transposed left side are slow."""
+    """a.T @ b, in a form that is fast on XLA's CPU backend, where products with a transposed left factor are slow."""
     if b.shape[1] == 1:
         return (b.T @ a).T
-    return jax.lax.optimization_barrier(a.T) @ b  # the barrier makes it transpose first
+    return jax.lax.optimization_barrier(a.T) @ b  # the barrier makes XLA transpose first
 
 
 def kernel(
     q: Linearizer | QFunction, params: Params, inputs: Inputs, others: Inputs | None = None, *, block_size: int = 128
 ) -> Array:
-    """Kernel K(X, X') between two sets of any size, in blocks.
+    """Kernel K(X, X') between two sets of any size, computed in blocks.
 
-    Beside the result, memory holds the tangents of two blocks at a time, whatever the sizes.
+    Apart from the result, memory is needed for the tangents of two blocks only, independently of N and M.
 
     Args:
-      q: a :class:`Linearizer`, :func:`dense` of a module for example, or a plain Q-function.
+      q: a :class:`Linearizer`, for example :func:`dense` of a module, or a plain Q-function.
       params: pytree of floating-point arrays.
-      inputs: X, a pytree whose leaves lead with N.
-      others: X', leading with M; X itself if left out.
-      block_size: rows of X, and of X', handled at a time.
+      inputs: X, a pytree whose leaves have the leading axis N.
+      others: X', a pytree whose leaves have the leading axis M; None for X itself.
+      block_size: number of rows of X, and of X', in one block.
 
     Returns:
       ``[N, M]``.
 
     Raises:
-      ValueError: if block_size is not positive, or as the linearizer does.
+      ValueError: if block_size is not positive, or the linearizer raises it.
     """
     if block_size < 1:
         raise ValueError(f"block_size must be at least 1, got {block_size}")
@@ -416,7 +420,7 @@ def kernel(
     others = inputs if others is None else others
     params, inputs, others = whole((params, inputs, others))
     shape = (batch_size(inputs), batch_size(others, "others"))
-    # Checked as a whole: of a block, an error would name sizes that nobody gave.
+    # Check the whole arrays here: the error for a block would state sizes unknown to the caller.
     examples = inputs if 0 not in shape else resized(inputs, 1)
     values, _ = jax.eval_shape(linearizer.tangents, params, examples)
     if 0 in shape:
@@ -436,12 +440,12 @@ def kernel(
 def check_example_by_example(
     q: Linearizer | QFunction, params: Params, inputs: Inputs, *, tolerance: float = 1e-3
 ) -> None:
-    """Refuses a Q-function whose rows see each other: no kernel of theirs predicts how a step moves it.
+    """Raises an error if a Q-value depends on other rows of the minibatch, since no kernel describes such a Q-function.
 
-    K is formed from each example alone. A BatchNorm or Dropout in training mode, a mean over the minibatch or attention
-    between its rows give other values there than in the minibatch, and every step is then rejected however small.
-    This compares both, and the gradients of one weighted sum of the values. It takes as long as an update by
-    per-example gradients: call it once, with real inputs and outside of jit.
+    K is computed from each example alone. With a BatchNorm or Dropout in training mode, a mean over the minibatch or
+    attention between its rows, a single example has another value than the same example in the minibatch, and every
+    step is rejected, however small it is. This function compares both values, and the gradients of one weighted sum of
+    them. It takes as long as an update with per-example gradients: call it once, with real inputs, outside of jit.
 
     Example:
       >>> check_example_by_example(lambda params, x: x @ params, jnp.ones(3), jnp.eye(3))
@@ -454,11 +458,11 @@ def check_example_by_example(
     Args:
       q: a Q-function, (params, inputs) -> Q-values ``[B]``, or a :class:`Linearizer` of one.
       params: pytree of floating-point arrays.
-      inputs: pytree whose leaves lead with B, at least two examples.
-      tolerance: difference that passes as rounding [largest value, or largest entry of the gradient].
+      inputs: pytree whose leaves have the leading axis B, with at least two examples.
+      tolerance: difference that is attributed to rounding [largest value, or largest entry of the gradient].
 
     Raises:
-      ValueError: if rows see each other, or as :func:`per_example` does.
+      ValueError: if a value depends on other rows, or :func:`per_example` raises it.
     """
     together, alone = _together_and_alone(linearizer_of(q).q_fn, params, inputs)
     if jnp.size(together[0]) < 2:
@@ -481,7 +485,7 @@ def check_example_by_example(
 
 
 def _together_and_alone(q_fn: QFunction, params: Params, inputs: Inputs) -> Any:
-    """Values and the gradient of a weighted sum of them, of the minibatch as a whole and of each example alone."""
+    """Values, and the gradient of a weighted sum of them, for the whole minibatch and for each example alone."""
     by_rows = per_example(q_fn)(params, inputs)
     free, q_of_free = _of_free(q_fn, whole(params))
     weights = jax.random.normal(jax.random.key(0), by_rows.values.shape, by_rows.values.dtype)
@@ -493,7 +497,7 @@ def _together_and_alone(q_fn: QFunction, params: Params, inputs: Inputs) -> Any:
 
 
 def _relative_difference(tree: Any, other: Any) -> Array:
-    """Largest difference of any entry, relative to the largest entry; NaN counts as equal to NaN alone."""
+    """Largest difference of any entry, relative to the largest entry; a NaN is equal to another NaN only."""
     a, b = (jnp.concatenate([leaf.astype(jnp.float32).ravel() for leaf in jax.tree.leaves(t)]) for t in (tree, other))
     differ = ~((a == b) | (jnp.isnan(a) & jnp.isnan(b)))
     largest = jnp.max(jnp.where(differ, jnp.abs(a - b), 0.0))
@@ -501,7 +505,7 @@ def _relative_difference(tree: Any, other: Any) -> Array:
 
 
 def _blocks(inputs: Inputs, block_size: int) -> tuple[int, Inputs]:
-    """Number of examples, and the inputs as [blocks, block_size, ...], the last block filled up with row 0."""
+    """Number of examples, and the inputs as [blocks, block_size, ...], with the last block padded with row 0."""
     n = batch_size(inputs)
     block_size = min(block_size, n)
     blocks = -(-n // block_size)

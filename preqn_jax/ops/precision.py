@@ -1,4 +1,4 @@
-"""Full float32 matrix products, whatever the accelerator's default is."""
+"""Full float32 matrix products, regardless of the accelerator's default precision."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import jax
 
 
 def full_precision() -> contextlib.AbstractContextManager:
-    """Context in which traced matrix products keep full float32 precision.
+    """Context in which traced matrix products have full float32 precision.
 
-    GPUs default to TF32 and TPUs to bfloat16 products. Their rounding makes a Gram matrix indefinite and turns
-    the differences Q' - Q that the linesearch measures into noise.
+    GPUs default to TF32 and TPUs to bfloat16 products. Their rounding makes a Gram matrix indefinite, and the
+    differences Q' - Q that the line search measures are lost in it.
     """
     return jax.default_matmul_precision("highest")

@@ -18,15 +18,16 @@ from preqn_jax.types import Array, Inputs, Params
 
 
 class PreQNInfo(NamedTuple):
-    """Diagnostics of one update; all scalars. :func:`describe` puts them into words.
+    """Diagnostics of one update; all scalars. :func:`describe` formats them as text.
 
     Attributes:
-      accepted: whether the step was taken, or there was nothing to correct, bool.
-      status: a :class:`Status`, int32.
+      accepted: whether a step was accepted, or all TD errors were zero, bool.
+      status: the value of a :class:`Status`, int32.
       q: mean of Q before the step.
       td_error: root mean square of delta.
-      solve: of K z = delta, a ``SolveInfo``: predicted alignment, residual, damping, mean of K_ii.
-      search: of the line search, a ``SearchInfo``: alignment, accepted step size, backtracks.
+      solve: diagnostics of the solution of K z = delta, a ``SolveInfo``: predicted alignment, residual, damping, mean
+        of K_ii.
+      search: diagnostics of the line search, a ``SearchInfo``: alignment, accepted step size, backtracks.
     """
 
     accepted: Array
@@ -77,7 +78,7 @@ def preqn_update(
       The new parameters and :class:`PreQNInfo`. A rejected or failed step leaves all parameters unchanged.
 
     Raises:
-      ValueError: at trace time, on a number out of range or arguments of the wrong shape or kind.
+      ValueError: if a number is out of range, or an argument has the wrong shape or type (at trace time).
 
     References:
       Achiam, Knight, Abbeel. `Towards Characterizing Divergence in Deep Q-Learning
@@ -105,15 +106,15 @@ def preqn_update(
 def preqn_direction(
     linearization: ntk.Linearization, td_error: Array, solver: solvers.Solver
 ) -> tuple[Params, SolveInfo]:
-    """sum_i z_i grad Q(x_i) with K z = delta, along which Q moves towards its targets.
+    """The direction sum_i z_i grad Q(x_i) with K z = delta, along which Q moves towards its targets.
 
     Args:
-      linearization: of Q on the minibatch.
+      linearization: linearization of Q on the minibatch.
       td_error: delta ``[B]``.
-      solver: as :func:`preqn_update` takes it.
+      solver: see :func:`preqn_update`.
 
     Returns:
-      The direction, like the parameters, and a ``SolveInfo``. A failed solve asks for no step: zeros.
+      The direction, a pytree like the parameters, and a ``SolveInfo``. If the solve failed, the direction is zero.
     """
     z, solved = solvers.solve(solver, linearization.gram, td_error)
     direction = linearization.pullback(z)
@@ -121,12 +122,12 @@ def preqn_direction(
 
 
 def magnitudes(values: Array, td_error: Array) -> tuple[Array, Array]:
-    """Mean of Q, and root mean square of delta."""
+    """The mean of Q, and the root mean square of delta."""
     return values.mean(), jnp.sqrt(jnp.mean(td_error**2))
 
 
 def info_of(q: Array, td_error: Array, solved: SolveInfo, searched: SearchInfo) -> PreQNInfo:
-    """A whole :class:`PreQNInfo` from its parts."""
+    """Assembles a :class:`PreQNInfo` from its parts."""
     unaligned = solved.finite & ~searched.accepted
     status = jnp.where(unaligned, jnp.asarray(Status.NOT_ALIGNED, jnp.int32), solved.status)
     return PreQNInfo(searched.accepted & solved.finite, status, q, td_error, solved, searched)
@@ -136,14 +137,14 @@ _IN_WORDS = {
     Status.ACCEPTED: "accepted",
     Status.NO_TD_ERROR: "nothing to correct: every TD error is zero",
     Status.NOT_ALIGNED: "rejected: no step size reached the line search's min_alignment",
-    Status.NON_FINITE_TD_ERROR: "no step: target or Q holds a NaN or an infinity",
-    Status.NON_FINITE_KERNEL: "no step: the kernel holds a NaN or an infinity, as a gradient of Q does or its square",
-    Status.NON_FINITE_SOLUTION: "no step: the solver found no finite solution",
+    Status.NON_FINITE_TD_ERROR: "no step: target or Q contains a NaN or an infinity",
+    Status.NON_FINITE_KERNEL: "no step: the kernel contains a NaN or an infinity, from a gradient of Q or its square",
+    Status.NON_FINITE_SOLUTION: "no step: the solver returned no finite solution",
 }
 
 
 def describe(info: PreQNInfo) -> str:
-    """One line on how an update went, outside of jit.
+    """Describes the outcome of an update in one line; call it outside of jit.
 
     Example:
       >>> _, info = preqn_update(lambda params, x: x @ params, jnp.zeros(2), jnp.eye(2), jnp.array([1.0, 2.0]))
@@ -151,13 +152,13 @@ def describe(info: PreQNInfo) -> str:
       'accepted: step size 0.1 after 0 backtracks, alignment 1.000 (predicted 1.000), residual 0.0001'
 
     Args:
-      info: of one update, not a batch of them.
+      info: the info of one update, not of a batch of updates.
 
     Raises:
-      ValueError: if it is of several updates.
+      ValueError: if ``info`` describes several updates.
     """
     if jnp.ndim(info.status) != 0:
-        raise ValueError(f"info must be of one update, got {jnp.ndim(info.status)} axes: pick one of them")
+        raise ValueError(f"info must be of one update, got {jnp.ndim(info.status)} batch axes: select one update")
     status, solved, searched = Status(int(info.status)), info.solve, info.search
     if status not in (Status.ACCEPTED, Status.NOT_ALIGNED):
         return _IN_WORDS[status]

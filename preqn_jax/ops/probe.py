@@ -18,25 +18,25 @@ from preqn_jax.types import Array, Inputs, Params
 
 
 class NTKProbe(NamedTuple):
-    """The kernel K on a minibatch, and what a gradient step there would do; all scalars.
+    """Properties of the kernel K on a minibatch, and the effect of a gradient step on it; all scalars.
 
     The step is theta' = theta + alpha / B sum_i delta_i grad Q(x_i): gradient descent on half the mean squared delta.
 
     Attributes:
-      diagonal_mean: of K_ii.
-      diagonal_std: of K_ii.
-      diagonal_min: of K_ii.
-      diagonal_max: of K_ii.
-      row_ratio: mean of ``diagnostics.row_ratio``: how much of an update spills over.
+      diagonal_mean: mean of K_ii.
+      diagonal_std: standard deviation of K_ii.
+      diagonal_min: minimum of K_ii.
+      diagonal_max: maximum of K_ii.
+      row_ratio: mean of ``diagnostics.row_ratio``, the relative effect of an update on the values of other examples.
       effective_rank: ``diagnostics.effective_rank``, between 1 and B.
-      predicted_alignment: cos(K delta, delta), the step's to first order; 0 for delta = 0.
-      alignment: cos(Q' - Q, delta) as it turns out; 0 for delta = 0.
-      linearization: as in ``diagnostics.FailureModes``, and so the next two.
-      overshooting: the same.
-      over_generalization: the same.
-      linearization_broken: whether that failure mode is there, bool, and so the next two.
-      overshoots: the same.
-      over_generalizes: the same.
+      predicted_alignment: cos(K delta, delta), the alignment of the step to first order; 0 for delta = 0.
+      alignment: cos(Q' - Q, delta), the alignment of the actual step; 0 for delta = 0.
+      linearization: see ``diagnostics.FailureModes.linearization``.
+      overshooting: see ``diagnostics.FailureModes.overshooting``.
+      over_generalization: see ``diagnostics.FailureModes.over_generalization``.
+      linearization_broken: whether failure mode 1 is present (``linearization`` is not below 1), bool.
+      overshoots: whether failure mode 2 is present (``overshooting`` is not below 1), bool.
+      over_generalizes: whether failure mode 3 is present (``over_generalization`` is not below 1), bool.
     """
 
     diagonal_mean: Array
@@ -58,13 +58,15 @@ class NTKProbe(NamedTuple):
 def ntk_probe(
     q: ntk.Linearizer | ntk.QFunction, *, step_size: float | Array = 1e-3, gamma: float | Array = 0.99
 ) -> Callable[[Params, Inputs, Array], NTKProbe]:
-    """Makes ``probe(params, inputs, target) -> NTKProbe``, pure and to be jitted by the caller.
+    """Returns a pure function ``probe(params, inputs, target) -> NTKProbe``, which the caller may jit.
 
-    At B = 256 and [256, 256] on a CPU core it takes as long as 4 gradient steps of the critic with ``ntk.dense``, as
-    long as 113 with ``ntk.per_example`` (docs/composing.md has the conditions): log it every thousand updates.
+    For B = 256 and hidden layers [256, 256], one probe takes as long on a CPU core as 4 gradient steps on the critic
+    with ``ntk.dense``, and as long as 113 with ``ntk.per_example`` (docs/composing.md states the conditions). It is
+    therefore best logged only about every thousand updates.
 
-    The fourth failure mode, extrapolation, asks for the next pairs: ``diagnostics.unsupported_share``. What is not
-    finite shows as NaN and as failure modes that are there; it raises nothing.
+    The fourth failure mode, extrapolation, depends on the next state-action pairs: see
+    ``diagnostics.unsupported_share``. Non-finite values do not raise an error; the result then contains NaN, and the
+    failure modes concerned count as present.
 
     Example:
       >>> probe = ntk_probe(lambda params, x: x @ params, step_size=0.1)
@@ -73,12 +75,14 @@ def ntk_probe(
       (0.0, 2.0, False)
 
     Args:
-      q: the network, as :func:`preqn_jax.preqn_update` takes it: ``ntk.dense(module)``, or a plain Q-function.
+      q: the network, as in :func:`preqn_jax.preqn_update`: a ``Linearizer`` such as ``ntk.dense(module)``, or a plain
+        Q-function.
       step_size: alpha of the gradient step.
       gamma: discount factor per step.
 
     Raises:
-      ValueError: on a number out of range; by the probe at trace time, on arguments of the wrong shape or kind.
+      ValueError: if a number is out of range. The probe raises it if an argument has the wrong shape or type (at trace
+        time).
     """
     check_interval("step_size", step_size, "(0, inf)")
     check_interval("gamma", gamma, "[0, 1]")
@@ -94,7 +98,7 @@ def ntk_probe(
         direction = split(q_fn, pullback(rho * td_error))[0]
         new_params = merge(jax.tree.map(lambda p, d: p + (step_size * d).astype(p.dtype), free, direction), fixed)
         with full_precision():
-            # Where no parameter moves Q does not, whatever the rounding of its two evaluations says.
+            # If no parameter moves, Q does not change; two evaluations of Q may still differ by rounding.
             change = jnp.where(jnp.all(td_error == 0), 0.0, whole(q_fn(new_params, inputs)) - values)
             predicted_alignment = cosine(gram @ td_error, td_error)
         modes = diagnostics.failure_modes(

@@ -1,4 +1,4 @@
-"""Q-functions of Flax modules, Linen's and NNX's, as pure functions (params, inputs) -> [B]."""
+"""Q-functions of Flax modules (Linen and NNX) as pure functions (params, inputs) -> [B]."""
 
 from __future__ import annotations
 
@@ -19,20 +19,24 @@ T = TypeVar("T")
 
 
 def module_q_fn(module: nn.Module) -> QFunction:
-    """The Q-function of a Flax module: ``module.apply(params, *inputs)`` for a tuple, else ``(params, inputs)``.
+    """The Q-function of a Linen module: ``module.apply(params, *inputs)`` if ``inputs`` is a tuple.
 
-    The collection ``params`` is free. Every other one, such as ``batch_stats``, is held fixed: it is not in the kernel,
-    no update moves it, and it may hold integers. The module must not write to it while Q is evaluated; updating running
-    statistics is the caller's part, ``module.apply(..., mutable=["batch_stats"])`` before the update.
+    Inputs that are not a tuple are passed as one argument, ``module.apply(params, inputs)``.
+
+    Updates move the collection ``params`` only. Every other collection, such as ``batch_stats``, is held fixed: the
+    kernel does not include it, and it may contain integers. The module must not write to a collection while Q is
+    evaluated; the caller updates running statistics before the update, by
+    ``module.apply(..., mutable=["batch_stats"])``.
 
     Args:
-      module: Linen module that returns Q-values ``[B]``, example by example.
+      module: Linen module that returns Q-values ``[B]``, each of which depends on its own example only.
 
     Returns:
-      (params as ``module.init`` returns them, inputs) -> Q-values ``[B]``; raises ValueError if they do not fit.
+      A function (params as ``module.init`` returns them, inputs) -> Q-values ``[B]``. It raises ValueError if
+      parameters or inputs do not fit the module.
 
     Raises:
-      ValueError: if it is no Linen module.
+      ValueError: if ``module`` is not a Linen module.
     """
     if not isinstance(module, nn.Module):
         found = f"the class {module.__name__} itself" if isinstance(module, type) else type(module).__name__
@@ -42,22 +46,24 @@ def module_q_fn(module: nn.Module) -> QFunction:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ModuleQFunction:
-    """What :func:`module_q_fn` makes: a Q-function of which it is known that only ``params["params"]`` is free."""
+    """The result of :func:`module_q_fn`: a Q-function that updates move by ``params["params"]`` only."""
 
     module: nn.Module
 
     def __call__(self, params: Params, inputs: Inputs) -> Array:
-        """Q-values ``[B]``; raises ValueError if parameters and inputs do not fit the module."""
+        """Returns Q-values ``[B]``; raises ValueError if parameters or inputs do not fit the module."""
         name, arguments = type(self.module).__name__, _arguments(inputs)
         if not isinstance(params, Mapping):
-            raise ValueError(_misfit(name, params, "no mapping"))
+            raise ValueError(_misfit(name, params, "not a mapping"))
         try:
             inspect.signature(self.module.__call__).bind(*arguments)
         except TypeError as error:
-            raise ValueError(f"inputs, a tuple of which becomes arguments, must fit {name}.__call__: {error}") from None
+            raise ValueError(
+                f"inputs (one argument, or a tuple of several) must fit {name}.__call__: {error}"
+            ) from None
         free, fixed = split(self, params)
         try:
-            # The gradient stops also where this function is called by another, which nobody splits parameters for.
+            # The gradient must also stop if another function, whose parameters are not split, calls this one.
             return cast(Array, self.module.apply(merge(free, jax.lax.stop_gradient(fixed)), *arguments))
         except _MISFITS as error:
             raise ValueError(_misfit(name, params, error)) from None
@@ -65,12 +71,12 @@ class ModuleQFunction:
             reason = str(error).partition(" (https")[0]
             raise ValueError(
                 f"{name} must be in evaluation mode as a Q-function (use_running_average=True, deterministic=True); "
-                f"update its statistics before, by module.apply(..., mutable=[...]). Flax says: {reason}"
+                f"update its statistics beforehand, by module.apply(..., mutable=[...]). Flax reports: {reason}"
             ) from None
 
 
 def split(q_fn: QFunction, params: Params) -> tuple[Params, dict[str, Any]]:
-    """The parameters that are free, and the collections that are held fixed, none unless a Linen module has others."""
+    """Splits parameters into those that updates move and the collections held fixed (of Linen modules, often none)."""
     if not isinstance(q_fn, ModuleQFunction) or not isinstance(params, Mapping) or "params" not in params:
         return params, {}
     of_type: Any = type(params)
@@ -79,12 +85,12 @@ def split(q_fn: QFunction, params: Params) -> tuple[Params, dict[str, Any]]:
 
 
 def merge(free: Params, fixed: dict[str, Any]) -> Params:
-    """What :func:`split` took apart."""
+    """The inverse of :func:`split`."""
     return type(free)({**free, **fixed}) if fixed else free
 
 
 def unmoved(fixed: T) -> T:
-    """The step that leaves every leaf bit for bit as it is: -0.0, which added to -0.0 is -0.0."""
+    """The step that leaves every leaf bitwise unchanged: -0.0 everywhere, since -0.0 + -0.0 = -0.0."""
 
     def of_leaf(leaf: Any) -> Array:
         dtype = jnp.result_type(leaf)
@@ -108,28 +114,30 @@ _IN_TRAINING = (flax.errors.ModifyScopeVariableError, flax.errors.InvalidRngErro
 def _misfit(name: str, params: Params, reason: Any) -> str:
     found = f" with {sorted(params)}" if isinstance(params, Mapping) else ""
     return (
-        f"params and inputs must fit {name}, params as its init returns them, a dict {{'params': ...}}; got "
-        f"{type(params).__name__}{found}, of which Flax says: {reason}"
+        f"params and inputs must fit {name}, with params as its init returns them, a dict {{'params': ...}}; got "
+        f"{type(params).__name__}{found}; Flax reports: {reason}"
     )
 
 
 def nnx_q_fn(module: Any) -> tuple[QFunction, Params]:
     """The Q-function of a Flax NNX module, and its parameters.
 
-    For :func:`preqn_jax.ntk.per_example`: :func:`preqn_jax.ntk.dense` needs to see every call of a layer, for which NNX
-    has nothing like Linen's ``intercept_methods``. Variables that are no ``nnx.Param`` (running statistics, keys) are
-    held fixed as they are now: put the module into evaluation mode first, and after updating its statistics call this
-    function again. ``nnx.update(module, params)`` puts new parameters back.
+    Use it with :func:`preqn_jax.ntk.per_example`. :func:`preqn_jax.ntk.dense` must observe every call of a layer, which
+    NNX does not support (it has no equivalent of Linen's ``intercept_methods``). Variables that are not ``nnx.Param``,
+    such as running statistics and keys, are fixed at their current values: put the module into evaluation mode first,
+    and call this function again after updating its statistics. ``nnx.update(module, params)`` writes new parameters
+    back to the module.
 
     Args:
-      module: ``nnx.Module``, called as :func:`module_q_fn` says, that returns Q-values ``[B]``, example by example.
+      module: ``nnx.Module`` that returns Q-values ``[B]``, each of which depends on its own example only; a tuple of
+        inputs is passed as several arguments.
 
     Returns:
-      The Q-function, which raises ValueError on parameters of another module, and its parameters as an
-      ``nnx.State``, a pytree like any other.
+      The Q-function, which raises ValueError for parameters of another module, and its parameters as an ``nnx.State``,
+      a pytree.
 
     Raises:
-      ValueError: if it is no ``nnx.Module``, or has no parameters.
+      ValueError: if ``module`` is not an ``nnx.Module``, or has no parameters.
     """
     from flax import nnx  # here: it takes half a second to import
 
@@ -141,7 +149,7 @@ def nnx_q_fn(module: Any) -> tuple[QFunction, Params]:
     expected = _shapes(params)
 
     def q_fn(params: Params, inputs: Inputs) -> Array:
-        if (found := _shapes(params)) != expected:  # nnx.merge goes by their order alone
+        if (found := _shapes(params)) != expected:  # nnx.merge relies on the order of the leaves only
             raise ValueError(f"params must fit {type(module).__name__}, {expected}, got {found}")
         new_rest = jax.tree.map(lambda leaf: leaf, rest)  # new variables, which a call may write to
         return nnx.merge(graph, params, new_rest)(*_arguments(inputs))
@@ -150,7 +158,7 @@ def nnx_q_fn(module: Any) -> tuple[QFunction, Params]:
 
 
 def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
-    """Of parameters by their names, which are the same in a State and in a dict of arrays."""
+    """The shapes of parameters by their names, which a State and a dict of arrays have in common."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {"/".join(str(entry.key) for entry in path if hasattr(entry, "key")): leaf.shape for path, leaf in leaves}
 

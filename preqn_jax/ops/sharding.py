@@ -1,4 +1,4 @@
-"""Arrays that are spread over devices: inside ``jax.shard_map``, and over a mesh with Explicit axes."""
+"""Support for arrays that are distributed over devices, by ``jax.shard_map`` or over a mesh with Explicit axes."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ T = TypeVar("T")
 
 
 def varying_axes(*trees: Any) -> frozenset[Any]:
-    """Mesh axes of an enclosing ``jax.shard_map`` along which any leaf may differ between devices.
+    """The mesh axes of an enclosing ``jax.shard_map`` along which any leaf may differ between devices.
 
-    None outside of it, and none with ``check_vma=False``, where JAX does not track them.
+    The result is empty outside of ``jax.shard_map``, and with ``check_vma=False``, where JAX does not track these axes.
     """
     return frozenset().union(*(_varying(leaf) for leaf in jax.tree.leaves(trees)))
 
 
 def vary(tree: T, axes: frozenset[Any]) -> T:
-    """The same values, typed as varying along ``axes``.
+    """Returns the same values, typed as varying along ``axes``.
 
-    Two things need it with ``check_vma=True``. A derivative by what is equal on all devices is summed over them, so
-    per-example gradients are taken by parameters that vary as the Q-values do. And a loop whose condition varies has to
-    carry what varies.
+    With ``check_vma=True``, this is needed in two cases. JAX sums the derivative with respect to a value that is equal
+    on all devices over these devices; per-example gradients must therefore be taken with respect to parameters that
+    vary as the Q-values do. And a loop whose condition varies must carry values that vary.
     """
 
     def vary_leaf(leaf: Any) -> Any:
         missing = tuple(sorted(axes - _varying(leaf), key=str))
         if not missing:
             return leaf
-        lax: Any = jax.lax  # whose function for it has changed its name
+        lax: Any = jax.lax  # the name of its function depends on the JAX version
         return lax.pcast(leaf, missing, to="varying") if hasattr(lax, "pcast") else lax.pvary(leaf, missing)
 
     return jax.tree.map(vary_leaf, tree) if axes else tree
 
 
 def whole(tree: T) -> T:
-    """Leaves that are sharded over Explicit mesh axes gathered on every device; all others as they are.
+    """Gathers leaves that are sharded over Explicit mesh axes on every device; other leaves remain unchanged.
 
-    The kernel relates every example of a minibatch with every other, which the sharding rules of Explicit axes cannot
-    express.
+    The kernel relates every example of a minibatch to every other example, which the sharding rules of Explicit axes
+    cannot express.
     """
 
     def gather(leaf: Any) -> Any:
@@ -54,7 +54,7 @@ def whole(tree: T) -> T:
 
 
 def resized(tree: T, size: int) -> T:
-    """Shapes of the leaves with ``size`` rows, which vary between devices as the leaves do."""
+    """Abstract leaves (shape and dtype) with ``size`` rows, which vary between devices as the given leaves do."""
 
     def resize(leaf: Any) -> jax.ShapeDtypeStruct:
         shape = (size, *leaf.shape[1:])
@@ -66,7 +66,7 @@ def resized(tree: T, size: int) -> T:
 
 
 def collectives(jaxpr: Any) -> Iterator[str]:
-    """Names of the primitives in a jaxpr that communicate along a named axis, of ``shard_map`` or ``vmap``."""
+    """Names of the primitives in a jaxpr that communicate along a named axis of ``shard_map`` or ``vmap``."""
     for equation in jaxpr.eqns if _named_axes(jaxpr) else ():
         inner = [getattr(value, "jaxpr", value) for value in jax.tree.leaves(list(equation.params.values()))]
         nested = [value for value in inner if hasattr(value, "eqns")]
@@ -81,7 +81,7 @@ def _named_axes(thing: Any) -> bool:
 
 
 def _varying(leaf: Any) -> frozenset[Any]:
-    kind: Any = jax.typeof(leaf) if isinstance(leaf, jax.Array) else leaf  # which may be a type itself
+    kind: Any = jax.typeof(leaf) if isinstance(leaf, jax.Array) else leaf  # the leaf may already be a type
     if hasattr(kind, "manual_axis_type"):  # since JAX 0.10
         return getattr(kind.manual_axis_type, "varying", frozenset())
     return getattr(kind, "vma", None) or frozenset()

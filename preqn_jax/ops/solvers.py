@@ -1,11 +1,12 @@
 """Solvers of K z = delta, the system behind PreQN's update (Achiam et al. 2019, Eq. 22).
 
 A solver is any function ``(gram [B, B], delta [B]) -> z [B]``, or ``-> (z, damping)`` if it reports what it added to
-the diagonal; :func:`solve` checks, guards and measures it. Each of :func:`lstsq`, :func:`ridge`, :func:`eigh` and
-:func:`aligned` makes one.
+the diagonal. :func:`solve` calls it, checks its result, handles non-finite values and computes diagnostics.
+:func:`lstsq`, :func:`ridge`, :func:`eigh` and :func:`aligned` each return a solver.
 
-A minibatch drawn with replacement repeats rows, so K is singular as a rule. How a solver regularizes decides whether
-K z can still point along delta, which ``SolveInfo.predicted_alignment`` reports before any step is taken.
+A minibatch drawn with replacement contains repeated rows, so K is usually singular. The regularization of the solver
+then determines whether K z can still point along delta; ``SolveInfo.predicted_alignment`` reports it before any step is
+taken.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ from preqn_jax.types import Array
 
 Solver = Callable[[Array, Array], Array | tuple[Array, Array]]
 
-_TINY = float(jnp.finfo(jnp.float32).tiny)  # less is rounded to zero on some devices
+_TINY = float(jnp.finfo(jnp.float32).tiny)  # some devices round smaller numbers to zero
 
 
 class SolveInfo(NamedTuple):
-    """What :func:`solve` measures; all scalars.
+    """Diagnostics of a solution of K z = delta; all scalars.
 
     Attributes:
-      status: ``Status.ACCEPTED`` if z is a direction to search along, else why it is not, int32.
-      predicted_alignment: cos(K z, delta), the alignment that a step would have were Q linear; 1 for delta = 0.
-      residual: ||K z - delta|| / ||delta||, 0 for delta = 0.
-      damping: what the solver added to K's diagonal, in units of ``kernel_diagonal``.
+      status: ``Status.ACCEPTED`` if z gives a search direction, else the reason why it does not, int32.
+      predicted_alignment: cos(K z, delta), the alignment of a step if Q were linear; 1 for delta = 0.
+      residual: ||K z - delta|| / ||delta||; 0 for delta = 0.
+      damping: the number that the solver added to the diagonal of K, in units of ``kernel_diagonal``.
       kernel_diagonal: mean of K_ii.
     """
 
@@ -48,15 +49,15 @@ class SolveInfo(NamedTuple):
 
     @property
     def finite(self) -> Array:
-        """Whether kernel, delta and solution were finite, bool []; if not, z is zero."""
+        """Whether kernel, delta and solution are finite, bool []; otherwise z is zero."""
         return ~failed(self.status)
 
 
 def solve(solver: Solver, gram: Array, td_error: Array) -> tuple[Array, SolveInfo]:
-    """Solves K z = delta with any solver, in full float32 precision, and measures the solution.
+    """Solves K z = delta with any solver, in full float32 precision, and computes diagnostics of the solution.
 
-    The solver never sees a NaN, an infinity or K = 0: a factorization of those is undefined or endless. It gets the
-    identity and zeros in their place, and z is zero then, as it is if the solution is not finite.
+    The solver is never called with a NaN, an infinity or K = 0, for which a factorization may be undefined or not
+    terminate. The identity or zeros are passed instead, and z is zero. It is also zero if the solution is not finite.
 
     Example:
       >>> z, info = solve(lambda gram, delta: jnp.linalg.solve(gram, delta), 2.0 * jnp.eye(2), jnp.array([1.0, 3.0]))
@@ -72,7 +73,7 @@ def solve(solver: Solver, gram: Array, td_error: Array) -> tuple[Array, SolveInf
       z ``[B]`` and a :class:`SolveInfo`.
 
     Raises:
-      ValueError: at trace time, on shapes that do not fit, of the arguments or of what the solver returns.
+      ValueError: if the shapes of the arguments, or of the solver's result, do not match (at trace time).
     """
     gram, td_error = whole((gram, td_error))
     if td_error.ndim != 1 or gram.shape != td_error.shape * 2:
@@ -87,7 +88,7 @@ def solve(solver: Solver, gram: Array, td_error: Array) -> tuple[Array, SolveInf
         z, damping = _solution(solver(safe_gram, safe_error), safe_error)
         finite = finite_input & all_finite(z)
         z = jnp.where(finite & solvable, z, 0.0)
-        predicted = safe_gram @ z  # 0 where not solvable, as z is
+        predicted = safe_gram @ z  # 0 if not solvable, since z is 0
         residual = relative_norm(predicted - safe_error, safe_error)
         no_error = jnp.all(td_error == 0)
         predicted_alignment = jnp.where(finite & no_error, 1.0, cosine(predicted, safe_error))
@@ -98,13 +99,13 @@ def solve(solver: Solver, gram: Array, td_error: Array) -> tuple[Array, SolveInf
         Status.NO_TD_ERROR: no_error,
     }
     status = jnp.asarray(Status.ACCEPTED, jnp.int32)
-    for reason, holds in reversed(reasons.items()):  # the first that holds is the cause of the rest
+    for reason, holds in reversed(reasons.items()):  # the first reason that applies causes those after it
         status = jnp.where(holds, jnp.asarray(reason, jnp.int32), status)
     return z, SolveInfo(status, predicted_alignment, residual, damping, jnp.mean(jnp.diagonal(gram)))
 
 
 def _solution(found: Any, td_error: Array) -> tuple[Array, Array]:
-    """z and damping from what a solver returned."""
+    """z and damping from the result of a solver."""
     z, damping = found if isinstance(found, tuple) and len(found) == 2 else (found, 0.0)
     if isinstance(z, tuple) or jnp.shape(z) != td_error.shape or jnp.shape(damping) != ():
         shapes = jax.tree.map(jnp.shape, found)
@@ -114,35 +115,35 @@ def _solution(found: Any, td_error: Array) -> tuple[Array, Array]:
 
 @dataclasses.dataclass(frozen=True)
 class PseudoInverse:
-    """A solver that knows its cut-off, which :func:`cut_off` asks for.
+    """A solver that states its cut-off, for :func:`cut_off`.
 
     Attributes:
       solver: (gram ``[B, B]``, delta ``[B]``) -> z ``[B]``.
-      rcond: it counts eigenvalues below rcond times the largest as zero.
+      rcond: the solver treats eigenvalues below rcond times the largest as zero.
     """
 
     solver: Solver
     rcond: float | Array
 
     def __call__(self, gram: Array, td_error: Array) -> Array | tuple[Array, Array]:
-        """As any solver."""
+        """Calls the solver."""
         return self.solver(gram, td_error)
 
 
 def cut_off(solver: Solver) -> float | Array:
-    """Share of the largest eigenvalue below which a solver counts eigenvalues as zero: its ``rcond``, 0 if it has none.
+    """The ``rcond`` of a solver, for :func:`preqn_jax.diagnostics.preconditioned_kernel`; 0 if it has none.
 
-    :func:`preqn_jax.diagnostics.preconditioned_kernel` takes it.
+    The solver treats eigenvalues below rcond times the largest as zero.
     """
     return getattr(solver, "rcond", 0.0)
 
 
 def lstsq(rcond: float = 1e-7) -> Solver:
-    """Minimum-norm least squares by ``jnp.linalg.lstsq``: the paper's Eq. 22, with a cut-off that it does not state.
+    """Minimum-norm least squares by ``jnp.linalg.lstsq``: Eq. 22 of the paper, which does not state the cut-off.
 
     Args:
-      rcond: singular values below rcond times the largest count as zero. JAX's float32 default, 3e-5 at B = 256,
-        discards so much of a sin network's kernel that no step can reach the paper's eta.
+      rcond: singular values below rcond times the largest count as zero. JAX's default for float32, 3e-5 at B = 256,
+        discards so much of the kernel of a sin network that no step can reach the paper's eta.
 
     Raises:
       ValueError: if rcond is not in [0, 1).
@@ -153,12 +154,12 @@ def lstsq(rcond: float = 1e-7) -> Solver:
 
 
 def ridge(damping: float = 1e-4) -> Solver:
-    """(K + damping mean(diag K) I) z = delta by Cholesky: the fast one.
+    """(K + damping mean(diag K) I) z = delta by a Cholesky factorization: the fastest solver.
 
-    Where rounding makes even the damped K indefinite, damping grows tenfold until the factorization succeeds.
+    If rounding makes even the damped K indefinite, damping is multiplied by 10 until the factorization succeeds.
 
     Args:
-      damping: in units of K's mean diagonal.
+      damping: number added to the diagonal of K, in units of the mean of the diagonal.
 
     Raises:
       ValueError: if damping is not in (0, inf).
@@ -177,7 +178,7 @@ def ridge(damping: float = 1e-4) -> Solver:
             larger = 10.0 * state[1]
             return attempt(larger), larger
 
-        # Diagonally dominant, and so certainly solvable, before damping reaches B.
+        # The matrix is diagonally dominant, and therefore certainly solvable, before damping reaches B.
         def failed(state: tuple[Array, Array]) -> Array:
             return ~all_finite(state[0]) & (state[1] < 10.0 * gram.shape[0])
 
@@ -189,10 +190,10 @@ def ridge(damping: float = 1e-4) -> Solver:
 
 
 def eigh(rcond: float = 1e-7) -> Solver:
-    """Pseudo-inverse from an eigendecomposition, which uses K's symmetry; else as :func:`lstsq`.
+    """Like :func:`lstsq`, but by an eigendecomposition, which uses the symmetry of K.
 
     Args:
-      rcond: eigenvalues below rcond times the largest, and negative ones, count as zero.
+      rcond: eigenvalues below rcond times the largest, and negative eigenvalues, count as zero.
 
     Raises:
       ValueError: if rcond is not in [0, 1).
@@ -209,15 +210,15 @@ def eigh(rcond: float = 1e-7) -> Solver:
 
 
 def aligned(min_predicted_alignment: float = 0.985) -> Solver:
-    """The largest ridge whose predicted alignment is high enough: as little amplification as the line search allows.
+    """Ridge with the largest damping of sufficient predicted alignment: the least amplification that may be accepted.
 
-    With K = U diag(s) U^T the predicted alignment falls monotonically as the ridge grows (by Cauchy-Schwarz), so
-    bisection over log damping between 1e-9 and 1 finds it from one eigendecomposition. If no ridge in that range
-    reaches it the smallest is taken. A ridge above 1, which a kernel near the identity would bear, would only
-    shorten the step.
+    With K = U diag(s) U^T, the predicted alignment decreases monotonically with the damping (by Cauchy-Schwarz).
+    Bisection over log damping between 1e-9 and 1 therefore finds the largest damping from one eigendecomposition. If no
+    damping in this range is sufficient, the smallest is used. Damping above 1, which would suffice for a kernel close
+    to the identity, would only shorten the step.
 
     Args:
-      min_predicted_alignment: what cos(K z, delta) is to reach, a little more than ``Linesearch.min_alignment``.
+      min_predicted_alignment: required cos(K z, delta), slightly above ``Linesearch.min_alignment``.
 
     Raises:
       ValueError: if min_predicted_alignment is not in (0, 1).
@@ -226,7 +227,7 @@ def aligned(min_predicted_alignment: float = 0.985) -> Solver:
 
     def solver(gram: Array, td_error: Array) -> tuple[Array, Array]:
         eigenvalues, vectors = jnp.linalg.eigh(gram)
-        # Below float rounding of the largest an eigenvalue is noise: no ridge, however small, is to divide by it.
+        # An eigenvalue below the rounding error of the largest is noise, and must not be divided by.
         kept = eigenvalues > jnp.finfo(gram.dtype).eps * eigenvalues[-1]
         eigenvalues = jnp.where(kept, eigenvalues, 0.0)
         mean_diagonal = jnp.mean(jnp.diagonal(gram))

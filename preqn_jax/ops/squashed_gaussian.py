@@ -13,12 +13,12 @@ def sample(mean: Array, log_std: Array, noise: Array) -> tuple[Array, Array]:
     """A reparameterized sample and its log-density (Haarnoja et al. 2018, Appendix C, Eqs. 20-21).
 
     Args:
-      mean: of u, ``[..., A]``.
-      log_std: logarithm of u's standard deviation, ``[..., A]``.
-      noise: standard normal, ``[..., A]``.
+      mean: mean of u, ``[..., A]``.
+      log_std: logarithm of the standard deviation of u, ``[..., A]``.
+      noise: standard normal noise, ``[..., A]``.
 
     Returns:
-      The action tanh(mean + exp(log_std) noise) ``[..., A]`` and log pi(action) ``[...]``, which stays finite where
+      The action tanh(mean + exp(log_std) noise) ``[..., A]``, and log pi(action) ``[...]``, which is finite even if
       tanh rounds to 1.
     """
     chex.assert_equal_shape([mean, log_std, noise])
@@ -29,5 +29,5 @@ def sample(mean: Array, log_std: Array, noise: Array) -> tuple[Array, Array]:
 
 
 def log_tanh_slope(u: Array) -> Array:
-    """log(1 - tanh(u)^2), elementwise, without the cancellation: 2 (log 2 - u - softplus(-2 u))."""
+    """log(1 - tanh(u)^2), elementwise, computed without cancellation as 2 (log 2 - u - softplus(-2 u))."""
     return 2.0 * (jnp.log(2.0) - u - jax.nn.softplus(-2.0 * u))

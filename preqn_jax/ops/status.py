@@ -1,4 +1,4 @@
-"""How an update ended."""
+"""The outcome of an update."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from preqn_jax.types import Array
 
 
 class Status(enum.IntEnum):
-    """Why the parameters moved, or did not."""
+    """Why an update changed the parameters, or did not."""
 
     ACCEPTED = 0
     NO_TD_ERROR = 1  # delta = 0: nothing to correct, an accepted no-op
-    NOT_ALIGNED = 2  # no step size reached min_alignment; if always, see ntk.check_example_by_example
+    NOT_ALIGNED = 2  # no step size reached min_alignment; if this persists, see ntk.check_example_by_example
     NON_FINITE_TD_ERROR = 3
     NON_FINITE_KERNEL = 4
     NON_FINITE_SOLUTION = 5
 
 
 def failed(status: Array) -> Array:
-    """Whether there was no direction to search along, bool []."""
+    """Whether the update has no search direction, bool []."""
     return status >= Status.NON_FINITE_TD_ERROR

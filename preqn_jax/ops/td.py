@@ -10,38 +10,38 @@ from preqn_jax.types import Array
 
 
 def td_target(reward: Array, discount: Array, next_value: Array, gamma: float | Array) -> Array:
-    """y = r + gamma discount Q(s', mu(s')), a constant to differentiation (Achiam et al. 2019, Algorithm 1, line 10).
+    """y = r + gamma discount Q(s', mu(s')), with stopped gradients (Achiam et al. 2019, Algorithm 1, line 10).
 
     Args:
       reward: ``[B]``.
-      discount: ``[B]``, 0 only where the episode terminated in s'; 1 where a time limit cut it.
-      next_value: bootstrap value of s', ``[B]``: Q(s', mu(s')) for DDPG.
+      discount: ``[B]``, 0 only if the episode terminated in s'; 1 if a time limit truncated it.
+      next_value: bootstrap value of s', ``[B]``, for example Q(s', mu(s')) in DDPG.
       gamma: discount factor per step, in [0, 1].
 
     Returns:
       y ``[B]``.
 
     Raises:
-      ValueError: at trace time, on arrays of other shapes.
+      ValueError: if the shapes of the arrays do not match (at trace time).
     """
     check_vectors(reward=reward, discount=discount, next_value=next_value)
     return jax.lax.stop_gradient(reward + gamma * discount * next_value)
 
 
 def clipped_double_target(reward: Array, discount: Array, next_values: Array, gamma: float | Array) -> Array:
-    """y = r + gamma discount min_i Q_i(s', a') (Fujimoto et al. 2018, Eq. 10), a constant to differentiation.
+    """y = r + gamma discount min_i Q_i(s', a'), with stopped gradients (Fujimoto et al. 2018, Eq. 10).
 
     Args:
       reward: ``[B]``.
-      discount: ``[B]``.
-      next_values: of every critic at the smoothed target action a', ``[N, B]``.
+      discount: as in :func:`td_target`, ``[B]``.
+      next_values: values of all N critics at the smoothed target action a', ``[N, B]``.
       gamma: discount factor per step, in [0, 1].
 
     Returns:
       y ``[B]``, one target for all critics.
 
     Raises:
-      ValueError: at trace time, on arrays of other shapes.
+      ValueError: if the shapes of the arrays do not match (at trace time).
     """
     check_shape("next_values", next_values, None, *reward.shape)
     return td_target(reward, discount, jnp.min(next_values, axis=0), gamma)
@@ -50,14 +50,15 @@ def clipped_double_target(reward: Array, discount: Array, next_values: Array, ga
 def pessimistic_target(
     reward: Array, discount: Array, next_values: Array, gamma: float | Array, pessimism: float | Array
 ) -> Array:
-    """y = r + gamma discount ((1 - p) mean_i Q_i + p min_i Q_i)(s', a'), a constant to differentiation.
+    """y = r + gamma discount ((1 - p) mean_i Q_i + p min_i Q_i)(s', a'), with stopped gradients.
 
-    Of two critics that is their mean less p times half their difference: p = 1 is :func:`clipped_double_target`.
+    For two critics, the bracket is their mean minus p times half of their absolute difference. With p = 1, this is
+    :func:`clipped_double_target`.
 
     Args:
       reward: ``[B]``.
-      discount: ``[B]``.
-      next_values: of every critic at the target action a', ``[N, B]``.
+      discount: as in :func:`td_target`, ``[B]``.
+      next_values: values of all N critics at the target action a', ``[N, B]``.
       gamma: discount factor per step, in [0, 1].
       pessimism: p, in [0, 1].
 
@@ -65,7 +66,7 @@ def pessimistic_target(
       y ``[B]``, one target for all critics.
 
     Raises:
-      ValueError: at trace time, on arrays of other shapes.
+      ValueError: if the shapes of the arrays do not match (at trace time).
     """
     check_shape("next_values", next_values, None, *reward.shape)
     mean = jnp.mean(next_values, axis=0)
@@ -85,17 +86,17 @@ def soft_target(
 
     Args:
       reward: ``[B]``.
-      discount: ``[B]``.
-      next_values: of every critic at an action a' drawn from the policy, ``[N, B]``.
+      discount: as in :func:`td_target`, ``[B]``.
+      next_values: values of all N critics at an action a' sampled from the policy, ``[N, B]``.
       next_log_prob: log pi(a'|s'), ``[B]``.
       gamma: discount factor per step, in [0, 1].
-      temperature: alpha, what a nat of entropy is worth [reward].
+      temperature: alpha, weight of the entropy [reward per nat].
 
     Returns:
       y ``[B]``, one target for all critics.
 
     Raises:
-      ValueError: at trace time, on arrays of other shapes.
+      ValueError: if the shapes of the arrays do not match (at trace time).
     """
     check_shape("next_values", next_values, None, *reward.shape)
     check_vectors(reward=reward, next_log_prob=next_log_prob)

@@ -1,1 +1,1 @@
-"""The tabular operators and MDPs of the theory, in the numbering of Achiam et al. (2019)."""
+"""Tabular operators and finite MDPs of the theory of Achiam et al. (2019), with the paper's numbering."""

@@ -1,4 +1,4 @@
-"""Finite Markov decision processes: random ones, and two on which Q-learning with linear features diverges."""
+"""Finite Markov decision processes: random MDPs, and two on which Q-learning with linear features diverges."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class FiniteMDP(NamedTuple):
     """A Markov decision process with S states and A actions.
 
     Attributes:
-      transition: P(s' | s, a), ``[S, A, S]``, each ``transition[s, a]`` summing to 1.
+      transition: P(s' | s, a), ``[S, A, S]``; each ``transition[s, a]`` sums to 1.
       reward: expected reward r(s, a), ``[S, A]``.
-      gamma: discount factor per step, in [0, 1), [].
+      gamma: discount factor per step, in [0, 1), a scalar.
     """
 
     transition: Array
@@ -25,12 +25,12 @@ class FiniteMDP(NamedTuple):
 
 
 class LinearProblem(NamedTuple):
-    """An MDP, features for Q(s, a) = <features[s A + a], weights>, and where learning starts.
+    """An MDP with features for Q(s, a) = <features[s A + a], weights>, and initial weights.
 
     Attributes:
       mdp: the :class:`FiniteMDP`.
-      features: ``[S A, d]``.
-      weights: ``[d]``.
+      features: features of all state-action pairs, ``[S A, d]``.
+      weights: initial weights, ``[d]``.
     """
 
     mdp: FiniteMDP
@@ -39,9 +39,10 @@ class LinearProblem(NamedTuple):
 
 
 def garnet(key: Array, states: int, actions: int, branching: int, gamma: float | Array) -> FiniteMDP:
-    """A random MDP in which every pair (s, a) leads to ``branching`` different states (Bhatnagar et al. 2009).
+    """A random MDP in which every pair (s, a) has ``branching`` different successors (Bhatnagar et al. 2009).
 
-    The probabilities are the lengths into which ``branching - 1`` uniform points cut [0, 1]; rewards are N(0, 1).
+    The transition probabilities are the lengths of the intervals into which ``branching - 1`` uniformly distributed
+    points divide [0, 1]; rewards are N(0, 1).
 
     Args:
       key: random key.
@@ -66,11 +67,11 @@ def garnet(key: Array, states: int, actions: int, branching: int, gamma: float |
 
 
 def baird(gamma: float = 0.99) -> LinearProblem:
-    """Baird's star: seven states, one action, all lead to the seventh; no rewards, so Q* = 0 (Baird 1995).
+    """Baird's star: seven states with one action, which leads to the seventh state; rewards are zero (Baird 1995).
 
-    Q(i) = 2 w_i + w_8 in the first six states and w_7 + 2 w_8 in the seventh; the start is that of Sutton and Barto
-    (2018, section 11.2), w = (1, 1, 1, 1, 1, 1, 10, 1). The seven feature vectors are linearly independent: every Q is
-    representable, and K is invertible.
+    Therefore Q* = 0. Q(i) = 2 w_i + w_8 in the first six states, and w_7 + 2 w_8 in the seventh. The initial weights
+    are those of Sutton and Barto (2018, section 11.2), w = (1, 1, 1, 1, 1, 1, 10, 1). The seven feature vectors are
+    linearly independent: every Q is representable, and K is invertible.
     """
     features = jnp.zeros((7, 8)).at[jnp.arange(6), jnp.arange(6)].set(2.0).at[:6, 7].set(1.0)
     features = features.at[6, 6].set(1.0).at[6, 7].set(2.0)
@@ -78,10 +79,11 @@ def baird(gamma: float = 0.99) -> LinearProblem:
 
 
 def tsitsiklis_van_roy(gamma: float = 0.99) -> LinearProblem:
-    """Two states, one action, both lead to the second; no rewards, so Q* = 0 (Tsitsiklis and Van Roy 1996).
+    """Two states with one action, which leads to the second state; rewards are zero (Tsitsiklis and Van Roy 1996).
 
-    Q = (w, 2 w): one feature for two states, so K has rank 1 and only Q's on a line are representable. Under uniform
-    data both gradient steps and least-squares fits to the targets expand w if gamma > 5 / 6.
+    Therefore Q* = 0. Q = (w, 2 w) has one feature for two states, so K has rank 1, and only values of Q on a line are
+    representable. With uniformly distributed data, both gradient steps and least-squares fits to the targets expand w
+    if gamma > 5 / 6.
     """
     return LinearProblem(_all_to_last(2, gamma), jnp.asarray([[1.0], [2.0]]), jnp.ones(1))
 

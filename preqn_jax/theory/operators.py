@@ -1,17 +1,17 @@
-"""The operators by which Achiam et al. (2019, section 3) explain when deep Q-learning diverges.
+"""The operators with which Achiam et al. (2019, section 3) explain when deep Q-learning diverges.
 
 For a finite MDP, with K the neural tangent kernel over all pairs (s, a) and rho their share in the data,
 
     T* Q = r + gamma P max_a' Q,              the Bellman optimality operator (Eq. 2)
-    U1 Q = Q + alpha (T* Q - Q),              a table, every entry updated (Eq. 12)
-    U2 Q = Q + alpha D_rho (T* Q - Q),        a table, entries updated as often as they occur in the data (Eq. 13)
-    U3 Q = Q + alpha K D_rho (T* Q - Q),      what one gradient step does to first order (Eq. 14)
+    U1 Q = Q + alpha (T* Q - Q),              a table, where every entry is updated (Eq. 12)
+    U2 Q = Q + alpha D_rho (T* Q - Q),        a table, where updates are as frequent as entries in the data (Eq. 13)
+    U3 Q = Q + alpha K D_rho (T* Q - Q),      the effect of one gradient step to first order (Eq. 14)
 
-Each may be a contraction in the sup norm, with Q* as its fixed point, or not; a modulus is the smallest b for which
-||U Q1 - U Q2|| <= b ||Q1 - Q2|| is certain. docs/theory.md lists every numbered statement of the paper with its
-function and its test, and where a statement fails as it is printed.
+An operator U may be a contraction in the sup norm, with Q* as its fixed point, or not. Its modulus is the smallest b
+for which ||U Q1 - U Q2|| <= b ||Q1 - Q2|| is guaranteed. docs/theory.md lists every numbered statement of the paper
+with its function and its test, and the statements that fail as printed.
 
-Q, r and rho are ``[S, A]``; matrices over pairs are ``[N, N]``, N = S A, the pair (s, a) in row s A + a.
+Q, r and rho are ``[S, A]``; matrices over pairs are ``[N, N]`` with N = S A, and the pair (s, a) is row s A + a.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def u2(q: Array, mdp: FiniteMDP, rho: Array, step_size: float | Array) -> Array:
 def u3(q: Array, mdp: FiniteMDP, kernel: Array, rho: Array, step_size: float | Array) -> Array:
     """U3 Q = Q + alpha K D_rho (T* Q - Q) (Achiam et al. 2019, Eq. 14).
 
-    One expected gradient step (Eq. 5) moves Q so up to O(||alpha g||^2), with K the kernel at the parameters before
-    the step (Theorem 1, Eq. 10; kernel: Eq. 9). For Q linear in its parameters K is constant and this is exact
-    (Lemma 3, Eq. 15). The paper asks for a positive definite K; features that are fewer than the pairs give one that
-    is positive semi-definite only, and then other Q than Q* stay where they are too.
+    One expected gradient step (Eq. 5) has this effect on Q up to O(||alpha g||^2), where K is the kernel at the
+    parameters before the step (Theorem 1, Eq. 10; kernel: Eq. 9). If Q is linear in its parameters, K is constant, and
+    U3 is exact (Lemma 3, Eq. 15). The paper requires a positive definite K. With fewer features than pairs, K is only
+    positive semi-definite, and U3 then leaves other Q than Q* unchanged as well.
 
     Args:
       q: ``[S, A]``.
@@ -69,9 +69,9 @@ def u3(q: Array, mdp: FiniteMDP, kernel: Array, rho: Array, step_size: float | A
 
 
 def u1_modulus(step_size: float | Array, gamma: float | Array) -> Array:
-    """|1 - alpha| + alpha gamma, which for alpha <= 1 is 1 - (1 - gamma) alpha.
+    """|1 - alpha| + alpha gamma, which is 1 - (1 - gamma) alpha for alpha <= 1.
 
-    The paper has it for 0 < alpha < 1 (Achiam et al. 2019, Lemma 1); the absolute value, for larger steps, is ours.
+    The paper states it for 0 < alpha < 1 (Achiam et al. 2019, Lemma 1); the absolute value, for larger steps, is ours.
     """
     return jnp.abs(1.0 - step_size) + step_size * gamma
 
@@ -79,8 +79,8 @@ def u1_modulus(step_size: float | Array, gamma: float | Array) -> Array:
 def u2_modulus(rho: Array, step_size: float | Array, gamma: float | Array) -> Array:
     """Largest of |1 - alpha rho_i| + alpha gamma rho_i (Achiam et al. 2019, Lemma 2).
 
-    For alpha <= 1 / max rho it is 1 - (1 - gamma) alpha min rho: 1, and no contraction, where a pair has no data.
-    The paper has it for 0 < alpha < 1 / max rho; the absolute value, for larger steps, is ours.
+    For alpha <= 1 / max rho it is 1 - (1 - gamma) alpha min rho. If a pair has no data, it is 1, and U2 is not a
+    contraction. The paper states it for 0 < alpha < 1 / max rho; the absolute value, for larger steps, is ours.
     """
     return jnp.max(u1_modulus(step_size * rho, gamma))
 
@@ -88,12 +88,12 @@ def u2_modulus(rho: Array, step_size: float | Array, gamma: float | Array) -> Ar
 def natural_gradient_direction(gradients: Array, rho: Array, td_error: Array) -> Array:
     """F^+ sum_i rho_i delta_i g_i with F = sum_i rho_i g_i g_i^T: natural-gradient Q-learning.
 
-    F is the Fisher information of a Gaussian N(Q(x_i), 1) (Achiam et al. 2019, Eq. 26; Knight and Lerner 2018), the
-    update is Eq. 25, with the pseudo-inverse Eq. 27. PreQN's direction, sum_i z_i g_i with K z = delta (Eq. 28;
-    :func:`preqn_jax.ops.preqn.preqn_update`), is the same for equal weights, at any rank (Lemma 4), and with
-    K + c I and N F + c I in place of the pseudo-inverses too. For other positive rho it is the same where the g_i are
-    linearly independent. Where they are not, both fit delta by least squares, and only the natural gradient weighs
-    the errors by rho.
+    F is the Fisher information of a Gaussian N(Q(x_i), 1) (Achiam et al. 2019, Eq. 26; Knight and Lerner 2018), and the
+    update is Eq. 25, with the pseudo-inverse Eq. 27. PreQN's direction is sum_i z_i g_i with K z = delta (Eq. 28;
+    :func:`preqn_jax.ops.preqn.preqn_update`). For equal weights rho, both directions are equal at any rank (Lemma 4),
+    and also with K + c I and N F + c I in place of the pseudo-inverses. For other positive rho, they are equal if the
+    g_i are linearly independent. Otherwise both fit delta by least squares, but only the natural gradient weights the
+    errors by rho.
 
     Args:
       gradients: g_i = grad Q(x_i), ``[N, d]``.

@@ -229,7 +229,7 @@ def test_an_update_is_described_in_one_line():
     assert words.startswith(
         "rejected: no step size reached the line search's min_alignment: 20 backtracks, alignment 0."
     )
-    with pytest.raises(ValueError, match="info must be of one update, got 1 axes"):
+    with pytest.raises(ValueError, match="info must be of one update, got 1 batch axes"):
         describe(jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), info))
 
 
