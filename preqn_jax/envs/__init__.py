@@ -23,7 +23,7 @@ ENVS: dict[str, str] = {
     "walker2d": "Walker2d-v5",
 }
 
-# Likewise, those with discrete actions.
+# The same for environments with discrete actions.
 DISCRETE_ENVS: dict[str, str] = {
     "acrobot": "Acrobot-v1",
     "asterix": "MinAtar/Asterix-v1",

@@ -108,8 +108,8 @@ def from_brax(env: Any, time_limit: int) -> DeviceEnv:
         observation = inner.obs
         if isinstance(observation, Mapping):
             if "state" not in observation:
-                raise SettingError(f"observations with the entries {', '.join(observation)}, but an agent here takes a "
-                                   "vector, or the entry state")  # fmt: skip
+                raise SettingError(f"observations with the entries {', '.join(observation)} are not supported; "
+                                   "allowed: vectors, or an entry named state")  # fmt: skip
             observation = observation["state"]  # MuJoCo Playground's name for the policy's observation
         return observation.astype(jnp.float32)
 
@@ -129,10 +129,10 @@ def from_brax(env: Any, time_limit: int) -> DeviceEnv:
 
     start = jax.eval_shape(reset, jax.random.split(jax.random.key(0), 1))
     if len(shape := start.observation.shape) != 2 or shape[1] == 0:
-        raise SettingError(f"observations of shape {shape[1:]}, but an agent here takes vectors")
+        raise SettingError(f"observations of shape {shape[1:]} are not supported; allowed: vectors")
     for name in ("reward", "done"):
         if len(shape := getattr(start.inner, name).shape) != 1:
-            raise SettingError(f"a {name} of shape {shape[1:]}, but Brax's interface has a number")
+            raise SettingError(f"a {name} of shape {shape[1:]} violates Brax's interface; allowed: scalars")
     return DeviceEnv(reset, step, start.observation.shape[1], env.action_size, time_limit)
 
 
@@ -153,8 +153,8 @@ def _brax(config: EnvConfig) -> tuple[Any, int]:
     try:
         return envs.get_environment(config.id, **config.kwargs), BRAX_TIME_LIMIT
     except Exception as error:  # any exception of a constructor becomes one line for the user
-        raise SettingError(f"config.env.id={config.id} cannot be made with config.env.kwargs={spell(config.kwargs)}: "
-                           f"{first_line(error)}") from error  # fmt: skip
+        raise SettingError(f"config.env.id={config.id} cannot be created with config.env.kwargs="
+                           f"{spell(config.kwargs)}: {first_line(error)}") from error  # fmt: skip
 
 
 def _playground(config: EnvConfig) -> tuple[Any, int]:
@@ -172,7 +172,7 @@ def _import(module: str, backend: str, remedy: str) -> ModuleType:
             return importlib.import_module(module)
     except ImportError as error:
         raise SettingError(
-            f"config.env.backend={backend} needs a package that is missing ({error}); {remedy}"
+            f"config.env.backend={backend} needs a package that is not installed ({error}); {remedy}"
         ) from None
 
 

@@ -127,8 +127,8 @@ class HostEnv:
         sound = np.abs(numbers) < LARGEST  # false for a NaN
         if not sound.all():
             raise NonFiniteError(
-                f"{self._id} gave {quantity} with the value {numbers[~sound].flat[0]:g} to seed {self._seed[0]} in "
-                f"step {len(self._actions)} of episode {self._number}"
+                f"{self._id} returned {quantity} with the value {numbers[~sound].flat[0]:g} for seed {self._seed[0]} "
+                f"in step {len(self._actions)} of episode {self._number}"
             )
 
     @property
@@ -152,13 +152,13 @@ class HostEnv:
         lines, layers = [], list(_layers(self._env))
         if not any(isinstance(layer, gymnasium.wrappers.TimeLimit) for layer in layers):
             lines.append(
-                f"{self._id} has no time limit: an episode that does not end by itself never ends; "
-                "--config.env.time_limit=1000 sets one"
+                f"{self._id} has no time limit: an episode that does not terminate never ends; set a limit with "
+                "--config.env.time_limit=1000"
             )
         if running := [type(layer).__name__ for layer in layers if _has_statistics(layer)]:
             lines.append(
-                f"{self._id} keeps running statistics ({', '.join(running)}), every environment its own: training, "
-                "evaluations and rollouts do not share them, and a run that resumes begins new ones"
+                f"{self._id} keeps running statistics ({', '.join(running)}) in each environment: training, "
+                "evaluations and rollouts do not share them, and a resumed run starts with new ones"
             )
         return lines
 
@@ -247,9 +247,9 @@ def _make(env_id: str, kwargs: Mapping[str, Any]) -> gymnasium.Env:
         except Exception as error:  # any exception of a third-party constructor becomes one line for the user
             line = first_line(error)
             if isinstance(error, TypeError) and "argument" in line:
-                line += "; arguments are given by --config.env.kwargs.<name>=<value>"
+                line += "; set arguments with --config.env.kwargs.<name>=<value>"
             others = suggest(env_id, kwargs, versions_alone=True)
-            raise SettingError(f"config.env.id={env_id} cannot be made: {line}{others}") from error
+            raise SettingError(f"config.env.id={env_id} cannot be created: {line}{others}") from error
     interface.check_spaces(env_id, env)
     return _ForgetsLastAction(env) if env_id.startswith("MinAtar/") else env
 
@@ -270,8 +270,8 @@ def _register_plugin(env_id: str, kwargs: Mapping[str, Any]) -> None:
                                    f"{first_line(error)}") from error  # fmt: skip
         known = _ids_below(namespace + slash)
     if not known:
-        remedy = "pip install MinAtar" if namespace == "MinAtar" else "none is installed"
-        raise SettingError(f"config.env.id={env_id} needs a package that brings {namespace}/...: {remedy}")
+        remedy = "; pip install MinAtar" if namespace == "MinAtar" else ""
+        raise SettingError(f"config.env.id={env_id}: no installed package provides {namespace}/...{remedy}")
     if env_id not in known:
         raise SettingError(f"config.env.id={env_id} is unknown{suggest(env_id, kwargs)}")
 

@@ -30,7 +30,7 @@ def check_spaces(env_id: str, env: gymnasium.Env) -> None:
     for name in ("action_space", "observation_space"):
         space = getattr(env, name, None)
         if not isinstance(space, spaces.Space):
-            raise SettingError(f"config.env.id={env_id} has no {name} of gymnasium.spaces, but {_spell(space)}")
+            raise SettingError(f"config.env.id={env_id} needs an {name} from gymnasium.spaces, but has {_spell(space)}")
     actions, observations = env.action_space, env.observation_space
     bounded = isinstance(actions, Box) and np.all(np.isfinite([actions.low, actions.high]))
     if not bounded and not isinstance(actions, Discrete):
@@ -41,8 +41,8 @@ def check_spaces(env_id: str, env: gymnasium.Env) -> None:
         sizes = {"action": spaces.flatdim(actions), "observation": spaces.flatdim(observations)}
     except (NotImplementedError, ValueError):
         raise SettingError(
-            f"config.env.id={env_id} has observations of no fixed length: {_spell(observations)}; "
-            "allowed: Box, Discrete, MultiBinary, MultiDiscrete, and Dict and Tuple of them"
+            f"config.env.id={env_id} has observations without a fixed length: {_spell(observations)}; "
+            "allowed: Box, Discrete, MultiBinary, MultiDiscrete, and Dict and Tuple of these"
         ) from None
     for name, size in sizes.items():
         if size == 0:
@@ -89,7 +89,7 @@ def _fault_below_the_wrappers(env: gymnasium.Env, method: str, *args: Any, **kwa
 def _raised(method: str, error: Exception) -> str:
     where = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{pathlib.Path(where.filename).name}:{where.lineno}"
-    options = "; its options are given by --config.env.reset_options.<name>=<value>" if method == "reset" else ""
+    options = "; set its options with --config.env.reset_options.<name>=<value>" if method == "reset" else ""
     return (f"{method}() raised {type(error).__name__} in {place}: {first_line(error)} "
             f"(called as Gymnasium's {_SIGNATURES[method]}{options})")  # fmt: skip
 
@@ -99,7 +99,7 @@ def _wrong_number(method: str, result: Any) -> str | None:
     if isinstance(result, tuple | list) and len(result) == len(expected):
         return None
     got = f"{len(result)} values" if isinstance(result, tuple | list) else f"one value of type {type(result).__name__}"
-    return f"{got}; Gymnasium's interface has {len(expected)}: {', '.join(expected)}"
+    return f"{got}; Gymnasium's interface requires {len(expected)}: {', '.join(expected)}"
 
 
 def _wrong_part(method: str, result: Sequence[Any], space: spaces.Space) -> str | None:
@@ -108,7 +108,8 @@ def _wrong_part(method: str, result: Sequence[Any], space: spaces.Space) -> str 
     if method == "step":
         for name, value, kinds in zip(_RETURNED[method][1:4], result[1:4], ("biuf", "biu", "biu"), strict=True):
             if not _is_array(value, (), kinds):
-                return f"{name}={_spell(value)}; Gymnasium's interface has a {'number' if 'f' in kinds else 'bool'}"
+                required = "number" if "f" in kinds else "bool"
+                return f"{name}={_spell(value)}; Gymnasium's interface requires a {required}"
     return None
 
 

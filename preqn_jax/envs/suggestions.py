@@ -32,7 +32,7 @@ def suggest(env_id: str, kwargs: Mapping[str, Any], *, versions_alone: bool = Fa
     text += f" (or {', '.join(found[1:])})" if found[1:] else ""
     if colon or versions_alone:
         return text
-    return f"{text}; an environment of your own is <module>:<Id>, after the module that registers it"
+    return f"{text}; your own environment is <module>:<Id>, where <module> registers it"
 
 
 def _alike(name: str, versions_alone: bool) -> Iterator[str]:

@@ -87,5 +87,5 @@ def test_braxs_environments_are_given_their_constructors_arguments(monkeypatch):
     env = device.make(EnvConfig("probe", "brax", kwargs={"length": 4}))
     state = env.reset(jax.random.split(jax.random.key(0), 1))
     assert float(env.step(state, np.zeros((1, 1), np.float32))[0].observation[0, 0]) == 0.75
-    with pytest.raises(SettingError, match=r"config\.env\.id=probe cannot be made with .*{\"lenght\": 4}.*lenght"):
+    with pytest.raises(SettingError, match=r"config\.env\.id=probe cannot be created with .*{\"lenght\": 4}.*lenght"):
         device.make(EnvConfig("probe", "brax", kwargs={"lenght": 4}))

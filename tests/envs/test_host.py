@@ -164,16 +164,16 @@ def test_an_argument_that_is_missing_or_unknown_is_named_with_the_flag_that_give
         ("Aunt-v5", r"did you mean Ant-v5\? \(or Ant-v4\)"),
         ("Walker2d-v9", r"did you mean Walker2d-v5\? \(or Walker2d-v4\); .*<module>:<Id>"),
         ("Pendulum-v0", r"did you mean Pendulum-v1\? \(or .*InvertedPendulum-v5"),  # the name before what is similar
-        ("Ant-v2", r"cannot be made.*did you mean Ant-v5\? \(or Ant-v4\)$"),
+        ("Ant-v2", r"cannot be created.*did you mean Ant-v5\? \(or Ant-v4\)$"),
         ("hopper", r"did you mean Hopper-v5\?"),
         ("Versioned-v1", r"did you mean Versioned-v10\? \(or Versioned-v2\)"),  # v9 and v8 cannot be made
-        ("Versioned-v9", r"cannot be made.*did you mean Versioned-v10\? \(or Versioned-v2\)$"),
+        ("Versioned-v9", r"cannot be created.*did you mean Versioned-v10\? \(or Versioned-v2\)$"),
         ("tests.odd_probes:Versioned-v1", r"did you mean tests\.odd_probes:Versioned-v10\? \(or tests"),
         ("tests.odd_probes:Verzioned-v2", r"did you mean tests\.odd_probes:Versioned-v10\?"),
-        ("nonsense", "is unknown; an environment of your own is <module>:<Id>"),
+        ("nonsense", "is unknown; your own environment is <module>:<Id>"),
         ("ProbeUnfit-v0", "bounded Box or Discrete action space"),
         ("no_such_module:Env-v0", "no_such_module"),
-        ("NoSuchPackage/Game-v0", "brings NoSuchPackage/"),
+        ("NoSuchPackage/Game-v0", "no installed package provides NoSuchPackage/"),
         ("MinAtar/Brakeout-v1", "did you mean MinAtar/Breakout-v1"),
     ],
 )
@@ -192,10 +192,14 @@ THREE = np.zeros(3, np.float32)
 @pytest.mark.parametrize(
     ("env_id", "kwargs", "says"),
     [
-        ("NoSpaces-v0", {}, "has no observation_space of gymnasium.spaces, but None"),
-        ("Sees-v0", {"space": gymnasium.spaces.Sequence(BOX), "value": ()}, "no fixed length: Sequence"),
-        ("Sees-v0", {"space": gymnasium.spaces.Graph(BOX, None), "value": ()}, "no fixed length: Graph"),
-        ("Sees-v0", {"space": gymnasium.spaces.Dict({"a": gymnasium.spaces.Sequence(BOX)}), "value": ()}, "no fixed"),
+        ("NoSpaces-v0", {}, "needs an observation_space from gymnasium.spaces, but has None"),
+        ("Sees-v0", {"space": gymnasium.spaces.Sequence(BOX), "value": ()}, "without a fixed length: Sequence"),
+        ("Sees-v0", {"space": gymnasium.spaces.Graph(BOX, None), "value": ()}, "without a fixed length: Graph"),
+        (
+            "Sees-v0",
+            {"space": gymnasium.spaces.Dict({"a": gymnasium.spaces.Sequence(BOX)}), "value": ()},
+            "without a fixed",
+        ),
         ("Sees-v0", {"space": gymnasium.spaces.Box(-1, 1, (0,)), "value": ()}, r"empty observation space.*\(0,\)"),
         ("Sees-v0", {"space": gymnasium.spaces.Dict({}), "value": {}}, "empty observation space"),
         ("Acts-v0", {"space": gymnasium.spaces.Box(-1, 1, (0,))}, r"empty action space.*\(0,\)"),
@@ -242,7 +246,7 @@ def test_observations_in_parts_become_one_vector():
     assert env.reset().tolist() == [1, 1, 1, 0, 0, 1, 4, 5, 6]
 
 
-FIVE = "has 5: observation, reward, terminated, truncated, info"
+FIVE = "requires 5: observation, reward, terminated, truncated, info"
 
 
 @pytest.mark.parametrize(
@@ -251,11 +255,14 @@ FIVE = "has 5: observation, reward, terminated, truncated, info"
         (("o", 1.0, False, {}), f"4 values; .*{FIVE}"),
         ("o", f"one value of type ndarray; .*{FIVE}"),
         (None, "one value of type NoneType"),
-        (("o", np.ones(1), False, False, {}), r"reward=of shape \(1,\) and type float64: \[1.0\]; .* has a number"),
-        (("o", None, False, False, {}), "reward=None; .* has a number"),
-        (("o", "1.0", False, False, {}), "reward='1.0'; .* has a number"),
-        (("o", 1.0, None, False, {}), "terminated=None; .* has a bool"),
-        (("o", 1.0, False, {}, {}), "truncated=of type dict .*; .* has a bool"),
+        (
+            ("o", np.ones(1), False, False, {}),
+            r"reward=of shape \(1,\) and type float64: \[1.0\]; .* requires a number",
+        ),
+        (("o", None, False, False, {}), "reward=None; .* requires a number"),
+        (("o", "1.0", False, False, {}), "reward='1.0'; .* requires a number"),
+        (("o", 1.0, None, False, {}), "terminated=None; .* requires a bool"),
+        (("o", 1.0, False, {}, {}), "truncated=of type dict .*; .* requires a bool"),
         (("o", 1.0, np.array([True]), False, {}), r"terminated=of shape \(1,\)"),
         ((np.zeros(2), 1.0, False, False, {}), r"an observation of shape \(2,\)"),
     ],
@@ -271,7 +278,7 @@ def test_a_step_that_returns_something_else_is_named_with_what_it_returned(env_i
 
 @pytest.mark.parametrize("reset", ["o", ("o", {}, {}), None])
 def test_a_reset_that_returns_something_else_is_named_with_what_it_returned(reset):
-    with pytest.raises(SettingError, match=r"reset\(\) returned .*; .* has 2: observation, info"):
+    with pytest.raises(SettingError, match=r"reset\(\) returned .*; .* requires 2: observation, info"):
         HostEnv("Gives-v0", [0], kwargs={"reset": reset}).reset()
 
 

@@ -407,7 +407,7 @@ def test_only_the_environment_that_does_not_reach_its_state_begins_a_new_episode
 def test_running_statistics_of_a_wrapper_are_told_and_resuming_works():
     _, first, saved, _ = trained(config("ProbeNormalized-v0"), stop_at=110)
     (message,) = first.messages
-    assert "ProbeNormalized-v0 keeps running statistics (NormalizeObservation), every environment its own" in message
+    assert "ProbeNormalized-v0 keeps running statistics (NormalizeObservation) in each environment" in message
     _, second, *_ = trained(config("ProbeNormalized-v0"), arrays=saved[110])
     assert [row["step"] for row in second.rows] == [200]
     assert "resumes with a new episode" in second.messages[1]
@@ -430,8 +430,8 @@ def test_what_float32_cannot_hold_ends_the_run_in_the_step_in_which_it_comes(qua
     with np.errstate(over="ignore"):
         article, value = ("an", np.float32(value)) if quantity == "observation" else ("a", value)
     assert str(error.value) == (
-        f"ProbeFaulty-v0 gave {article} {quantity} with the value {value:g} to seed 0 in step 2 of episode 37, in step "
-        "113 of the run"
+        f"ProbeFaulty-v0 returned {article} {quantity} with the value {value:g} for seed 0 in step 2 of episode 37, in "
+        "step 113 of the run"
     )
     assert trainer.step == 112
     assert all(np.isfinite(leaf).all() for leaf in trainer.replay.data)
@@ -442,11 +442,11 @@ def test_what_float32_cannot_hold_ends_the_run_in_the_step_in_which_it_comes(qua
 def test_a_fault_in_an_evaluation_or_at_a_reset_is_told_too(monkeypatch):
     monkeypatch.setattr(probes.FaultyProbe, "steps", 0)
     monkeypatch.setattr(probes.FaultyProbe, "at", 102)
-    with pytest.raises(NonFiniteError, match="to seed 0 in step 1 of episode 3, in the evaluation after step 100"):
+    with pytest.raises(NonFiniteError, match="for seed 0 in step 1 of episode 3, in the evaluation after step 100"):
         trained(config("ProbeFaulty-v0"))
     monkeypatch.setattr(probes.FaultyProbe, "quantity", "observation")
     monkeypatch.setattr(probes.FaultyProbe, "at", probes.FaultyProbe.steps)
-    with pytest.raises(NonFiniteError, match="an observation with the value nan to seed 0 in step 0 of episode 0"):
+    with pytest.raises(NonFiniteError, match="an observation with the value nan for seed 0 in step 0 of episode 0"):
         HostTrainer(config("ProbeFaulty-v0"))
 
 
