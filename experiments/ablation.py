@@ -2,7 +2,7 @@
 
 The variants change the critic's step size, the solver and the minimum alignment around the paper's values, and two
 settings that may determine whether the actor changes too fast for the critic: its learning rate and the initializer.
-The most informative runs come first: the paper's step size and the one that prototypes suggested, on every task.
+The most informative runs are run first: the paper's step size and the one that prototypes suggested, on every task.
 ``--out`` receives the report on returns, and the critics' Q estimates with the realized returns (overestimation.csv
 and .png).
 """

@@ -57,7 +57,7 @@ VARIANTS = {
     )
 }
 
-PRESETS = {  # the seeds of "final" have decided nothing
+PRESETS = {  # no decision of the development used the seeds of "final"
     "development": Extent(("hopper", "halfcheetah", "ant"), (0, 1, 2), 100_000),
     "final": Extent(("hopper", "halfcheetah", "walker2d", "ant", "swimmer", "humanoid"), tuple(range(10, 15)), 100_000),
 }
@@ -74,7 +74,7 @@ def main() -> int:
     extent = program.read_extent(PRESETS[_PRESET.value])
     chosen = [VARIANTS[name] for name in _VARIANTS.value]
     variants = [variant._replace(overrides=(*variant.overrides, *program.overrides())) for variant in chosen]
-    # Seed by seed: whenever it is stopped, all that is compared has been run about equally often.
+    # Seed by seed, so that all variants have about the same number of runs whenever the suite is stopped.
     jobs = [suite.Job(variant, env, seed, extent.steps)
             for seed in extent.seeds for env in extent.envs for variant in variants]  # fmt: skip
     return program.run("agent_study", "The agent and its parts", jobs, overestimation.write)

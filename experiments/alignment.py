@@ -31,7 +31,7 @@ _STORED = flags.DEFINE_string(
 
 
 def main() -> int:
-    """Runs what is missing, then reports on all there is; returns the exit code."""
+    """Runs all unfinished runs, then reports on all runs; returns the exit code."""
     if _STORED.value is not None:
         return _report_on_stored(pathlib.Path(_STORED.value))
     lists.check_names("--variants", _VARIANTS.value, list(VARIANTS))
@@ -46,7 +46,7 @@ def main() -> int:
 def _report_on_stored(stored: pathlib.Path) -> int:
     for name in ("variants", "envs", "seeds", "num-seeds", "steps", "set", "workers"):
         if flags.FLAGS[name].present:
-            raise SettingError(f"--{name} says what to run; --stored={stored} holds what was run")
+            raise SettingError(f"--{name} applies to new runs and cannot be used with --stored={stored}")
     print(alignment.write_stored(stored, program.folder_of_stored("alignment")))
     return 0
 

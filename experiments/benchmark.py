@@ -14,7 +14,7 @@ from experiments.suites.program import Extent
 from preqn_jax.agents import AGENTS
 from preqn_jax.cli import command_line, lists
 
-PRESETS = {  # "paper" has the tasks and seeds of the paper, which does not state how long its runs are
+PRESETS = {  # "paper" has the tasks and seeds of the paper, which does not state the length of its runs
     "paper": Extent(("halfcheetah", "hopper", "walker2d", "swimmer", "ant"), tuple(range(7)), 1_000_000),
     "evening": Extent(("halfcheetah", "swimmer", "hopper"), (0, 1, 2), 100_000),
     "smoke": Extent(("swimmer",), (0, 1), 10_000),
@@ -30,14 +30,14 @@ def main() -> int:
     lists.check_names("--algos", _ALGOS.value, list(AGENTS))
     extent = program.read_extent(PRESETS[_PRESET.value])
     variants = [_variant(algo, extent.envs[0]) for algo in _ALGOS.value]
-    # Seed by seed: whenever it is stopped, all that is compared has been run about equally often.
+    # Seed by seed, so that all agents have about the same number of runs whenever the suite is stopped.
     jobs = [suite.Job(variant, env, seed, extent.steps)
             for seed in extent.seeds for env in extent.envs for variant in variants]  # fmt: skip
     return program.run("benchmark", "Benchmark", jobs, overestimation.write)
 
 
 def _variant(algo: str, task: str) -> suite.Variant:
-    """The algorithm, called by its name and activation: ``preqn-sin``."""
+    """The variant of an algorithm, named after the algorithm and its activation: ``preqn-sin``."""
     variant = suite.Variant(algo, algo, program.overrides())
     return variant._replace(name=f"{algo}-{variant.config(task).agent.activation}")
 

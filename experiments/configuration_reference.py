@@ -24,7 +24,7 @@ def main() -> int:
 
 
 def markdown() -> str:
-    """The page."""
+    """The page in Markdown."""
     fields = settings.leaves(presets.get_config(presets.DEFAULT))
     run = [leaf for leaf in fields if not leaf.path.startswith("agent.") and leaf.path != "algorithm"]
     sections = [_HEAD, _names(), "## A run\n", _table(run)]

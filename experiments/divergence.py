@@ -74,7 +74,7 @@ _ALLOWED = ("baird", "tsitsiklis_van_roy", "pendulum", "cascade")
 
 
 class Curve(NamedTuple):
-    """One method on one task: at which updates, and what was measured, leaves ``[seeds, records + 1]``."""
+    """The measurements of one method on one task, with leaves ``[seeds, records + 1]``, and their updates."""
 
     task: str
     method: str
@@ -102,12 +102,12 @@ def main() -> int:
     draw, picture = (pictures.divergence_seeds, "_seeds") if several else (pictures.divergence, "")
     drawn = draw(out / "divergence.csv", out / f"divergence{picture}.png")
     print("\n".join([*summary(curves), *trends(curves)]))
-    print(f"{seconds:.0f} s on {provenance.device()}; saved in {out}" + ("" if drawn else " (no picture)"))
+    print(f"{seconds:.0f} s on {provenance.device()}; saved in {out}" + ("" if drawn else " (without a figure)"))
     return 0
 
 
 def _check() -> pathlib.Path:
-    """The folder to write to; raises SettingError on what cannot be."""
+    """Checks all flags and returns the output directory; raises SettingError if a flag is invalid."""
     check_names("--tasks", _TASKS.value, list(_ALLOWED))
     check_names("--methods", _METHODS.value, list(METHODS))
     check_names("--activation", _ACTIVATION.value, list(ACTIVATIONS))
@@ -143,7 +143,7 @@ def _numbers(flag: str, given: list[str], kind: Callable[[str], Any]) -> list[An
 
 
 def _tasks() -> dict[str, Task]:
-    """Those that the flags ask for, by name."""
+    """The tasks that are selected by the flags, by name."""
     tasks: dict[str, Task] = {}
     for name in _TASKS.value:
         if name == "pendulum":
@@ -159,7 +159,7 @@ def _tasks() -> dict[str, Task]:
 
 
 def variants(*lists: list[Any]) -> dict[str, tuple[Any, ...]]:
-    """Arguments of ``pendulum_task``, every combination of the lists given for each, named by what differs."""
+    """Arguments of ``pendulum_task`` for every combination of the given lists, named by the arguments that differ."""
     spelling = ("{}", "{}", "step {}", "{} transitions")
     found = {}
     for values in itertools.product(*lists):
@@ -173,7 +173,7 @@ def variants(*lists: list[Any]) -> dict[str, tuple[Any, ...]]:
 
 
 def _with_progress(runs: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """All runs, with a bar where there is a terminal and a line each where there is none."""
+    """Yields all runs and shows progress: a bar in a terminal, else one line per run."""
     bar = tqdm.tqdm(runs, unit="run", disable=not sys.stderr.isatty(), dynamic_ncols=True)
     for i, (task, method) in enumerate(bar):
         bar.set_description(f"{task} {method}")
@@ -183,7 +183,7 @@ def _with_progress(runs: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
 
 
 def run(name: str, task: Task, method: str, seeds: int, updates: int, records: int = 100) -> Curve:
-    """Learns one task by one method, all seeds at once."""
+    """Runs one method on one task, with all seeds at once."""
     updates = -(-updates // records) * records
     keys = jax.vmap(jax.random.key)(np.arange(seeds))
     record = jax.jit(jax.vmap(_learner(task, METHODS[method], updates, records)))(keys)
@@ -196,7 +196,7 @@ def _learner(task: Task, method: Method, updates: int, records: int) -> Callable
 
 
 def to_csv(curves: list[Curve]) -> str:
-    """One row a record."""
+    """The table in CSV, with one row per record."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     scalars = [name for name in Record._fields if name != "failure_modes"]
@@ -210,7 +210,7 @@ def to_csv(curves: list[Curve]) -> str:
 
 
 def summary(curves: list[Curve]) -> list[str]:
-    """Lines of a table, one a curve."""
+    """The lines of a table with one row per curve."""
     width = max(20, *(len(curve.task) + 2 for curve in curves))
     lines = [
         f"{'task':{width}}{'method':16}{'verdict by seed':40}{'|Q| at the end':30}"
@@ -225,15 +225,15 @@ def summary(curves: list[Curve]) -> list[str]:
             f"{record.accepted.mean():<10.2f}{np.mean(record.contraction_bound < 1):<10.2f}{modes}"
         )
     bounds = ", ".join(f"{task} {bound:.4g}" for task, bound in {curve.task: curve.bound for curve in curves}.items())
-    lines.append(f"largest |Q| that rewards, or without rewards the start, can explain: {bounds}")
-    lines.append("diverges: |Q| not finite, or beyond ten times that; too large: beyond it; at the end of the run")
-    lines.append("beta < 1: share of the records in which the bound of Theorem 2 says that the step contracts")
+    lines.append(f"largest |Q| explained by the rewards, or without rewards by the initial Q: {bounds}")
+    lines.append("at the end of the run, diverges: |Q| not finite, or beyond ten times that; too large: beyond it")
+    lines.append("beta < 1: share of the records in which the bound of Theorem 2 guarantees that the step contracts")
     lines.append("failure modes: those present in at least half of the records before a seed diverged")
     return lines
 
 
 def _by_seed(verdicts: list[str]) -> str:
-    """One word for all, a word each, or how many of each."""
+    """The verdict if all seeds agree, else the verdict of each seed, or the number of seeds with each verdict."""
     counts = {word: verdicts.count(word) for word in dict.fromkeys(verdicts)}
     if len(counts) == 1:
         return verdicts[0]
@@ -249,7 +249,7 @@ def _ends(curve: Curve) -> str:
 
 
 def trends(curves: list[Curve]) -> list[str]:
-    """How the outcome on Pendulum goes with the row ratio of fresh networks, a line a method; none for one network."""
+    """Correlations of the outcome on Pendulum with the initial row ratio, one line per method with several networks."""
     lines = []
     for method in dict.fromkeys(curve.method for curve in curves):
         chosen = [curve for curve in curves if curve.method == method and curve.task.startswith("pendulum")]
@@ -260,20 +260,20 @@ def trends(curves: list[Curve]) -> list[str]:
             "the share of seeds that diverge": [np.mean(_peaks(curve) > 10 * curve.bound) for curve in chosen],
             "the largest |Q| (median over seeds)": [np.median(_peaks(curve)) for curve in chosen],
             "the alignment of the first update": [np.mean(curve.record.alignment[:, 0]) for curve in chosen],
-            "that of all updates (median)": [np.nanmedian(curve.record.alignment) for curve in chosen],
+            "the alignment of all updates (median)": [np.nanmedian(curve.record.alignment) for curve in chosen],
         }
-        told = ", ".join(f"{name} {rank_correlation(ratios, np.array(of)):.2f}" for name, of in outcomes.items())
-        lines.append(f"{method}, {len(chosen)} variants: rank correlation of the row ratio at the start with {told}")
+        found = ", ".join(f"{name} {rank_correlation(ratios, np.array(of)):.2f}" for name, of in outcomes.items())
+        lines.append(f"{method}, {len(chosen)} variants: rank correlation of the initial row ratio with {found}")
     return lines
 
 
 def _peaks(curve: Curve) -> np.ndarray:
-    """Largest |Q| of each seed, infinity where it broke."""
+    """Largest |Q| of each seed; infinity if it became non-finite."""
     return np.where(np.isfinite(curve.record.q_abs), curve.record.q_abs, np.inf).max(axis=1)
 
 
 def verdict(q_abs: np.ndarray, bound: float) -> str:
-    """In a word, what became of |Q|; q_abs is ``[records + 1]``."""
+    """A short description of the course of |Q|; q_abs is ``[records + 1]``."""
     last = q_abs[-1]
     if not np.isfinite(last) or last > 10 * bound:
         return "diverges"
@@ -285,8 +285,8 @@ def verdict(q_abs: np.ndarray, bound: float) -> str:
 
 
 def frequent_modes(record: Record, bound: float) -> list[str]:
-    """Names of the failure modes that half of the records show, up to where a seed diverges."""
-    before = np.logical_and.accumulate(record.q_abs <= 10 * bound, axis=1)  # NaN is not
+    """Names of the failure modes that are present in at least half of the records before a seed diverges."""
+    before = np.logical_and.accumulate(record.q_abs <= 10 * bound, axis=1)  # False for NaN
     present = zip(FailureModes._fields, record.failure_modes.present(), strict=True)
     return [name for name, flag in present if np.asarray(flag)[before].mean() >= 0.5]
 

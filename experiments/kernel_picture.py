@@ -32,7 +32,7 @@ def main() -> int:
     print(f"alignment cos(Q' - Q, delta): gradient step {measured.gradient.alignment:.3f}, "
           f"PreQN {measured.preqn.alignment:.3f}")  # fmt: skip
     drawn = _draw(measured, out / "kernel_picture.png")
-    print(f"saved to {out / 'kernel_picture.png'}" if drawn else "no picture: matplotlib is missing, or could not draw")
+    print(f"saved to {out / 'kernel_picture.png'}" if drawn else "no figure: matplotlib is missing, or drawing failed")
     return 0
 
 
@@ -44,7 +44,7 @@ def _draw(measured: Measured, path: pathlib.Path) -> bool:
     diagonal = np.sqrt(np.diagonal(measured.gram))
     image = kernel.imshow(measured.gram / np.outer(diagonal, diagonal), cmap="RdBu_r", vmin=-1, vmax=1)
     figure.colorbar(image, ax=kernel)
-    kernel.set(title="K of the minibatch, by its diagonal", xlabel="error at state j", ylabel="moves Q at state i")
+    kernel.set(title="K of the minibatch, normalized", xlabel="error at state j", ylabel="moves Q at state i")
     for axes, name, step in zip(others, ("Gradient step", "PreQN"), (measured.gradient, measured.preqn), strict=True):
         axes.plot(measured.grid, step.elsewhere, color="C0", label="change of Q")
         axes.vlines(measured.state, 0, STEP_SIZE * measured.td_error, color="C1", linewidth=1)

@@ -81,18 +81,18 @@ def main() -> int:
     replace_file(out / "linear_regime.json", json.dumps(record, indent=2) + "\n")
     drawn = picture(rows, star, out / "linear_regime.png")
     print("\n".join(summary(rows)))
-    print(f"saved in {out}" + ("" if drawn else ", without a picture: matplotlib is not installed"))
+    print(f"saved in {out}" + ("" if drawn else ", without a figure: matplotlib is not installed"))
     return 0
 
 
 def _read_options() -> Options:
-    """Raises SettingError on what the flags' own bounds cannot tell."""
+    """Reads the options; raises SettingError for errors that the bounds of the flags do not detect."""
     try:
         widths = tuple(sorted({int(width) for width in _WIDTHS.value}))
     except ValueError:
         widths = ()
     if not widths or widths[0] < 1:
-        raise SettingError(f"--widths={','.join(_WIDTHS.value)} must be whole numbers of at least 1, 32,64 for example")
+        raise SettingError(f"--widths={','.join(_WIDTHS.value)} must be whole numbers of at least 1, for example 32,64")
     lists.check_names("--activations", _ACTIVATIONS.value, sorted(ACTIVATIONS))
     if not _GAMMA.value < 1:
         raise SettingError(f"--gamma={_GAMMA.value:g} must be below 1")
@@ -100,7 +100,7 @@ def _read_options() -> Options:
 
 
 def _with_progress(options: Options) -> Iterator[tuple[Row, Trajectory]]:
-    """All networks, with a bar where there is a terminal and a line a width where there is none."""
+    """Measures all networks and shows progress: a bar in a terminal, else one line per width."""
     kinds = [(a, study, width) for a in options.activations for study in STUDIES for width in options.widths]
     bar = tqdm.tqdm(kinds, unit="width", disable=not sys.stderr.isatty(), dynamic_ncols=True)
     for i, (activation, study, width) in enumerate(bar):
@@ -112,7 +112,7 @@ def _with_progress(options: Options) -> Iterator[tuple[Row, Trajectory]]:
 
 
 def measure(activation: str, study: tuple[str, str], width: int, options: Options) -> Iterator[tuple[Row, Trajectory]]:
-    """The networks of one kind, a seed after the other; compiled once."""
+    """Measures the networks of one kind, one seed after the other, with one compiled program."""
     problem, method = study
     draw: Callable[[jax.Array], Problem] = functools.partial(garnet, gamma=options.gamma)
     run = jax.jit(follow(draw if problem == "garnet" else baird, activation, (width, width), method, options.updates))

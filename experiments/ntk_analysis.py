@@ -65,7 +65,7 @@ class Options(NamedTuple):
 
 
 def main() -> int:
-    """Measures or reads, decides, saves; returns the exit code."""
+    """Measures, or reads measurements, decides on the findings, and saves; returns the exit code."""
     table, options = _read_table(), _read_options()
     settings: dict[str, Any] = options._asdict() if table is None else {"table": _TABLE.value}
     out = results_folder(_OUT.value, "ntk_analysis.json", settings)
@@ -92,23 +92,23 @@ def main() -> int:
 
 
 def _read_table() -> list[Measurement] | None:
-    """The measurements of ``--table``, None without it.
+    """The measurements in ``--table``; None without this flag.
 
     Raises:
-      SettingError: if it is no such table, or does not hold every network of every task in it, or other flags ask for
-        what only a measurement can give.
+      SettingError: if the file is not such a table, a network is missing for one of its tasks, or flags are given that
+        apply to new measurements only.
     """
     if _TABLE.value is None:
         return None
     for flag in (_TASKS, _VERSIONS, _INITS, _TRIALS, _PAIRS):
         if flag.present:
-            raise SettingError(f"--{flag.name} says what to measure; --table={_TABLE.value} holds what was measured")
+            raise SettingError(f"--{flag.name} applies to new measurements and cannot be used with --table")
     try:
         with pathlib.Path(_TABLE.value).open(newline="") as lines:
             rows = sorted(_parse(row) for row in csv.DictReader(lines))
     except OSError as error:
         raise SettingError(f"--table={_TABLE.value} cannot be read: {error.strerror}") from None
-    except (KeyError, TypeError, ValueError):  # text that is none included
+    except (KeyError, TypeError, ValueError):  # including a file that is not text
         raise SettingError(f"--table={_TABLE.value} is not an ntk_analysis.csv, or is damaged") from None
     cells = {(row.task, row.init, row.activation, row.architecture) for row in rows}
     groups = {(row.task, row.init) for row in rows}
@@ -125,14 +125,14 @@ def _parse(row: dict[str, str]) -> Measurement:
 
 
 def _read_options() -> Options:
-    """Raises SettingError on what the flags' own bounds cannot tell."""
+    """Reads the options; raises SettingError for errors that the bounds of the flags do not detect."""
     for flag, given, known in (
         ("--tasks", _TASKS.value, TASKS),
         ("--versions", _VERSIONS.value, VERSIONS),
         ("--inits", _INITS.value, KERNEL_INITS),
     ):
         lists.check_names(flag, given, sorted(known))
-    needed, available = 3 * 4 * _PAIRS.value**2, psutil.virtual_memory().available  # K, and its copies on the way
+    needed, available = 3 * 4 * _PAIRS.value**2, psutil.virtual_memory().available  # K and intermediate copies
     if needed > available:
         raise SettingError(
             f"--pairs={_PAIRS.value} needs about {needed / 2**30:.1f} GiB for K, but {available / 2**30:.1f} GiB of "
@@ -143,7 +143,7 @@ def _read_options() -> Options:
 
 
 def _with_progress(options: Options) -> Iterator[Measurement]:
-    """All measurements, with a bar where there is a terminal and a line a task where there is none."""
+    """Measures all networks and shows progress: a bar in a terminal, else one line per task."""
     networks = len(ACTIVATIONS) * len(ARCHITECTURES) * len(options.inits) * options.trials
     total = networks * len(options.tasks)
     bar = tqdm.tqdm(total=total, unit="network", disable=not sys.stderr.isatty(), dynamic_ncols=True)
@@ -158,7 +158,7 @@ def _with_progress(options: Options) -> Iterator[Measurement]:
 
 
 def _by_version_and_init(rows: Sequence[Measurement]) -> dict[tuple[str, str], list[Measurement]]:
-    """Versions differ in physics and observations: they are never pooled."""
+    """Groups measurements by version and initializer; versions differ in physics and observations."""
     groups: dict[tuple[str, str], list[Measurement]] = {}
     for row in rows:
         groups.setdefault((row.task.rpartition("-")[2], row.init), []).append(row)

@@ -63,7 +63,7 @@ def main() -> int:
 
 
 def _measure(task: str) -> list[Row]:
-    """The rows of one task, with a bar where there is a terminal and a line for each options where there is none."""
+    """Measures the rows of one task and shows progress: a bar in a terminal, else one line per set of options."""
     cases, rows = collect(task, _STATES.value), []
     for options in _OPTIONS.value:
         if not sys.stderr.isatty():

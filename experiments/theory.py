@@ -37,7 +37,8 @@ def main() -> int:
     drawn = pictures.draw_picture(curves, out / "theory.png")
     print("\n".join([*report.table(checks), *pictures.lines(curves)]))
     print(
-        f"{seconds:.0f} s on {provenance.device()}; saved in {out}" + ("" if drawn else " (no picture: no matplotlib)")
+        f"{seconds:.0f} s on {provenance.device()}; saved in {out}"
+        + ("" if drawn else " (without a figure: no matplotlib)")
     )
     return report.exit_code(checks)
 

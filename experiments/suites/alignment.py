@@ -1,4 +1,4 @@
-"""What experiments.alignment compares, and its report on the updates: alignment.csv and the figures."""
+"""The variants of ``experiments.alignment``, and its report on their updates: alignment.csv and the figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from preqn_jax.settings import SettingError
 from preqn_jax.training import plots, statistics
 from preqn_jax.training.files import replace_file
 
-MEASURING = ("measure_alignment", "record_updates")  # fields that every run has to have set
+MEASURING = ("measure_alignment", "record_updates")  # fields that are set in every run
 
 
 def _variant(name: str, agent: str, activation: str, *overrides: str) -> suite.Variant:
@@ -52,18 +52,18 @@ _COLUMNS = (
     "accepted_below_min_alignment",
     "accepted",
 )
-_BIN = 1000  # updates that a point of a curve averages over
+_BIN = 1000  # updates that are averaged for each point of a curve
 
 
 class Alignments(NamedTuple):
-    """What one run measured.
+    """The alignments of one run.
 
     Attributes:
-      cosine: of every update, on the minibatch that it is made from, ``[updates]``.
-      heldout: of every update, on a second minibatch, ``[updates]``; NaN where the run did not measure it.
-      step: environment steps before each, ``[updates]``.
-      accepted: which updates moved the critic at all, ``[updates]``.
-      min_alignment: what the line search asked for; the default where an agent has no line search.
+      cosine: alignment of every update on its own minibatch, ``[updates]``.
+      heldout: alignment of every update on a second minibatch, ``[updates]``; NaN if the run did not measure it.
+      step: environment steps before each update, ``[updates]``.
+      accepted: whether each update changed the critic, ``[updates]``.
+      min_alignment: the minimum alignment of the line search; PreQN's default for agents without a line search.
     """
 
     cosine: np.ndarray
@@ -98,7 +98,7 @@ def write(jobs: Sequence[suite.Job], folder: pathlib.Path) -> str:
 
 
 def _read(folder: pathlib.Path, cell: report.Cell, seed: int, min_alignment: float) -> Alignments:
-    """Of one run; raises SettingError where a file of it cannot be read."""
+    """Reads the alignments of one run; raises SettingError if a file cannot be read."""
     workdir = folder / suite.work_folder(cell.variant, cell.task, seed)
     files = [file for file in suite.read_updates(workdir) if file["step"].max() <= cell.steps[-1]]
     if not files:
@@ -106,7 +106,7 @@ def _read(folder: pathlib.Path, cell: report.Cell, seed: int, min_alignment: flo
     cosine = np.concatenate([file["update_alignment"][0] for file in files])
     unmeasured = [np.full(len(file["update_alignment"][0]), np.nan) for file in files]
     heldout = [file.get("heldout_alignment", [nan])[0] for file, nan in zip(files, unmeasured, strict=True)]
-    # Agents without a linesearch take every step.
+    # Agents without a line search accept every step.
     accepted = [file["accepted"][0] if "accepted" in file else np.ones_like(file["step"][0]) for file in files]
     step = np.concatenate([file["step"][0] for file in files])
     return Alignments(cosine, np.concatenate(heldout), step, np.concatenate(accepted).astype(bool), min_alignment)
@@ -131,27 +131,28 @@ def _row(cell: report.Cell, runs: Sequence[Alignments]) -> list[str | int]:
 
 
 def _known(value: float) -> str:
-    """Four decimals, or nothing where the runs did not measure it."""
+    """Formats a number with four decimals; an empty string for NaN, if the runs did not measure it."""
     return "" if np.isnan(value) else f"{value:.4f}"
 
 
 def _curve(runs: Sequence[Alignments]) -> report.Curve:
-    """Environment steps at the bins' ends, and the mean of each bin, ``[runs, bins]``."""
+    """Environment step at the end of each bin, and mean of each bin, ``[runs, bins]``."""
     bins = min(len(run.cosine) for run in runs) // _BIN
     values = [run.cosine[: bins * _BIN].reshape(bins, _BIN).mean(axis=1) for run in runs]
     return runs[0].step[_BIN - 1 : bins * _BIN : _BIN], np.stack(values)
 
 
 def draw(cells: Sequence[report.Cell], cosines: Sequence[report.Curve], folder: pathlib.Path) -> bool:
-    """Draws figure3.png, the alignment on every task, and each task's own figure; False without matplotlib.
+    """Draws figure3.png, the alignment on every task, and one figure per task; returns False without matplotlib.
 
-    The latter are figure10_HalfCheetah-v5.png and so on for the paper's tasks and alignment_<task>.png for others:
-    alignment of all variants, of PreQN's alone, which are too near to 1 to be told apart beside TD3's, and returns.
+    The figures of the paper's tasks are named like figure10_HalfCheetah-v5.png, the others alignment_<task>.png. They
+    show the alignment of all variants, the alignment of PreQN's variants only (which are too close to 1 to be
+    distinguished in a panel with TD3), and the returns.
 
     Args:
       cells: runs of each variant on each task.
-      cosines: of each cell, alignment over environment steps.
-      folder: to draw into.
+      cosines: alignment over environment steps of each cell.
+      folder: directory for the figures.
     """
     returns = report.panels(cells)
     curves: dict[str, dict[str, report.Curve]] = {environment: {} for environment in returns}
@@ -173,20 +174,21 @@ def draw(cells: Sequence[report.Cell], cosines: Sequence[report.Curve], folder: 
 
 
 def write_stored(stored: pathlib.Path, folder: pathlib.Path) -> str:
-    """Pools the runs whose metrics.csv are stored as <variant>_<task>_seed<seed>.csv, as ``docs/results`` has them.
+    """Pools runs whose metrics.csv are stored as <variant>_<task>_seed<seed>.csv, as in ``docs/results``.
 
-    Of each evaluation the metrics have the mean alignment since the one before: the figures are drawn from that, at the
-    evaluation's step, and pooled.csv holds alignment and return of each cell.
+    The metrics of each evaluation contain the mean alignment since the previous evaluation. The figures show this mean
+    at the step of the evaluation, and pooled.csv contains alignment and return of each cell.
 
     Args:
-      stored: folder of the files.
-      folder: to write pooled.csv and the figures into.
+      stored: directory of the files.
+      folder: directory for pooled.csv and the figures.
 
     Returns:
       A table for the terminal.
 
     Raises:
-      SettingError: if there are none, one is damaged, empty or of no known task, or seeds differ in their evaluations.
+      SettingError: if there are no files, a file is damaged, empty or of an unknown task, or the evaluations of
+        different seeds have different steps.
     """
     cells = stored_cells(stored)
     rows = [_pooled(cell) for cell in cells]
@@ -203,12 +205,12 @@ def write_stored(stored: pathlib.Path, folder: pathlib.Path) -> str:
 
 
 def stored_cells(stored: pathlib.Path) -> list[report.Cell]:
-    """The cells of :func:`write_stored`, in the order of ``VARIANTS`` and then by name, task by task."""
+    """The cells of :func:`write_stored`, sorted by task, then in the order of ``VARIANTS``, then by name."""
     groups: dict[tuple[str, str], list[tuple[int, pathlib.Path]]] = {}
     for path in stored.glob("*.csv"):
         match = re.fullmatch(r"(.+)_([a-z0-9]+)_seed(\d+)", path.stem)
         if match is None or match[2] not in ENVS:
-            raise SettingError(f"{path} is not <variant>_<task>_seed<seed>.csv with a task of {', '.join(ENVS)}")
+            raise SettingError(f"{path} is not <variant>_<task>_seed<seed>.csv; allowed tasks: {', '.join(ENVS)}")
         groups.setdefault((match[2], match[1]), []).append((int(match[3]), path))
     if not groups:
         raise SettingError(f"--stored={stored} holds no <variant>_<task>_seed<seed>.csv")
@@ -224,14 +226,14 @@ def _stored_cell(variant: str, task: str, runs: Sequence[tuple[int, pathlib.Path
         if "update_alignment" not in (table.dtype.names or ()):
             raise SettingError(f"{path} has no column update_alignment: the run did not measure it")
         if not len(table):
-            raise SettingError(f"{path} has no evaluation yet: leave it out")
+            raise SettingError(f"{path} has no evaluation yet; remove it")
         if not np.array_equal(table["step"], tables[0]["step"]):
-            raise SettingError(f"{path} has other evaluations than {paths[0]}: only runs of the same steps are pooled")
+            raise SettingError(f"{path} and {paths[0]} must have evaluations at the same steps to be pooled")
     return report.Cell(variant, task, ENVS[task], seeds, tables)
 
 
 def _pooled(cell: report.Cell) -> list[str | int]:
-    """A row of pooled.csv: the alignment is the mean over all updates, the return that of the last evaluations."""
+    """A row of pooled.csv, with the mean alignment of all updates and the return of the last evaluations."""
     by_seed = _mean_of_updates(cell, "update_alignment")
     final = statistics.estimate(np.mean, cell.final)
     return [
@@ -247,7 +249,7 @@ def _pooled(cell: report.Cell) -> list[str | int]:
 
 
 def _mean_of_updates(cell: report.Cell, name: str) -> np.ndarray:
-    """Mean of a metric over all updates of each run, ``[seeds]``; NaN where the run did not measure it."""
+    """Mean of a metric over all updates of each run, ``[seeds]``; NaN for runs that did not measure it."""
     updates, values = cell.metric("updates"), cell.metric(name)
     means = np.nansum(updates * values, axis=1) / updates.sum(axis=1)
     return np.where(np.isnan(values).all(axis=1), np.nan, means)

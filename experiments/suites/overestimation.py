@@ -1,8 +1,8 @@
-"""What critics claim and what came: overestimation.csv and overestimation.png of a suite.
+"""Q estimate of the critic versus realized return: overestimation.csv and overestimation.png of a suite.
 
-Every evaluation says what the critic claims at the first state (``first_q``) and what the discounted return from there
-was. Their difference is the overestimation that an actor climbs; the mean absolute action shows how far it got. When
-the difference was largest says whether it is the start that is dangerous.
+Every evaluation reports the Q estimate at the first state (``first_q``) and the realized discounted return from there.
+Their difference is the overestimation, which the actor exploits; a large mean absolute action indicates to which
+extent. The step of the largest difference shows whether overestimation occurs mainly at the beginning of training.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ def write(jobs: Sequence[suite.Job], folder: pathlib.Path) -> str:
 
 
 def _measured(cell: report.Cell) -> report.Cell:
-    """Those of its runs that say what the critic claimed: older ones do not."""
+    """The cell with only the runs that report Q estimates, which older runs do not."""
     kept = np.nonzero(np.isfinite(cell.metric("first_q")).all(axis=1))[0]
     return cell._replace(seeds=tuple(cell.seeds[i] for i in kept), tables=tuple(cell.tables[i] for i in kept))
 
 
 def _row(cell: report.Cell) -> list[str | int]:
-    """Means over runs: of the last three evaluations, of the largest claim, and of the largest excess of one."""
+    """Means over runs: of the last three evaluations, the largest Q estimate, and its largest excess."""
     final = {name: statistics.final(cell.metric(name)).mean() for name in _ROWS.values()}
     largest = cell.metric("first_q").max(axis=1).mean()
     excess = cell.metric("first_q") - cell.metric("discounted_return")

@@ -1,4 +1,4 @@
-"""What the programs that run a suite share: their flags, and from jobs to report."""
+"""The flags that all programs with a suite share, and the steps from the jobs to the report."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from preqn_jax.training.workdir import results_folder
 
 _KNOWN = [*ENVS, *DISCRETE_ENVS]
 _ENVS = flags.DEFINE_list("envs", None, f"tasks; allowed: {', '.join(_KNOWN)}")
-_SEEDS = flags.DEFINE_list("seeds", None, "which seeds, 0,1,2 for example")
-_NUM_SEEDS = flags.DEFINE_integer("num-seeds", None, "how many seeds, counted from 0", lower_bound=1)
+_SEEDS = flags.DEFINE_list("seeds", None, "list of seeds, for example 0,1,2")
+_NUM_SEEDS = flags.DEFINE_integer("num-seeds", None, "number of seeds, starting at 0", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", None, "length of every run [environment steps]", lower_bound=1)
-_SET = flags.DEFINE_multi_string("set", [], "a field of every run's configuration, agent.gamma=0.98 for example")
-_WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "runs at a time", lower_bound=1)
-_OUT = flags.DEFINE_string("out", None, "folder of the runs and the report; runs/<program> if left out")
+_SET = flags.DEFINE_multi_string("set", [], "an override of every run's configuration, for example agent.gamma=0.98")
+_WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "number of parallel runs", lower_bound=1)
+_OUT = flags.DEFINE_string("out", None, "directory of the runs and the report (default: runs/<program>)")
 
 
 Report = Callable[[Sequence[suite.Job], pathlib.Path], str]
 
 
 class Extent(NamedTuple):
-    """On which tasks, with which seeds, for how long."""
+    """The tasks and seeds of a suite, and the number of environment steps of each run."""
 
     envs: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -37,10 +37,10 @@ class Extent(NamedTuple):
 
 
 def read_extent(default: Extent) -> Extent:
-    """The extent that the flags ask for, ``default`` where they are silent.
+    """Reads the extent from the flags; flags that are not given leave ``default`` unchanged.
 
     Raises:
-      SettingError: on an unknown task or impossible seeds.
+      SettingError: if a task is unknown, or the seeds are invalid.
     """
     if _ENVS.value is not None:
         lists.check_names("--envs", _ENVS.value, _KNOWN)
@@ -50,19 +50,19 @@ def read_extent(default: Extent) -> Extent:
 
 
 def overrides(fixed: Sequence[str] = ()) -> tuple[str, ...]:
-    """What ``--set`` asks for.
+    """Reads the overrides of ``--set``.
 
     Raises:
-      SettingError: if it asks for what this suite has ``fixed``.
+      SettingError: if an override changes a field in ``fixed``.
     """
     for override in _SET.value:
         if override.partition("=")[0] in fixed:
-            raise SettingError(f"--set={override}: this suite needs {' and '.join(fixed)} as they are")
+            raise SettingError(f"--set={override}: this suite does not allow overrides of {' and '.join(fixed)}")
     return tuple(_SET.value)
 
 
 def folder_of_stored(kind: str) -> pathlib.Path:
-    """The folder for a report on stored runs, runs/<kind>_stored if ``--out`` is left out.
+    """The directory for a report on stored runs: ``--out``, by default runs/<kind>_stored.
 
     Raises:
       SettingError: if it holds a run or a suite, or cannot be written.
@@ -71,16 +71,16 @@ def folder_of_stored(kind: str) -> pathlib.Path:
 
 
 def run(kind: str, title: str, jobs: Sequence[suite.Job], more: Report = lambda jobs, folder: "") -> int:
-    """Runs what is missing, then reports on all there is; returns the exit code.
+    """Runs all unfinished jobs, then reports on all jobs; returns the exit code.
 
     Args:
-      kind: what a folder of such a suite is marked as.
-      title: of the report.
-      jobs: all of it.
-      more: writes besides the report what is special to this suite; returns text for the terminal.
+      kind: name of the suite, which is stored in its directory.
+      title: title of the report.
+      jobs: all jobs of the suite.
+      more: writes additional results of this suite; returns text for the terminal.
 
     Raises:
-      SettingError: before anything runs, if a job cannot be or the folder is not this suite's.
+      SettingError: before anything runs, if a configuration is invalid, or the directory belongs to another suite.
     """
     folder = pathlib.Path(_OUT.value or f"runs/{kind}")
     suite.check_jobs(jobs, folder)

@@ -1,7 +1,8 @@
-"""Returns that others have published, deterministic evaluation unless said; for orientation beside measured ones.
+"""Published returns, for comparison with measured ones; of deterministic evaluations unless stated otherwise.
 
-Environment versions differ in more than their names: v2 equals v3; v3 to v4 compares but for Ant; v4 to v5 compares
-for HalfCheetah and Swimmer alone. Achiam et al. (2019) print no return as a number, so PreQN has no row.
+Returns of different environment versions are not always comparable: v2 equals v3; v3 and v4 are comparable except for
+Ant; v4 and v5 are comparable for HalfCheetah and Swimmer only. Achiam et al. (2019) do not print returns as numbers, so
+PreQN has no row.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 
 class Published(NamedTuple):
-    """One row: what was measured where; returns by the task's short name."""
+    """Published returns of one agent, with the environment version and the source; returns by the task's short name."""
 
     agent: str
     steps: int

@@ -1,4 +1,4 @@
-"""What a suite's runs came to: learning_curves.png, summary.csv, report.md and returns.npz."""
+"""The report on a suite: learning_curves.png, summary.csv, report.md and returns.npz."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from preqn_jax.training.presets import CONFIG_FILE
 from preqn_jax.training.statistics import Estimate
 from preqn_jax.training.workdir import read_json
 
-# Scores that are averaged over tasks are returns in units of this agent's published one on that task.
+# Scores that are averaged over tasks are returns in units of this agent's published return on the same task.
 _UNIT = next(row for row in PUBLISHED if row.agent == "TD3" and "Tianshou" in row.source)
 
-Curve = tuple[np.ndarray, np.ndarray]  # where on the axis [C], and the runs' values [runs, C]
+Curve = tuple[np.ndarray, np.ndarray]  # positions on the axis [C], and values of the runs [runs, C]
 
 
 class Cell(NamedTuple):
     """The finished runs of one variant on one task.
 
     Attributes:
-      variant: its name.
+      variant: name of the variant.
       task: short name of the task.
-      environment: the task's Gymnasium id, with its version.
-      seeds: of the runs.
-      tables: metrics of each run, one record an evaluation, ``[C]``.
+      environment: Gymnasium id of the task, with its version.
+      seeds: seeds of the runs.
+      tables: metrics of each run, with one record per evaluation, ``[C]``.
     """
 
     variant: str
@@ -44,11 +44,11 @@ class Cell(NamedTuple):
 
     @property
     def steps(self) -> np.ndarray:
-        """Environment steps at the evaluations, ``[C]``."""
+        """Environment step of each evaluation, ``[C]``."""
         return self.tables[0]["step"].astype(int)
 
     def metric(self, name: str) -> np.ndarray:
-        """A column of the runs' metrics, ``[runs, C]``; NaN where a run has none of that name."""
+        """A metric of all runs, ``[runs, C]``; NaN for runs that do not have this metric."""
         missing = np.full(self.steps.shape, np.nan)
         return np.stack([table[name] if name in (table.dtype.names or ()) else missing for table in self.tables])
 
@@ -64,7 +64,7 @@ class Cell(NamedTuple):
 
 
 def collect(jobs: Sequence[Job], folder: pathlib.Path) -> list[Cell]:
-    """A cell for every variant and task that has a finished run, in the order of the jobs."""
+    """The cells of all variants and tasks with finished runs, in the order of the jobs."""
     groups: dict[tuple[str, str], list[Job]] = {}
     for job in jobs:
         if steps_done(job, folder) >= job.steps:
@@ -96,7 +96,7 @@ def write(jobs: Sequence[Job], folder: pathlib.Path, title: str) -> str:
 
 
 def panels(cells: Sequence[Cell], metric: str = "return_mean") -> dict[str, dict[str, Curve]]:
-    """environment -> variant -> its learning curves, or those of another metric."""
+    """environment -> variant -> learning curves, or curves of another metric."""
     curves: dict[str, dict[str, Curve]] = {}
     for cell in cells:
         curves.setdefault(cell.environment, {})[cell.variant] = (cell.steps, cell.metric(metric))
@@ -119,7 +119,7 @@ def _version(cell: Cell) -> str:
 
 
 def _raw(cells: Sequence[Cell]) -> dict[str, np.ndarray]:
-    """returns [algos, tasks, runs, checkpoints], NaN where there is no run, and what its axes are."""
+    """returns [algos, tasks, runs, evaluations], NaN for missing runs, and the labels of the axes."""
     algos, tasks = _names(cells)
     seeds = sorted({seed for cell in cells for seed in cell.seeds})
     steps = max((cell.steps for cell in cells), key=len)
@@ -132,13 +132,13 @@ def _raw(cells: Sequence[Cell]) -> dict[str, np.ndarray]:
 
 
 def _names(cells: Sequence[Cell]) -> tuple[list[str], list[str]]:
-    """Variants and tasks, each once, in order."""
+    """The names of variants and tasks, in order, without duplicates."""
     return list(dict.fromkeys(cell.variant for cell in cells)), list(dict.fromkeys(cell.task for cell in cells))
 
 
 def _made_with(cells: Sequence[Cell], folder: pathlib.Path) -> str:
-    """Device, versions and commit by what the runs themselves recorded, all values of each where runs differ."""
-    values: dict[str, dict[str, None]] = {}  # in order, each once
+    """Device, versions and commit as recorded by the runs, with all values if runs differ."""
+    values: dict[str, dict[str, None]] = {}  # ordered sets
     for cell in cells:
         for seed in cell.seeds:
             record = read_json(folder / work_folder(cell.variant, cell.task, seed) / CONFIG_FILE)
@@ -159,9 +159,10 @@ def _markdown(cells: Sequence[Cell], jobs: int, title: str, made_with: str) -> s
         "",
         f"{runs} of {jobs} runs finished, made with: {made_with}.",
         "",
-        "FINAL is the mean of a run's last three evaluations, MAX its largest evaluation; means over runs, with "
-        f"{100 * statistics.CONFIDENCE:.0f}% bootstrap intervals over runs in brackets. Published figures are marked "
-        "as such; they are of other versions and, where another number is given, other lengths.",
+        "FINAL is the mean of a run's last three evaluations, MAX its largest evaluation. The table lists means over "
+        f"runs, with {100 * statistics.CONFIDENCE:.0f}% bootstrap intervals over runs in brackets. Published values "
+        "are marked as such; they are for other environment versions and, where another number of steps is given, for "
+        "runs of another length.",
         "",
         *_table_of_returns(cells),
         "",
@@ -188,12 +189,12 @@ def _table_of_returns(cells: Sequence[Cell]) -> list[str]:
 
 
 def _aggregates(cells: Sequence[Cell]) -> list[str]:
-    """Interquartile mean over the tasks that all variants have finished runs of, and who beats whom how often."""
+    """Interquartile means over tasks with finished runs of all variants, and probabilities of improvement."""
     algos, tasks = _names(cells)
     by_name = {(cell.variant, cell.task): cell for cell in cells}
     common = [task for task in tasks if task in _UNIT.returns and all((algo, task) in by_name for algo in algos)]
     if not common:
-        return ["No task has finished runs of every agent yet: no aggregate over tasks."]
+        return ["There is no aggregate over tasks, since no task has finished runs of every agent yet."]
     scores = {algo: [by_name[algo, task].final / _UNIT.returns[task] for task in common] for algo in algos}
     lines = [
         f"Over {', '.join(common)}, stratified bootstrap over runs. A score is FINAL in units of TD3's published "

@@ -1,8 +1,8 @@
-"""Many training runs as one resumable list of jobs, side by side in single-threaded processes.
+"""A suite: a resumable list of training runs, which run in parallel single-threaded processes.
 
-A job is one ``python -m experiments.run`` with a seed and a work folder of its own: small networks gain little from a
-second core, so runs side by side beat threads. What has finished is not run again; what was cut off goes on from its
-checkpoint; what fails is tried once more while the rest goes on.
+A job is one ``python -m experiments.run`` with its own seed and work directory. Small networks gain little from a
+second core, so parallel runs are faster than parallel threads. Completed runs are not repeated, interrupted runs resume
+from their checkpoints, and a failed run is retried once while the others continue.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _RESERVED = ("algorithm", "env.id", "seed", "num_seeds", "total_steps")
 
 
 class Variant(NamedTuple):
-    """An agent and what differs from its defaults.
+    """An agent with overrides of its default configuration.
 
     Attributes:
-      name: what tables and pictures call it.
-      agent: its name in ``AGENTS``.
-      overrides: ``agent.min_alignment=0.9`` and the like, as the command line takes them after ``--config.``.
+      name: name of the variant in tables and figures.
+      agent: name of the agent, a key of ``AGENTS``.
+      overrides: overrides as on the command line, without ``--config.``, for example ``agent.min_alignment=0.9``.
     """
 
     name: str
@@ -40,19 +40,19 @@ class Variant(NamedTuple):
     overrides: tuple[str, ...] = ()
 
     def config(self, task: str) -> Config:
-        """Its configuration on a task; raises SettingError if there can be none."""
+        """The configuration for a task; raises SettingError if it is invalid."""
         for override in self.overrides:
             if override.partition("=")[0] in _RESERVED:
-                raise SettingError(f"{override}: the suite itself decides this field, by its own flags")
+                raise SettingError(f"{override}: this field cannot be overridden; use the suite's own flags")
         name = f"{self.agent}_{task}"
         if name not in presets.names():
             kind = "discrete" if task in DISCRETE_ENVS else "continuous"
-            raise SettingError(f"--envs={task} has {kind} actions, for which {self.agent} is not made; choose another")
+            raise SettingError(f"--envs={task} has {kind} actions, which {self.agent} does not support; choose another")
         return functools.reduce(presets.override, self.overrides, presets.get_config(name))
 
 
 class Job(NamedTuple):
-    """One run: a variant on a task, by its name in ``ENVS``, with a seed."""
+    """One run: a variant, a task (a key of ``ENVS``), a seed, and the number of environment steps."""
 
     variant: Variant
     task: str
@@ -61,17 +61,17 @@ class Job(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Name of the work folder."""
+        """The name of the work directory."""
         return work_folder(self.variant.name, self.task, self.seed)
 
     def config(self) -> Config:
-        """Its configuration; raises SettingError if there can be none."""
+        """The configuration; raises SettingError if it is invalid."""
         config = dataclasses.replace(self.variant.config(self.task), seed=self.seed, total_steps=self.steps)
         check_config(config)
         return config
 
     def command(self, folder: pathlib.Path) -> list[str]:
-        """The command that runs it."""
+        """The command that runs the job."""
         return [
             sys.executable,
             "-m",
@@ -85,15 +85,15 @@ class Job(NamedTuple):
 
 
 def work_folder(variant: str, task: str, seed: int) -> str:
-    """Name of a job's work folder."""
+    """The name of a job's work directory."""
     return f"{variant}_{task}_seed{seed}"
 
 
 def check_jobs(jobs: Sequence[Job], folder: pathlib.Path) -> None:
-    """Makes sure that what is there of the jobs was run as they would be now.
+    """Checks the jobs, and that existing runs in their work directories have the same configurations.
 
     Raises:
-      SettingError: if a job cannot be, or its work folder holds a run of other settings.
+      SettingError: if a configuration is invalid, or a work directory holds a run with another configuration.
     """
     for job in jobs:
         config, workdir = job.config(), folder / job.name
@@ -101,12 +101,12 @@ def check_jobs(jobs: Sequence[Job], folder: pathlib.Path) -> None:
             check_same(workdir, config, "--out")
         elif (workdir / "metrics.csv").exists():
             raise SettingError(
-                f"{workdir} does not say how it was run: there is no {presets.CONFIG_FILE}; move it away"
+                f"{workdir} has metrics, but no {presets.CONFIG_FILE} that states their configuration; move it away"
             )
 
 
 def read_updates(workdir: pathlib.Path) -> list[dict[str, np.ndarray]]:
-    """The scalars of every update that a run with ``record_updates`` kept, ``[S, updates]`` a file, in order.
+    """Reads the metrics of every update that a run with ``record_updates`` has saved, ``[S, updates]`` in each file.
 
     Raises:
       SettingError: if a file is damaged.

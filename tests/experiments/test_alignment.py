@@ -130,14 +130,14 @@ def test_stored_runs_are_pooled_over_seeds(stored, tmp_path):
     ("name", "text", "says"),
     [
         ("notes.csv", "", r"notes.csv is not <variant>_<task>_seed<seed>.csv"),
-        ("td3-sin_moon_seed0.csv", "", "with a task of ant, "),
+        ("td3-sin_moon_seed0.csv", "", "allowed tasks: ant, "),
         ("td3-sin_ant_seed2.csv", "", "seed2.csv is damaged"),
         ("preqn-sin_ant_seed0.csv", "step,seed,return_mean,update_alignment\n", "has no evaluation yet"),
         ("td3-sin_ant_seed2.csv", "step,seed,return_mean\n1,2,3\n", "has no column update_alignment"),
         (
             "td3-sin_ant_seed2.csv",
             "step,seed,return_mean,updates,update_alignment\n9,2,0,1,1\n",
-            "has other evaluations than",
+            "must have evaluations at the same steps",
         ),
     ],
 )
@@ -155,7 +155,7 @@ def test_the_command_on_stored_runs(stored, tmp_path):
     assert (tmp_path / "pooled" / "pooled.csv").exists()
     code, output, errors = execute("alignment", f"--stored={stored}", "--steps=5", cwd=tmp_path)
     assert (code, output) == (2, "")
-    assert errors == f"error: --steps says what to run; --stored={stored} holds what was run\n"
+    assert errors == f"error: --steps applies to new runs and cannot be used with --stored={stored}\n"
 
 
 def test_a_folder_without_stored_runs_is_named(tmp_path):

@@ -183,7 +183,7 @@ def test_many_seeds_are_counted_and_compared_with_the_row_ratio(tmp_path):
     assert " 0.33 " in lines[3]  # the share of records with beta < 1
     (line,) = divergence.trends(curves)
     assert "seeds that diverge 1.00" in line
-    assert "alignment of the first update -1.00, that of all updates (median) -1.00" in line
+    assert "the alignment of the first update -1.00, the alignment of all updates (median) -1.00" in line
     assert divergence.trends(curves[:2]) == []
     (tmp_path / "divergence.csv").write_text(divergence.to_csv(curves))
     assert pictures.divergence_seeds(tmp_path / "divergence.csv", tmp_path / "seeds.png")

@@ -311,7 +311,7 @@ def refuse_tables(whole, folder):
         ("--table=other.csv",): "--table=other.csv is not an ntk_analysis.csv",
         ("--table=empty.csv",): "--table=empty.csv is incomplete",
         ("--table=none.csv",): "--table=none.csv cannot be read: No such file",
-        ("--table=cut.csv", "--trials=2"): "--trials says what to measure",
+        ("--table=cut.csv", "--trials=2"): "--trials applies to new measurements",
     }
     for arguments, says in mistakes.items():
         code, output, errors = execute("ntk_analysis", *arguments, "--out=new", cwd=folder)

@@ -143,7 +143,7 @@ def test_a_run_of_other_settings_is_no_result_of_this_suite(tmp_path):
         suite.check_jobs([job._replace(variant=B._replace(name="a"))], tmp_path)
     (tmp_path / job.name / "config.json").unlink()
     (tmp_path / job.name / "metrics.csv").write_text("")
-    with pytest.raises(SettingError, match="does not say how it was run"):
+    with pytest.raises(SettingError, match=r"has metrics, but no config\.json"):
         suite.check_jobs([job], tmp_path)
 
 

@@ -105,13 +105,13 @@ def test_alignment_reads_every_update(tmp_path):
         ("benchmark", ["--preset=evenning"], "did you mean evening"),
         ("benchmark", ["--algos="], "--algos is empty"),
         ("benchmark", ["--envs=swimer"], "did you mean swimmer"),
-        ("benchmark", ["--envs=cartpole"], "--envs=cartpole has discrete actions, for which preqn is not made"),
-        ("benchmark", ["--set=env.id=Ant-v4"], "the suite itself decides this field"),
+        ("benchmark", ["--envs=cartpole"], "--envs=cartpole has discrete actions, which preqn does not support"),
+        ("benchmark", ["--set=env.id=Ant-v4"], "this field cannot be overridden"),
         ("ablation", ["--variants=step0.3"], "did you mean step0.03"),
         ("agent_study", ["--variants=preqn_nrm"], "did you mean preqn_norm"),
         ("ablation", ["--seeds="], "--seeds="),
-        ("ablation", ["--out=occupied"], "holds no suite"),
-        ("alignment", ["--set=measure_alignment=false"], "this suite needs measure_alignment"),
+        ("ablation", ["--out=occupied"], "is not the directory of a suite"),
+        ("alignment", ["--set=measure_alignment=false"], "does not allow overrides of measure_alignment"),
     ],
 )
 def test_a_mistake_ends_with_one_line_and_exit_code_2(tmp_path, module, arguments, says):
