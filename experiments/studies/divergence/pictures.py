@@ -1,4 +1,4 @@
-"""Pictures of the divergence study."""
+"""Figures of the divergence study."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from preqn_jax.training import plots
 
 @plots.harmless
 def divergence(path: pathlib.Path, out: pathlib.Path) -> bool:
-    """Draws what experiments.divergence measured, a column a task; False where matplotlib is not installed."""
+    """Draws the measurements, one column per task; returns False if matplotlib is not installed."""
     limits = {"q_abs": None, "linearization": 1, "overshooting": 1, "over_generalization": 1, "extrapolation": 0.5}
     figure = plots.new_figure(11, 11)
     if figure is None:
@@ -26,9 +26,9 @@ def divergence(path: pathlib.Path, out: pathlib.Path) -> bool:
             chosen = rows[(rows["task"] == task) & (rows["method"] == method)]
             for seed in np.unique(chosen["seed"]):
                 curve = chosen[chosen["seed"] == seed]
-                values = np.clip(curve[measure], 1e-6, 1e9)  # NaN stays, and ends its line
+                values = np.clip(curve[measure], 1e-6, 1e9)  # NaN remains, and ends the line
                 label = method.replace("_", " ") if seed == 0 else None
-                width = 2.5 - 0.5 * k  # where lines coincide all of them show
+                width = 2.5 - 0.5 * k  # so that lines that coincide remain visible
                 axes.plot(curve["update"], values, color=f"C{k}", linewidth=width, alpha=0.7, label=label)
         if limit is not None:
             axes.axhline(limit, color="black", linewidth=0.8, linestyle=":")
@@ -45,9 +45,10 @@ def divergence(path: pathlib.Path, out: pathlib.Path) -> bool:
 
 @plots.harmless
 def divergence_seeds(path: pathlib.Path, out: pathlib.Path) -> bool:
-    """Every seed's largest |Q| of variants of a task, a panel a method, the variants by their row ratio at the start.
+    """Draws every seed's largest |Q| for variants of a task, sorted by initial row ratio, with one panel per method.
 
-    Dots at the upper edge broke; False where matplotlib is not installed.
+    A dot at the upper edge means that |Q| became non-finite, or larger than the axis. Returns False if matplotlib is
+    not installed.
     """
     rows = np.genfromtxt(path, delimiter=",", names=True, dtype=None, encoding="utf-8")
     methods = list(dict.fromkeys(rows["method"].tolist()))

@@ -1,4 +1,4 @@
-"""What experiments.divergence compares: ways to update a critic, on small linear problems and on Pendulum."""
+"""Methods and tasks of ``experiments.divergence``: updates of a critic, on small linear problems and on Pendulum."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from preqn_jax.ops.preqn import PreQNInfo, preqn_update
 from preqn_jax.theory import mdps
 from preqn_jax.types import Array, Inputs, Params, Transition
 
-_PROBE, _BATCH_SIZE = 256, 64  # of Pendulum's data: those measured on, those of an update
+_PROBE, _BATCH_SIZE = 256, 64  # on Pendulum: transitions for measurements, and for an update
 
 
 class Method(NamedTuple):
-    """How the critic is updated.
+    """A method of updating the critic.
 
     Attributes:
-      min_alignment: what PreQN's line search asks for; None for a gradient step.
-      has_target: whether targets come from a target network.
+      min_alignment: minimum alignment of PreQN's line search; None for a gradient step.
+      has_target: whether a target network computes the targets.
     """
 
     min_alignment: float | None = None
@@ -40,28 +40,28 @@ METHODS = {
     "q_learning": Method(),
     "target_network": Method(has_target=True),
     "preqn": Method(min_alignment=0.97),
-    # The linesearch takes whatever does not point away from the targets, which leaves damped natural-gradient
-    # Q-learning (Lemma 4 of Achiam et al. 2019, with ridge).
+    # The line search accepts every step that does not point away from the targets, which results in damped
+    # natural-gradient Q-learning (Lemma 4 of Achiam et al. 2019, with ridge).
     "preqn_any_step": Method(min_alignment=1e-6),
 }
 
 
 class Task(NamedTuple):
-    """A critic to learn from fixed data, with the policy that its targets follow.
+    """A critic that learns from fixed data, with the policy of its targets.
 
     Attributes:
-      critic: its Q-function and kernel.
+      critic: the Q-function and its kernel.
       gamma: discount factor per step.
-      step_size: of gradient steps; PreQN takes ``preqn_step_size``.
-      preqn_step_size: first step size of PreQN's linesearch.
-      target_rate: share of the critic that goes into the target network at each update.
-      updates: how many there are, without a word from the user.
-      bound: largest |Q| that the rewards, or where they are zero the start, can explain.
-      probe: transitions to measure on, which stand for the data.
+      step_size: step size of gradient steps; PreQN uses ``preqn_step_size``.
+      preqn_step_size: initial step size of PreQN's line search.
+      target_rate: weight of the critic in the update of the target network.
+      updates: default number of updates.
+      bound: largest |Q| that is explained by the rewards, or by the initial Q if rewards are zero.
+      probe: transitions for the measurements, a sample of the data.
       init: key -> (critic's parameters, policy's state).
-      draw: key -> minibatch; its discounts are 1.
+      draw: key -> minibatch, in which all discounts are 1.
       inputs: transitions -> the critic's inputs for (s, a).
-      next_inputs: (policy's state, transitions) -> the critic's inputs for (s', a') as the policy acts.
+      next_inputs: (policy's state, transitions) -> the critic's inputs for (s', a'), with a' from the policy.
       improve: (critic's parameters, policy's state, minibatch) -> policy's state.
     """
 
@@ -81,7 +81,7 @@ class Task(NamedTuple):
 
 
 class State(NamedTuple):
-    """What an update starts from."""
+    """The state of learning: parameters of critic and target network, and the policy's state."""
 
     params: Params
     target: Params
@@ -89,7 +89,7 @@ class State(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What is measured, all scalars: |Q| and Q on the probe, and how one more update goes on a minibatch."""
+    """Measurements, all scalars: |Q| and Q on the probe, and diagnostics of one more update on a minibatch."""
 
     q_abs: Array
     q_mean: Array
@@ -102,7 +102,7 @@ class Record(NamedTuple):
 
 
 def learn(task: Task, method: Method, updates: int, records: int, key: Array) -> Record:
-    """Learns for ``updates``; measures before each of ``records`` equal parts, and after the last.
+    """Learns for ``updates`` updates; measures before each of ``records`` equal parts, and after the last.
 
     Returns:
       :class:`Record` with leaves ``[records + 1]``.
@@ -120,19 +120,19 @@ def learn(task: Task, method: Method, updates: int, records: int, key: Array) ->
     def one_part(state: State, keys: Array) -> tuple[State, Record]:
         return jax.lax.scan(one_update, state, keys)[0], measure(task, method, state, task.draw(keys[0]))
 
-    # One part more than asked for: the last measurement stands before it.
+    # One additional part, since the last measurement is made at its beginning.
     keys = jax.random.split(data_key, (records + 1, updates // records))
     return jax.lax.scan(one_part, State(params, params, policy), keys)[1]
 
 
 def _target(task: Task, state: State, batch: Transition) -> Array:
-    """What Q is to be on the minibatch, ``[B]``."""
+    """The targets of Q on the minibatch, ``[B]``."""
     next_value = task.critic.q_fn(state.target, task.next_inputs(state.policy, batch))
     return td.td_target(batch.reward, batch.discount, next_value, task.gamma)
 
 
 def _update_critic(task: Task, method: Method, state: State, batch: Transition) -> tuple[Params, PreQNInfo | None]:
-    """(new parameters, PreQN's info or None)."""
+    """Returns the new parameters, and PreQN's info, or None for a gradient step."""
     inputs, target = task.inputs(batch), _target(task, state, batch)
     if method.min_alignment is not None:
         linesearch = Linesearch(task.preqn_step_size, min_alignment=method.min_alignment)
@@ -143,7 +143,7 @@ def _update_critic(task: Task, method: Method, state: State, batch: Transition) 
 
 
 def measure(task: Task, method: Method, state: State, batch: Transition) -> Record:
-    """Measures what an update on ``batch`` would do, and Q on the probe."""
+    """Measures the effect that an update on ``batch`` would have, and Q on the probe."""
     params, info = _update_critic(task, method, state, batch)
     linearization = task.critic(state.params, task.inputs(batch))
     delta = _target(task, state, batch) - linearization.values
@@ -172,7 +172,7 @@ def measure(task: Task, method: Method, state: State, batch: Transition) -> Reco
 
 
 def _unsupported(task: Task, state: State, batch: Transition) -> Array:
-    """How far the batch's next pairs lie outside of what the probe spans."""
+    """The unsupported shares of the minibatch's next pairs, with the probe as the data, ``[B]``."""
     _, data = task.critic.tangents(state.params, task.inputs(task.probe))
     _, following = task.critic.tangents(state.params, task.next_inputs(state.policy, batch))
     inner = task.critic.inner
@@ -187,7 +187,7 @@ def _unsupported(task: Task, state: State, batch: Transition) -> Array:
 
 
 def linear_task(problem: mdps.LinearProblem) -> Task:
-    """Expected updates of a linear Q over all pairs of an MDP with one action, each as often as the others."""
+    """Expected updates of a linear Q over all pairs of an MDP with one action, with equal weights."""
     successor = jnp.argmax(problem.mdp.transition[:, 0], axis=-1)  # both counterexamples are deterministic
     rows = problem.features
     data = Transition(rows, jnp.zeros((len(rows), 0)), problem.mdp.reward[:, 0], jnp.ones(len(rows)), rows[successor])
@@ -196,7 +196,7 @@ def linear_task(problem: mdps.LinearProblem) -> Task:
 
 
 def _all_of(data: Transition, weights: Array, gamma: float, bound: float) -> Task:
-    """Updates of a linear Q on all of the data at a time; observations are features."""
+    """A task in which every update of a linear Q uses all data; observations are features."""
 
     def q_fn(weights: Params, features: Inputs) -> Array:
         return features @ weights
@@ -219,17 +219,18 @@ def _all_of(data: Transition, weights: Array, gamma: float, bound: float) -> Tas
 
 
 def cascade_task(shared: float, missing: bool, bias: float = 1.0) -> Task:
-    """Failure Modes 3 and 4 of Achiam et al. (2019) apart and together: a linear Q on eight pairs, Q* = 0.
+    """Failure Modes 3 and 4 of Achiam et al. (2019), separately and together: a linear Q on eight pairs, Q* = 0.
 
-    Four states in a cycle, two actions, of size 1 and 2, both lead on; no rewards, gamma 0.8. Q(s, a) has a feature of
-    its own for each pair, of size sqrt(1 - shared), and one that all pairs share, sqrt(shared) times the action's size:
-    shared = 0 is a table, and near 1 what raises Q at the small actions raises it almost twice as much at the large
-    ones. Targets follow the greedy action. It starts from 0 but for ``bias`` at the large actions.
+    There are four states in a cycle and two actions, of size 1 and 2, which both lead to the next state; rewards are
+    zero, and gamma is 0.8. Q(s, a) has one feature for each pair, of size sqrt(1 - shared), and one feature that all
+    pairs share, of sqrt(shared) times the size of the action. With shared = 0, Q is a table; with shared near 1, an
+    increase of Q at the small actions increases Q at the large actions by almost twice as much. Targets use the greedy
+    action. Initially, Q is ``bias`` at the large actions and 0 at the small actions.
 
     Args:
       shared: share of K's diagonal that generalizes, in [0, 1).
-      missing: whether the large actions are left out of the data, which then hold every small one.
-      bias: Q of the large actions at the start; the largest |Q| that can be explained.
+      missing: whether the data contain no large actions; they always contain all small actions.
+      bias: initial Q of the large actions, and the largest |Q| that can be explained.
     """
     states, sizes, gamma = 4, jnp.asarray([1.0, 2.0]), 0.8
     own = jnp.sqrt(1 - shared) * jnp.eye(2 * states).reshape(states, 2, -1)
@@ -299,7 +300,7 @@ def pendulum_task(
 
 @functools.cache
 def _collect(env_id: str, transitions: int) -> Transition:
-    """That many transitions under uniformly random actions; the same ones every time."""
+    """Collects transitions with uniformly random actions; the same ones at every call."""
     env, generator = HostEnv(env_id, seed=[0]), np.random.default_rng(0)
     rows: list[Transition] = []
     observation = env.reset()

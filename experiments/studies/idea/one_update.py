@@ -1,4 +1,4 @@
-"""One gradient step and one of PreQN from the same fresh critic, on the same TD errors."""
+"""One gradient step and one step of PreQN from the same newly initialized critic, for the same TD errors."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from preqn_jax.networks import Critic
 from preqn_jax.ops.alignment import cosine
 from preqn_jax.types import Array, Params
 
-STEP_SIZE = 0.25  # share of each TD error that a step is to remove
+STEP_SIZE = 0.25  # share of each TD error that a step should remove
 
 
 class Step(NamedTuple):
-    """What a step did: Q' - Q at the minibatch ``[B]`` and at other states ``[G]``, and its alignment with delta."""
+    """The effect of a step: Q' - Q on the minibatch ``[B]`` and at other states ``[G]``, and its alignment."""
 
     change: Array
     elsewhere: Array
@@ -35,7 +35,7 @@ class Measured(NamedTuple):
 
 
 def measure(activation: str, seed: int) -> Measured:
-    """One gradient step and one of PreQN from the same critic, on the same errors."""
+    """Computes one gradient step and one step of PreQN from the same critic, for the same TD errors."""
     critic = Critic((256, 256), activation)
     q_fn = ntk.module_q_fn(critic)
     init_key, error_key = jax.random.split(jax.random.key(seed))
@@ -50,7 +50,7 @@ def measure(activation: str, seed: int) -> Measured:
         elsewhere = q_fn(new_params, everywhere) - q_fn(params, everywhere)
         return Step(change, elsewhere, float(cosine(change, td_error)))
 
-    # As large as a gradient step may be: along the kernel's first eigenvector it removes that share of the error.
+    # The gradient step is as large as possible: it removes STEP_SIZE of the error along the kernel's first eigenvector.
     gradient_step_size = STEP_SIZE / jnp.linalg.eigvalsh(gram)[-1]
     gradient = jax.tree.map(lambda p, g: p + gradient_step_size * g, params, pullback(td_error))
     preqn, _ = preqn_update(
@@ -60,5 +60,5 @@ def measure(activation: str, seed: int) -> Measured:
 
 
 def _inputs(state: Array) -> tuple[Array, Array]:
-    """Observations and the one action, ``[B, 1]`` each."""
+    """Observations, and the only action, each ``[B, 1]``."""
     return state[:, None], jnp.ones_like(state)[:, None]

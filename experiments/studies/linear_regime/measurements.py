@@ -1,4 +1,4 @@
-"""Deep Q-learning beside linear TD-learning with the network's first kernel, on finite MDPs, update by update."""
+"""Deep Q-learning and linear TD-learning with the network's initial kernel, on finite MDPs, update by update."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from preqn_jax.theory import mdps, operators
 from preqn_jax.theory.mdps import FiniteMDP
 from preqn_jax.types import Array, Params
 
-_KERNEL_INIT = "lecun_normal"  # variance 1 / inputs, with which K / width has a limit; glorot_uniform has none
+_KERNEL_INIT = "lecun_normal"  # variance 1 / inputs, for which K / width has a limit; it has none for glorot_uniform
 _PREQN_STEP_SIZE = 0.1  # the paper's
 
 
 class Problem(NamedTuple):
-    """A finite MDP whose pairs (s, a) are inputs of a critic, all equally often in the data.
+    """A finite MDP whose pairs (s, a) are inputs of a critic, with uniform data.
 
     Attributes:
-      mdp: the :class:`FiniteMDP`, S states and A actions.
-      observation: of each pair, in the order s A + a, ``[S A, O]``.
-      action: of each pair, ``[S A, A']``.
+      mdp: the :class:`FiniteMDP` with S states and A actions.
+      observation: observation of each pair, in the order s A + a, ``[S A, O]``.
+      action: action of each pair, ``[S A, A']``.
     """
 
     mdp: FiniteMDP
@@ -39,7 +39,7 @@ class Problem(NamedTuple):
 
 
 def garnet(key: Array, gamma: float) -> Problem:
-    """A Garnet MDP of 20 states, observed as normal vectors in eight dimensions, with 3 actions, one-hot."""
+    """A Garnet MDP with 20 states, observed as normal vectors in eight dimensions, and 3 one-hot actions."""
     mdp_key, observation_key = jax.random.split(key)
     mdp = mdps.garnet(mdp_key, 20, 3, 5, gamma)
     observation = jax.random.normal(observation_key, (20, 8))
@@ -47,20 +47,22 @@ def garnet(key: Array, gamma: float) -> Problem:
 
 
 def baird(key: Array, gamma: float = 0.99) -> Problem:
-    """Baird's star, whose features are what the network observes; nothing is drawn."""
+    """Baird's star, with its features as observations; the key is not used."""
     del key
     problem = mdps.baird(gamma)
     return Problem(problem.mdp, problem.features, jnp.zeros((len(problem.features), 1)))
 
 
 class Trajectory(NamedTuple):
-    """Before the first update and after each.
+    """Values before the first update, and after each update.
 
     Attributes:
       network: the network's Q of all pairs, ``[updates + 1, N]``.
-      linear: Q under the operator that the updates follow to first order, from the same start, ``[updates + 1, N]``.
+      linear: Q under the operator that describes the updates to first order, from the same initial values,
+        ``[updates + 1, N]``.
       kernel_change: ||K_t - K_0|| / ||K_0|| in the Frobenius norm, ``[updates + 1]``.
-      spectral_radius: of the operator while its greedy policy stays that of the start; above 1 values grow; [].
+      spectral_radius: spectral radius of the operator with the initial greedy policy, a scalar; above 1, values grow
+        while this policy does not change.
     """
 
     network: Array
@@ -70,13 +72,13 @@ class Trajectory(NamedTuple):
 
 
 class _Updates(NamedTuple):
-    """A way to learn: on the network, and what that is to first order on Q.
+    """A method: its updates of the network, and their effect on Q to first order.
 
     Attributes:
-      direction: (linearization, TD errors ``[N]``, rho ``[N]``) -> direction of the parameters.
-      step_size: K_0 D_rho -> step size along it.
+      direction: (linearization, TD errors ``[N]``, rho ``[N]``) -> direction in parameter space.
+      step_size: K_0 D_rho -> step size along the direction.
       operator: (Q ``[S, A]``, problem, K_0, step size) -> Q after an update.
-      gain: K_0 D_rho -> M of an operator Q + step size M (T* Q - Q).
+      gain: K_0 D_rho -> M of the operator Q + step size M (T* Q - Q).
     """
 
     direction: Callable[[ntk.Linearization, Array, Array], Params]
@@ -93,7 +95,8 @@ METHODS = {
         operator=lambda q, problem, kernel, step: operators.u3(q, problem.mdp, kernel, problem.rho, step),
         gain=lambda kernel: kernel,
     ),
-    # PreQN (Eqs. 22 and 23) on all pairs, without the linesearch, which would choose another step size for every width.
+    # PreQN (Eqs. 22 and 23) on all pairs, without the line search, which would choose a different step size for each
+    # width.
     "preqn": _Updates(
         direction=lambda linearization, delta, rho: preqn_direction(linearization, delta, solvers.lstsq())[0],
         step_size=lambda kernel: jnp.asarray(_PREQN_STEP_SIZE),
@@ -106,17 +109,17 @@ METHODS = {
 def follow(
     draw: Callable[[Array], Problem], activation: str, hidden_sizes: tuple[int, ...], method: str, updates: int
 ) -> Callable[[Array], Trajectory]:
-    """Learns with a network and, from the same values, with the operator that its updates are to first order.
+    """Learns with a network and, from the same values, with the operator that describes its updates to first order.
 
     Args:
       draw: key -> the problem.
-      activation: of the network, a name in ``ACTIVATIONS``.
-      hidden_sizes: of the network.
-      method: a name in ``METHODS``.
-      updates: how many.
+      activation: activation of the network, a key of ``ACTIVATIONS``.
+      hidden_sizes: widths of the hidden layers of the network.
+      method: a key of ``METHODS``.
+      updates: number of updates.
 
     Returns:
-      key of problem and network -> :class:`Trajectory`.
+      A function: key of problem and network -> :class:`Trajectory`.
     """
     critic, learn = Critic(hidden_sizes, activation, _KERNEL_INIT), METHODS[method]
     linearize = ntk.dense(critic)
@@ -150,7 +153,7 @@ def follow(
 
 
 def _spectral_radius(problem: Problem, q: Array, gain: Array) -> Array:
-    """Of I + gain (gamma P_pi - I), pi being greedy in q ``[S, A]``."""
+    """The spectral radius of I + gain (gamma P_pi - I), where pi is greedy with respect to q ``[S, A]``."""
     states, actions = q.shape
     greedy = jax.nn.one_hot(jnp.arange(states) * actions + jnp.argmax(q, axis=1), states * actions)
     successors = problem.mdp.transition.reshape(states * actions, states) @ greedy

@@ -1,4 +1,4 @@
-"""What experiments.linear_regime reports: a row a network, the table over widths, and the picture."""
+"""The report of ``experiments.linear_regime``: a row per network, the table over widths, and the figure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from experiments.studies.linear_regime.measurements import Trajectory
 from preqn_jax.training import plots
 
-_GROWN = 10.0  # times its start, to which |Q| is followed on Baird's star
+_GROWN = 10.0  # on Baird's star, |Q| is followed until it has grown by this factor
 STUDIES = (("garnet", "q_learning"), ("garnet", "preqn"), ("baird", "q_learning"))
 TITLES = {
     ("garnet", "q_learning"): "Q-learning beside U3 with K_0, Garnet MDPs",
@@ -25,16 +25,17 @@ class Row(NamedTuple):
     """One network.
 
     Attributes:
-      activation: of the network.
+      activation: activation of the network.
       problem: "garnet" or "baird".
       method: "q_learning" or "preqn".
       width: units of both hidden layers.
-      seed: of MDP and network.
-      deviation: largest ||Q - Q_linear|| over largest ||Q_linear - Q_0||; infinite where the network's Q is not finite.
+      seed: seed of MDP and network.
+      deviation: largest ||Q - Q_linear|| over largest ||Q_linear - Q_0||; infinite if the network's Q is not finite.
       kernel_change: largest ||K_t - K_0|| / ||K_0||.
-      spectral_radius: of the operator, with the greedy policy of the start; above 1 it diverges while that stays.
-      linear_grown: updates until max |Q| is ten times that at the start under the operator; -1: not within the run.
-      network_grown: the same of the network.
+      spectral_radius: spectral radius of the operator with the initial greedy policy; above 1, it diverges while this
+        policy does not change.
+      linear_grown: number of updates until the operator has increased max |Q| tenfold; -1 if this does not happen.
+      network_grown: number of updates until the network has increased max |Q| tenfold; -1 if this does not happen.
     """
 
     activation: str
@@ -50,7 +51,7 @@ class Row(NamedTuple):
 
 
 def row_of(activation: str, study: tuple[str, str], width: int, seed: int, trajectory: Trajectory) -> Row:
-    """What is kept of a trajectory: on Baird's star, of the part in which the operator's values grow tenfold."""
+    """Summarizes a trajectory; on Baird's star, only the part until the operator's values have grown tenfold."""
     grown = {name: first_grown(getattr(trajectory, name)) for name in ("linear", "network")}
     end = grown["linear"] if study[0] == "baird" and grown["linear"] >= 0 else len(trajectory.linear) - 1
     network, linear, change = (np.asarray(leaf[: end + 1], np.float64) for leaf in trajectory[:3])
@@ -61,14 +62,14 @@ def row_of(activation: str, study: tuple[str, str], width: int, seed: int, traje
 
 
 def first_grown(q: np.ndarray) -> int:
-    """Updates until max |Q| is ten times the start's or not finite, -1: never within q, ``[updates + 1, N]``."""
+    """Updates until max |Q| of q ``[updates + 1, N]`` is ten times its initial value, or not finite; -1 if never."""
     size = np.abs(q).max(axis=1)
     beyond = np.flatnonzero(~(size < _GROWN * size[0]))
     return int(beyond[0]) if len(beyond) else -1
 
 
 def slope(widths: Sequence[int], values: Sequence[float]) -> float:
-    """Of log(value) over log(width) by least squares, over the wider half of the networks."""
+    """The least-squares slope of log(value) over log(width), for the wider half of the networks."""
     half = len(widths) // 2
     if len(widths) - half < 2:
         return float("nan")
@@ -76,14 +77,14 @@ def slope(widths: Sequence[int], values: Sequence[float]) -> float:
 
 
 def over_seeds(rows: Sequence[Row], quantity: str) -> tuple[list[int], list[float]]:
-    """Widths, and the geometric mean of a quantity at each."""
+    """All widths, and the geometric mean over seeds of a quantity at each width."""
     widths = sorted({row.width for row in rows})
     values = [[getattr(row, quantity) for row in rows if row.width == width] for width in widths]
     return widths, [float(np.exp(np.mean(np.log(of_width)))) for of_width in values]
 
 
 def summary(rows: Sequence[Row]) -> list[str]:
-    """Lines of a table: a block a study and activation, a line a width."""
+    """The lines of a table with one block per study and activation, and one line per width."""
     lines: list[str] = []
     for study, title in TITLES.items():
         for activation in dict.fromkeys(row.activation for row in rows):
@@ -114,7 +115,7 @@ def _block(rows: Sequence[Row], on_the_star: bool) -> list[str]:
 
 
 def star_rows(star: dict[tuple[str, int, int], Trajectory]) -> list[tuple[Any, ...]]:
-    """max |Q| on Baird's star, of network and operator."""
+    """Rows with max |Q| of network and operator on Baird's star."""
     return [
         (*key, update, float(network), float(linear))
         for key, trajectory in star.items()
@@ -128,7 +129,7 @@ def _sizes(trajectory: Trajectory) -> tuple[np.ndarray, np.ndarray]:
 
 @plots.harmless
 def picture(rows: Sequence[Row], star: dict[tuple[str, int, int], Trajectory], out: pathlib.Path) -> bool:
-    """A line an activation: deviation of Q, change of K, and |Q| on Baird's star; False without matplotlib."""
+    """Draws deviation of Q, change of K, and |Q| on Baird's star, a row per activation; False without matplotlib."""
     activations = list(dict.fromkeys(row.activation for row in rows))
     figure = plots.new_figure(14, 3.8 * len(activations))
     if figure is None:
@@ -148,14 +149,14 @@ def picture(rows: Sequence[Row], star: dict[tuple[str, int, int], Trajectory], o
 
 
 def _draw_widths(axes: Any, rows: Sequence[Row], quantity: str, color: str, label: str) -> None:
-    """Geometric means over seeds as a line, the seeds as dots."""
+    """Draws geometric means over seeds as a line, and seeds as dots."""
     widths, means = over_seeds(rows, quantity)
     axes.plot(widths, means, color=color, label=f"{label}: slope {slope(widths, means):.2f}")
     axes.plot([row.width for row in rows], [getattr(row, quantity) for row in rows], ".", color=color, alpha=0.5)
 
 
 def _draw_star(axes: Any, trajectories: dict[int, Trajectory]) -> None:
-    """max |Q| over updates: a colour a width, the network solid and linear TD-learning with its K_0 dotted."""
+    """Draws max |Q| over updates, a colour per width: the network solid, linear TD-learning with its K_0 dotted."""
     widths = sorted(trajectories)
     for width in widths[:: max(1, len(widths) // 3)]:
         network, linear = _sizes(trajectories[width])

@@ -1,7 +1,7 @@
-"""The paper's Figures 1 and 4 to 9, kernels at initialization as bars, one picture a task and initializer.
+"""The paper's Figures 1 and 4 to 9: bar charts of kernels at initialization, one file per task and initializer.
 
-The paper's text gives their captions: which networks, their names (small to exlarge by width, shallow to vdeep by
-depth), and that bars are means over three networks. Axes and grouping of the bars are this library's.
+The captions in the paper state the networks, their names (small to exlarge by width, shallow to vdeep by depth), and
+that bars are means over three networks. The axes and the grouping of the bars are choices of this library.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ _WIDTHS = dict(zip(("small", "med", "large", "exlarge"), BY_WIDTH, strict=True))
 _DEPTHS = dict(zip(("shallow", "normal", "deep", "vdeep"), BY_DEPTH, strict=True))
 _ROW_RATIO = ("row_ratio", "mean row ratio", "linear")
 _BY_WIDTH = (("diagonal", "mean diagonal of K", "linear"), _ROW_RATIO)
-_BY_DEPTH = (("diagonal", "mean diagonal of K", "log"), _ROW_RATIO)  # by depth it falls by a factor of up to 60
+_BY_DEPTH = (("diagonal", "mean diagonal of K", "log"), _ROW_RATIO)  # it decreases with depth by a factor of up to 60
 
 
 class Figure(NamedTuple):
     """One of the paper's figures.
 
     Attributes:
-      number: the paper's.
+      number: number of the figure in the paper.
       task: name of the task, without its version.
       by: "width" or "depth".
-      architectures: the paper's name of each network -> the network.
-      quantities: of each panel a field of :class:`Measurement`, its label, and the scale of its axis.
+      architectures: name of each network in the paper -> the network.
+      quantities: for each panel, a field of :class:`Measurement`, its label, and the scale of its axis.
     """
 
     number: int
@@ -53,7 +53,7 @@ FIGURES = (
 
 
 def draw(rows: Sequence[Measurement], folder: pathlib.Path) -> bool:
-    """Draws every figure whose task was measured, for each version and initializer; False without matplotlib.
+    """Draws the figures of all measured tasks, for each version and initializer; returns False without matplotlib.
 
     The files are named figure<number>_<task>_<width or depth>_<initializer>.png.
     """
@@ -69,7 +69,7 @@ def draw(rows: Sequence[Measurement], folder: pathlib.Path) -> bool:
 
 @plots.harmless
 def _draw(figure: Figure, rows: Sequence[Measurement], out: pathlib.Path) -> bool:
-    """Bars are means over trials, whiskers their standard deviation."""
+    """Draws one figure; bars are means over trials, and whiskers standard deviations."""
     picture = plots.new_figure(0.8 + 4.2 * len(figure.quantities), 3.6)
     if picture is None:
         return False

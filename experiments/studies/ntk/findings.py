@@ -1,24 +1,25 @@
-"""Whether measured kernels show the four findings of Achiam et al. 2019, section 5.1.
+"""Decides whether measured kernels show the four findings of section 5.1 of Achiam et al. (2019).
 
-A curve is the means over trials of one task and activation along the widths 32, 64, 128, 256 at two hidden layers, or
-along the depths 1, 2, 3, 4 at 64 units, for one version of the tasks and one initializer at a time. The paper says that
-a quantity "tends to" increase: here a curve tends to grow where its rank correlation, Kendall's tau, is positive, so
-where more pairs of its points rise than fall; it tends to fall where tau is negative. A group is the three activations
-at one task and architecture.
+A curve consists of the means over trials of one task and activation, along the widths 32, 64, 128, 256 with two hidden
+layers, or along the depths 1, 2, 3, 4 with 64 units. Each version of the tasks and each initializer is evaluated
+separately. The paper states that a quantity "tends to" increase: here, a curve tends to grow if its rank correlation,
+Kendall's tau, is positive, that is, if more pairs of its points rise than fall; it tends to fall if tau is negative. A
+group consists of the three activations for one task and architecture.
 
 1. The diagonal tends to grow with width, along at least three quarters of the curves, and to fall with depth, along at
    least three quarters of the curves.
 2. a: The row ratio tends to grow with depth, along at least three quarters of the curves.
-   b: It does not clearly correlate with width: neither to grow nor to fall along three quarters of the curves.
-3. relu has commonly the largest of both: the largest diagonal in more than half of the groups, and the largest row
+   b: It does not clearly correlate with width: it tends to grow along fewer than three quarters of the curves, and to
+   fall along fewer than three quarters of the curves.
+3. relu commonly has the largest of both: the largest diagonal in more than half of the groups, and the largest row
    ratio in more than half of the groups.
 4. sin has high diagonals with low row ratios: in more than half of the groups, its diagonal is at least half of the
-   group's largest, and in the same groups its row ratio is the smallest of the three.
+   group's largest diagonal, and its row ratio is the smallest of the three.
 
-A curve or group with a value that is not finite counts as one that does not show what is asked. Beside the trends
-stands the strict count, of curves that grow or fall at every one of their steps. The thresholds of the strict counts,
-which decided findings 1 and 2 at first, and of findings 3 and 4 were fixed before anything was measured. That trends
-decide instead was chosen afterwards, because "tend to" says no more; they keep the threshold.
+A curve or group with a non-finite value counts as not showing the finding. In addition to the trends, strict counts are
+reported: the numbers of curves that grow, or fall, at every step. The thresholds of the strict counts, which originally
+decided findings 1 and 2, and those of findings 3 and 4 were fixed before any measurement. The use of trends instead was
+decided afterwards, because "tend to" does not claim more; the trends have the same threshold.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ from experiments.studies.ntk.measurements import (
     Measurement,
 )
 
-_TREND = 0.75  # of the curves, at least
-_COMMONLY = 0.5  # of the groups, more than that
-_HIGH = 0.5  # of the group's largest diagonal, at least
+_TREND = 0.75  # minimum share of the curves
+_COMMONLY = 0.5  # the share of the groups must exceed this
+_HIGH = 0.5  # minimum share of the group's largest diagonal
 
 Cell = tuple[str, str, Architecture]
 
@@ -55,7 +56,7 @@ class Spread(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A finding of the paper's, whether it holds here, and the figures that decide it."""
+    """A finding of the paper, whether it holds here, and the numbers that decide it."""
 
     number: str
     holds: bool
@@ -70,12 +71,12 @@ def over_trials(rows: Iterable[Measurement], quantity: str) -> dict[Cell, Spread
     values = collections.defaultdict(list)
     for row in rows:
         values[row.task, row.activation, row.architecture].append(getattr(row, quantity))
-    with np.errstate(invalid="ignore"):  # of infinities: the deviation is not a number then, and that says it
+    with np.errstate(invalid="ignore"):  # the standard deviation of infinities is NaN
         return {cell: Spread(float(np.mean(trials)), float(np.std(trials))) for cell, trials in values.items()}
 
 
 def decide(rows: Sequence[Measurement]) -> list[Finding]:
-    """The findings 1, 2a, 2b, 3, 4, from all measurements of one version of the tasks and one initializer."""
+    """Decides findings 1, 2a, 2b, 3 and 4 from all measurements of one version of the tasks and one initializer."""
     diagonal, ratio = (
         {cell: spread.mean for cell, spread in over_trials(rows, quantity).items()}
         for quantity in ("diagonal", "row_ratio")
@@ -90,7 +91,7 @@ def decide(rows: Sequence[Measurement]) -> list[Finding]:
 
 
 class _Trend(NamedTuple):
-    """Curves that tend to grow and to fall, that do so at every step, of how many, and the mean of tau."""
+    """Numbers of curves that tend to grow, tend to fall, always grow, always fall; of all curves; and the mean tau."""
 
     grow: int
     fall: int
@@ -113,7 +114,7 @@ def _trend(curves: Sequence[Sequence[float]]) -> _Trend:
 
 
 def kendall(curve: Sequence[float]) -> float:
-    """Kendall's tau of a curve with its position: pairs that grow less those that fall, over all; NaN if not finite."""
+    """Kendall's tau of a curve: number of rising minus falling pairs, over number of pairs; NaN if not finite."""
     if not _finite(curve):
         return math.nan
     return float(np.mean([np.sign(b - a) for a, b in itertools.combinations(curve, 2)]))
@@ -181,7 +182,7 @@ def _curves(means: dict[Cell, float], architectures: Sequence[Architecture]) -> 
 
 
 def _groups(means: dict[Cell, float]) -> list[dict[str, float]]:
-    """By task and architecture, the value of each activation."""
+    """The value of each activation, for each task and architecture."""
     return [
         {name: means[task, name, architecture] for name in ACTIVATIONS}
         for task, architecture in itertools.product(_tasks(means), ARCHITECTURES)

@@ -1,4 +1,4 @@
-"""The kernel of fresh Q-networks on a task's state-action pairs: mean diagonal and mean row ratio."""
+"""The kernel of newly initialized Q-networks on state-action pairs of a task: mean diagonal and mean row ratio."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from preqn_jax.types import Array, Params
 
 
 class Architecture(NamedTuple):
-    """Hidden layers: units in each, and how many."""
+    """The hidden layers: number of units in each layer, and number of layers."""
 
     width: int
     depth: int
 
     @property
     def hidden_sizes(self) -> tuple[int, ...]:
-        """As the networks take them."""
+        """The widths of all hidden layers, for the networks."""
         return (self.width,) * self.depth
 
 
 class Measurement(NamedTuple):
-    """One network's kernel.
+    """A measurement of the kernel of one network.
 
     Attributes:
       task: Gymnasium id.
@@ -52,7 +52,7 @@ class Measurement(NamedTuple):
 
     @property
     def architecture(self) -> Architecture:
-        """Of the network."""
+        """The architecture of the network."""
         return Architecture(self.width, self.depth)
 
 
@@ -63,19 +63,19 @@ BY_WIDTH = tuple(Architecture(width, 2) for width in (32, 64, 128, 256))
 BY_DEPTH = tuple(Architecture(64, depth) for depth in (1, 2, 3, 4))
 ARCHITECTURES = tuple(dict.fromkeys((*BY_WIDTH, *BY_DEPTH)))  # 64 x 2 is in both
 
-# v5 has the contact forces in Ant's observation, as v2 had; v4 wants to be asked.
+# Like v2, v5 includes the contact forces in Ant's observations by default; v4 needs this option.
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {"Ant-v4": {"use_contact_forces": True}}
 _DATA_SEED = 0
-_BLOCK_SIZE = 500  # rows of K at a time
+_BLOCK_SIZE = 500  # rows of a block of K
 
 Inputs = tuple[np.ndarray, np.ndarray]
 
 
 def collect(env_id: str, pairs: int) -> Inputs:
-    """State-action pairs of the rails-random policy, a = sgn(u), u uniform in [-1, 1]^A, from the first reset on.
+    """Collects state-action pairs of the rails-random policy, a = sgn(u) with u uniform in [-1, 1]^A.
 
     Returns:
-      Observations ``[pairs, O]`` and actions ``[pairs, A]``, float32; the same ones at every call.
+      Observations ``[pairs, O]`` and actions ``[pairs, A]``, float32, from the first reset; the same at every call.
     """
     env = HostEnv(env_id, [_DATA_SEED], kwargs=_OPTIONS.get(env_id))
     generator = np.random.default_rng(_DATA_SEED)
@@ -91,7 +91,7 @@ def collect(env_id: str, pairs: int) -> Inputs:
 
 
 def kernel_statistics(critic: Critic) -> Callable[[Params, Inputs], tuple[Array, Array]]:
-    """(parameters, N state-action pairs) -> mean diagonal and mean row ratio of K ``[N, N]``, both scalars."""
+    """Returns a function (parameters, N pairs) -> mean diagonal and mean row ratio of K ``[N, N]``, both scalars."""
     linearizer = ntk.dense(critic)
 
     def statistics(params: Params, inputs: Inputs) -> tuple[Array, Array]:
@@ -104,9 +104,10 @@ def kernel_statistics(critic: Critic) -> Callable[[Params, Inputs], tuple[Array,
 def measure(
     task: str, inputs: Inputs, inits: Sequence[str], trials: int, architectures: Sequence[Architecture] = ARCHITECTURES
 ) -> Iterator[list[Measurement]]:
-    """All initializations and trials of one activation and architecture after the other.
+    """Yields the measurements of all initializers and trials, for one activation and architecture after the other.
 
-    Each is compiled once: the initializer is no part of the compiled program, and what it compiled to is let go.
+    Each activation and architecture is compiled once, since the initializer is not part of the compiled program, and
+    the program is released before the next one is compiled.
     """
     one = tuple(column[:1] for column in inputs)
     for activation, architecture in itertools.product(ACTIVATIONS, architectures):

@@ -1,4 +1,4 @@
-"""One step of a task on MJX beside the same step in Gymnasium, from states that Gymnasium went through."""
+"""Compares one step of a task on MJX with the same step in Gymnasium, from states that Gymnasium has visited."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Float = np.ndarray
 
 
 class Cases(NamedTuple):
-    """Steps that Gymnasium took; every leaf leads with the number N of them.
+    """N steps of Gymnasium; every leaf has the leading axis N.
 
     Attributes:
-      before: the physics before.
+      before: the physics before the step.
       action: ``[N, A]`` in [-1, 1].
-      after: the quantities after.
+      after: the quantities after the step.
       observation: ``[N, O]``.
       reward: ``[N]``.
       terminated: ``[N]`` bool.
-      contact: whether anything touched before or after, ``[N]`` bool.
-      steep: whether a capsule stood on the floor at more than 60 degrees then, ``[N]`` bool. MJX by itself turns the
-        friction axes of such contacts other than C MuJoCo does.
+      contact: whether there was any contact before or after the step, ``[N]`` bool.
+      steep: whether a capsule touched the floor at more than 60 degrees before or after the step, ``[N]`` bool. MJX
+        itself orients the friction axes of such contacts differently from C MuJoCo.
     """
 
     before: Physics
@@ -46,7 +46,7 @@ class Cases(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What MJX made of N cases: as in :class:`Cases`, with the velocities ``qvel`` alone of the quantities."""
+    """The results of MJX for N cases: fields of :class:`Cases`, with only the velocities ``qvel`` of the quantities."""
 
     qvel: Float
     observation: Float
@@ -55,20 +55,20 @@ class Outcome(NamedTuple):
 
 
 class Row(NamedTuple):
-    """How far MJX is from Gymnasium, over the states of one kind.
+    """Differences between MJX and Gymnasium, over the states of one kind.
 
     Attributes:
       task: Gymnasium id.
-      options: of the physics, a key of ``OPTIONS``.
+      options: options of the physics, a key of ``OPTIONS``.
       kind: "all", "contact" or "steep".
-      states: how many.
-      velocity_median, velocity_p99, velocity_max: errors of qvel; :func:`relative_error` says of which kind.
-      observation_median, observation_p99, observation_max: of the observation.
-      reward_median, reward_p99, reward_max: of the reward.
-      disagreements: states after which one terminates and the other does not.
-      ms_per_step: time of one environment's step in a batch [ms], the median over batches. On CPUs this and the next
-        are processor time, to which other work on the machine matters less.
-      compile_seconds: tracing and compiling a batch's step [s].
+      states: number of states.
+      velocity_median, velocity_p99, velocity_max: errors of qvel, as defined by :func:`relative_error`.
+      observation_median, observation_p99, observation_max: errors of the observation.
+      reward_median, reward_p99, reward_max: errors of the reward.
+      disagreements: number of steps after which only one of the two terminates.
+      ms_per_step: time of one environment's step in a batch [ms], median over batches. On CPUs, this and the next
+        attribute are processor time, which depends less on other work on the machine.
+      compile_seconds: time for tracing and compiling the step of a batch [s].
     """
 
     task: str
@@ -89,8 +89,8 @@ class Row(NamedTuple):
     compile_seconds: float
 
 
-# The model's own physics, and what may be cheaper: at most so many iterations of the constraint solver x of its
-# linesearch, and another integrator.
+# The model's own physics, and options that may be cheaper: maximum iterations of the constraint solver x of its line
+# search, and another integrator.
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "own": {},
     "8x8": {"iterations": 8, "ls_iterations": 8},
@@ -100,15 +100,15 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "euler_4x4": {"integrator": "Euler", "iterations": 4, "ls_iterations": 4},
 }
 
-_SPACING = 5  # steps from one recorded state to the next
-_EPISODE = 500  # steps at most
-_AFTER_THE_END = 100  # steps that an episode goes on where the task has terminated: fallen robots have most contacts
+_SPACING = 5  # steps between recorded states
+_EPISODE = 500  # maximum length of an episode [steps]
+_AFTER_THE_END = 100  # steps of an episode after termination, since fallen robots have most contacts
 
 
 def collect(env_id: str, states: int, seed: int = 0) -> Cases:
-    """Every fifth step of random episodes from their resets on, beyond termination; the same ones at every call.
+    """Collects every fifth step of random episodes, also after termination; the same ones at every call.
 
-    Actions are uniform in one episode and at the limits (rails) in the next.
+    Actions are uniformly distributed in every second episode, and at their limits (rails) in the others.
     """
     env: Any = gymnasium.make(env_id).unwrapped
     generator = np.random.default_rng(seed)
@@ -143,7 +143,7 @@ def _physics(env_id: str, data: mujoco.MjData) -> Physics:
 
 
 def _contacts(env: Any) -> tuple[bool, bool]:
-    """Whether anything touches, and whether a capsule does so steeply."""
+    """Whether there is any contact, and whether a capsule touches the floor at more than 60 degrees."""
     pairs = env.data.contact.geom
     kinds = env.model.geom_type[pairs]
     on_floor = (kinds == [mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_CAPSULE]).all(axis=1)
@@ -154,21 +154,21 @@ def _contacts(env: Any) -> tuple[bool, bool]:
 
 
 def _seconds() -> float:
-    """The processor's clock, or the wall's where the processor only waits for another device."""
+    """Processor time on a CPU; else wall time, since the processor only waits for the device."""
     return time.process_time() if jax.default_backend() == "cpu" else time.perf_counter()
 
 
 class Stepper:
-    """The step of a batch on MJX, compiled at once."""
+    """The compiled step of a batch on MJX."""
 
     def __init__(self, env_id: str, cases: Cases, batch: int, options: Mapping[str, Any]):
-        """Compiles.
+        """Compiles the step.
 
         Args:
           env_id: a key of ``MJX_TASKS``.
-          cases: that :meth:`run` is to take.
-          batch: environments that step together.
-          options: of the physics.
+          cases: the cases that :meth:`run` evaluates.
+          batch: number of environments that are stepped together.
+          options: options of the physics.
         """
         env, self._cases, self._batch = make_mjx(env_id, **options), cases, batch
 
@@ -182,7 +182,7 @@ class Stepper:
         self.compile_seconds = _seconds() - start
 
     def run(self) -> Iterator[tuple[Outcome, float]]:
-        """One batch after the other: what came out, and the time of each environment's step [ms]."""
+        """Yields the results of one batch after the other, and the time per environment step [ms]."""
         total = len(self._cases.reward)
         for first in range(0, total, self._batch):
             arguments = jax.block_until_ready(self._arguments(first))
@@ -192,19 +192,19 @@ class Stepper:
             yield jax.tree.map(lambda leaf: np.asarray(leaf)[: total - first], outcome), ms  # noqa: B023
 
     def _arguments(self, first: int) -> tuple[Physics, Array]:
-        """The batch from case ``first`` on, filled up with the first cases."""
+        """The batch that starts with case ``first``, padded with the first cases."""
         rows = np.arange(first, first + self._batch) % len(self._cases.reward)
         return jax.tree.map(lambda leaf: jnp.asarray(leaf[rows], float), (self._cases.before, self._cases.action))
 
 
 def relative_error(ours: Float, theirs: Float) -> Float:
-    """Of each of N: the Euclidean norm of the difference over that of theirs, or over 1 where that is smaller."""
+    """||ours - theirs|| / max(1, ||theirs||) of each of N cases, in the Euclidean norm."""
     ours, theirs = np.reshape(ours, (len(ours), -1)), np.reshape(theirs, (len(theirs), -1))
     return np.linalg.norm(ours - theirs, axis=1) / np.maximum(1.0, np.linalg.norm(theirs, axis=1))
 
 
 def compare(task: str, options: str, cases: Cases, outcome: Outcome, ms: float, compile_seconds: float) -> list[Row]:
-    """A row for each kind of states that there are."""
+    """The rows of all kinds of states that occur."""
     errors = {
         "velocity": relative_error(outcome.qvel, cases.after.qvel),
         "observation": relative_error(outcome.observation, cases.observation),

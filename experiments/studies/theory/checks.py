@@ -1,7 +1,7 @@
-"""What ``experiments.theory`` checks: every numbered statement of Achiam et al. (2019) on many drawn cases.
+"""The checks of ``experiments.theory``: every numbered statement of Achiam et al. (2019), on many random cases.
 
-Each check holds the library's functions to formulas in NumPy and to what the statement says, in float64, which the
-caller switches on. A statement that fails as the paper prints it is checked by its counterexample.
+Each check compares the library's functions with formulas in NumPy and with the statement, in float64, which the caller
+must enable. A statement that fails as printed in the paper is checked by a counterexample.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ HOLDS, FAILS, WRONG = "holds", "fails as printed", "NOT AS EXPECTED"
 
 _STATES, _ACTIONS, _BRANCHING = 4, 2, 3
 _PAIRS = _STATES * _ACTIONS
-_CASES = 1000  # of most checks: of one number, so that each function is compiled once
-_ROUNDING = 1e-10  # relative, of sums of a few dozen terms
+_CASES = 1000  # of most checks; the same number, so that each function is compiled once
+_ROUNDING = 1e-10  # bound on the relative rounding error of sums of a few dozen terms
 
 
 class Check(NamedTuple):
     """One line of the report.
 
     Attributes:
-      statement: the paper's name and number.
-      compared: what was compared with what.
-      cases: on how many drawn or constructed cases.
-      worst: the number that decides, its largest over the cases.
-      verdict: HOLDS, FAILS where the counterexample does what it should, WRONG otherwise.
+      statement: name and number of the statement in the paper.
+      compared: the quantities that are compared.
+      cases: number of random or constructed cases.
+      worst: largest value over the cases of the number that decides.
+      verdict: HOLDS; FAILS if the counterexample behaves as expected; or WRONG.
     """
 
     statement: str
@@ -49,11 +49,11 @@ class Check(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """Random MDPs with values, data distributions and kernels; leaves lead with the number of cases."""
+    """n random MDPs with values, data distributions and kernels; all leaves have the leading axis n."""
 
     mdp: Any  # FiniteMDP
-    q: np.ndarray  # [n, S, A], as the next one
-    other: np.ndarray
+    q: np.ndarray  # [n, S, A]
+    other: np.ndarray  # [n, S, A]
     rho: np.ndarray  # [n, S, A], sums to 1
     kernel: np.ndarray  # [n, S A, S A], positive definite
 
@@ -63,7 +63,7 @@ _garnets = jax.jit(jax.vmap(lambda key, gamma: mdps.garnet(key, _STATES, _ACTION
 
 @functools.cache
 def draw() -> Draws:
-    """Garnet MDPs with gamma in [0, 0.999], values, and kernels from diagonal to strongly coupled."""
+    """Draws Garnet MDPs with gamma in [0, 0.999], values, and kernels from diagonal to strongly coupled."""
     rng = np.random.default_rng(0)
     mdp = _garnets(jax.random.split(jax.random.key(0), _CASES), rng.uniform(0.0, 0.999, _CASES))
     shape = (_CASES, _STATES, _ACTIONS)
@@ -77,7 +77,7 @@ def _first(draws: Draws, count: int) -> Draws:
 
 
 def draw_kernels(rng: np.random.Generator, coupling: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(rho ``[n, S A]``, K); ``coupling [n]`` is about how large K's entries beside the diagonal are."""
+    """Draws rho ``[n, S A]`` and K; ``coupling`` ``[n]`` is the approximate size of the off-diagonal entries of K."""
     count = len(coupling)
     factor = rng.normal(size=(count, _PAIRS, _PAIRS + 2))
     kernel = coupling[:, None, None] * factor @ factor.transpose(0, 2, 1) / _PAIRS
@@ -91,7 +91,7 @@ def _steps(rng: np.random.Generator, rho: np.ndarray, kernel: np.ndarray) -> np.
 
 
 def bellman(q: np.ndarray, mdp: FiniteMDP) -> np.ndarray:
-    """T* Q by its formula, ``[n, S, A]``."""
+    """T* Q, computed by its formula, ``[n, S, A]``."""
     return mdp.reward + np.reshape(mdp.gamma, (-1, 1, 1)) * np.einsum("nsat,nt->nsa", mdp.transition, q.max(axis=-1))
 
 
@@ -111,13 +111,13 @@ def _verdict(passed: bool | np.bool_, otherwise: str = HOLDS) -> str:
 def _equal(
     statement: str, compared: str, found: np.ndarray, expected: np.ndarray, tolerance: float = _ROUNDING
 ) -> Check:
-    """That two results agree, relative to the expected one's largest entry in each case."""
+    """Checks that two results agree, relative to the largest entry of the expected result in each case."""
     worst = float(np.max(_sup(found - expected) / np.maximum(_sup(expected), 1e-300)))
     return Check(statement, compared, len(found), worst, _verdict(worst <= tolerance))
 
 
 def _at_most(statement: str, compared: str, found: np.ndarray, bound: np.ndarray | float) -> Check:
-    """That no case exceeds its bound."""
+    """Checks that no case exceeds its bound."""
     excess = np.max(found - bound)
     return Check(statement, compared, len(found), float(np.max(found)), _verdict(excess <= _ROUNDING))
 
@@ -131,7 +131,7 @@ _u1, _u2, _u3 = (jax.jit(jax.vmap(function)) for function in (operators.u1, oper
 
 
 def optimal_operator() -> list[Check]:
-    """T*, its modulus, and Q-learning for a table."""
+    """Checks T*, its modulus, and Q-learning with a table."""
     d = draw()
     found, gamma = np.asarray(_optimality(d.q, d.mdp)), d.mdp.gamma
     difference = _ratios(found - np.asarray(_optimality(d.other, d.mdp)), d.q - d.other)
@@ -145,7 +145,7 @@ def optimal_operator() -> list[Check]:
 
 
 def _table_update(d: Draws) -> Check:
-    """Eq. 4 with one-hot features against Eq. 3, at one pair of each case."""
+    """Compares Eq. 4 with one-hot features with Eq. 3, at one pair of each case."""
     rng = np.random.default_rng(1)
     pairs, following = rng.integers(_PAIRS, size=len(d.q)), rng.integers(_STATES, size=len(d.q))
     tables, rows = d.q.reshape(-1, _PAIRS), np.arange(len(d.q))
@@ -178,9 +178,9 @@ def _networks(count: int, rows: int, width: int = 20) -> tuple[dict[str, np.ndar
 
 
 def first_order_errors(steps: np.ndarray, count: int = 100) -> np.ndarray:
-    """sup |Q' - first order| (Theorem 1) of networks over all pairs of an MDP, one without data; ``[count, steps]``.
+    """sup |Q' - first order| (Theorem 1) of networks over all pairs of an MDP, ``[count, steps]``.
 
-    Steps are lengths ||alpha g|| in parameter space.
+    One pair has no data. Steps are lengths ||alpha g|| in parameter space.
     """
     d, (params, x) = _first(draw(), count), _networks(count, _PAIRS)
     rho = d.rho.copy()
@@ -203,7 +203,7 @@ def first_order_errors(steps: np.ndarray, count: int = 100) -> np.ndarray:
 
 
 def kink_errors(steps: np.ndarray) -> np.ndarray:
-    """The same for Q = (theta, relu(theta)) at theta = 0, with an error of 1 at the first pair; ``[steps]``."""
+    """sup |Q' - first order| for Q = (theta, relu(theta)) at theta = 0, with TD errors (1, 0); ``[steps]``."""
 
     def q_fn(theta: Array, x: Array) -> Array:
         return jnp.where(x > 0, jax.nn.relu(theta), theta)
@@ -215,7 +215,7 @@ def kink_errors(steps: np.ndarray) -> np.ndarray:
 
 
 def theorem_1() -> list[Check]:
-    """Halving the step quarters the error of the first order; at a kink it only halves it."""
+    """Checks that halving the step quarters the error of the first order; at a kink, it only halves it."""
     steps = np.array([1e-2, 5e-3, 2.5e-3])
     errors, kink = first_order_errors(steps), kink_errors(steps)
     worst = np.max(np.abs(errors[:, 1:] * 4 / errors[:, :-1] - 1))
@@ -234,7 +234,7 @@ def theorem_1() -> list[Check]:
 
 
 def lemma_1() -> list[Check]:
-    """U1 contracts by 1 - (1 - gamma) alpha."""
+    """Checks that U1 contracts by 1 - (1 - gamma) alpha."""
     d, alpha = draw(), np.random.default_rng(3).uniform(0.01, 0.99, _CASES)
     moved = [np.asarray(_u1(q, d.mdp, alpha)) for q in (d.q, d.other)]
     a = alpha.reshape(-1, 1, 1)
@@ -247,7 +247,7 @@ def lemma_1() -> list[Check]:
 
 
 def lemma_2() -> list[Check]:
-    """U2 contracts if every pair has data, and not if one has none."""
+    """Checks that U2 contracts if every pair has data, and does not if a pair has none."""
     d = draw()
     alpha = np.random.default_rng(4).uniform(0.01, 0.99, _CASES) / _sup(d.rho)
     moved = [np.asarray(_u2(q, d.mdp, d.rho, alpha)) for q in (d.q, d.other)]
@@ -271,7 +271,7 @@ def lemma_2() -> list[Check]:
 
 
 def lemma_3() -> list[Check]:
-    """The step of a linear Q is U3 exactly; with a singular K, other Q stay than Q*."""
+    """Checks that the step of a linear Q is exactly U3; with a singular K, other fixed points than Q* exist."""
     d, rng = draw(), np.random.default_rng(5)
     features, weights = rng.normal(size=(_CASES, _PAIRS, 5)), rng.normal(size=(_CASES, 5))
     alpha = rng.uniform(0.01, 1.0, _CASES)
@@ -284,7 +284,7 @@ def lemma_3() -> list[Check]:
 
 
 def _other_fixed_points() -> Check:
-    """Tsitsiklis and Van Roy's states: K of rank 1, and a Q other than Q* that U3 does not move."""
+    """Tsitsiklis and Van Roy's states: K has rank 1, and U3 does not move a certain Q other than Q*."""
     gammas = np.array([0.0, 0.5, 0.9, 0.99])
     moved = []
     for gamma in gammas:
@@ -300,7 +300,7 @@ def _other_fixed_points() -> Check:
 
 
 def theorem_2() -> list[Check]:
-    """U3 contracts under Eqs. 16 and 17 with <; with <= it need not."""
+    """Checks that U3 contracts under Eqs. 16 and 17 with <, and need not contract with <=."""
     d = draw()
     rho, gamma = d.rho.reshape(len(d.q), -1), d.mdp.gamma
     alpha = _steps(np.random.default_rng(6), rho, d.kernel)
@@ -342,7 +342,7 @@ def _equality() -> Check:
 
 
 def table_forced(count: int = 20_000) -> Check:
-    """Strict Eq. 17 makes K D_rho diagonally dominant: fewer features than pairs never satisfy it."""
+    """Checks that fewer features than pairs never satisfy Eq. 17 with <, which makes K D_rho diagonally dominant."""
     rng, pairs, gamma = np.random.default_rng(7), 6, 0.9
     ratios = []
     for features in range(1, pairs):
@@ -360,7 +360,7 @@ def table_forced(count: int = 20_000) -> Check:
 
 
 def theorem_3() -> list[Check]:
-    """Theorem 3's inequality for kernels that change, and moduli below 1 whose product does not go to 0."""
+    """Checks Theorem 3's inequality for changing kernels, and a product of moduli below 1 that does not go to 0."""
     distance = scalar_distances(1 - 0.5 ** np.arange(2.0, 61))
     left = float(distance[-1])
     return [
@@ -387,7 +387,7 @@ def _changing_kernels(updates: int = 15) -> Check:
 
 
 def _any_norm(count: int = _CASES, updates: int = 15) -> Check:
-    """Affine maps with one fixed point, in the Euclidean norm, contractions or not."""
+    """Affine maps with a common fixed point, in the Euclidean norm, whether they are contractions or not."""
     rng = np.random.default_rng(8)
     fixed, x = rng.normal(size=(count, 5)), rng.normal(size=(count, 5))
     bound, worst = np.linalg.norm(x - fixed, axis=1), np.zeros(count)
@@ -400,7 +400,7 @@ def _any_norm(count: int = _CASES, updates: int = 15) -> Check:
 
 
 def scalar_distances(moduli: np.ndarray) -> np.ndarray:
-    """|Q_i - Q*| of U1 on one state with gamma 1/2 and the steps that have these moduli, from 1; ``[len + 1]``."""
+    """|Q_i - Q*| of U1 on one state with gamma 1/2, with steps of the given moduli, starting at 1; ``[len + 1]``."""
     mdp = FiniteMDP(jnp.ones((1, 1, 1)), jnp.zeros((1, 1)), 0.5)
 
     def step(q: Array, modulus: Array) -> tuple[Array, Array]:
@@ -422,7 +422,7 @@ def of_rank(rng: np.random.Generator, rows: int, columns: int, rank: int) -> np.
 
 
 def preqn_is_u1() -> list[Check]:
-    """PreQN's step of a linear Q with an invertible K, and its linesearch on networks."""
+    """Checks PreQN's step of a linear Q with an invertible K, and its line search on networks."""
     d, rng = _first(draw(), 200), np.random.default_rng(9)
     features = np.stack([of_rank(rng, _PAIRS, _PAIRS + 3, _PAIRS) for _ in d.q])
     weights, alpha = rng.normal(size=(200, _PAIRS + 3)), rng.uniform(0.01, 1.0, 200)
@@ -442,7 +442,7 @@ def preqn_is_u1() -> list[Check]:
 
 
 def _search(count: int = 200) -> Check:
-    """The least alignment of an accepted step of networks, steps of up to 1."""
+    """The lowest alignment of an accepted step of networks, with step sizes up to 1."""
     params, x = _networks(count, 6)
     delta = np.random.default_rng(10).normal(size=(count, 6))
 
@@ -467,7 +467,7 @@ _natural = jax.jit(jax.vmap(operators.natural_gradient_direction))
 
 
 def lemma_4(count: int = 100) -> list[Check]:
-    """(Phi Phi^T)^+ Phi = Phi (Phi^T Phi)^+ of matrices, of the library's directions, with ridge, and other weights."""
+    """Checks (Phi Phi^T)^+ Phi = Phi (Phi^T Phi)^+ on matrices, the library's directions, with ridge, and weighted."""
     rng = np.random.default_rng(11)
     pseudo, directions, ridge = [], [], []
     for rows, columns, rank in _SHAPES:
@@ -505,7 +505,7 @@ def _small(statement: str, compared: str, deviations: list[np.ndarray]) -> Check
 
 
 def _other_weights(count: int) -> list[Check]:
-    """With unequal weights the two agree where gradients are independent, and part where they are not."""
+    """Checks that for unequal weights, both directions agree if gradients are independent, and differ otherwise."""
     rng, checks = np.random.default_rng(12), []
     for (rows, columns, rank), same in (((4, 9, 4), True), ((8, 6, 3), False)):
         g = np.stack([of_rank(rng, rows, columns, rank) for _ in range(count)])
@@ -522,7 +522,7 @@ def _other_weights(count: int) -> list[Check]:
 
 
 def natural_gradient_without_target() -> list[Check]:
-    """Natural-gradient Q-learning on two counterexamples: stable where K is invertible, not where it is singular."""
+    """Checks natural-gradient Q-learning on two counterexamples: it is stable if K is invertible, not if singular."""
     checks = []
     for name, problem, stable in (
         ("Baird's star, K invertible", mdps.baird(), True),
@@ -538,7 +538,7 @@ def natural_gradient_without_target() -> list[Check]:
 
 
 def natural_gradient_growth(problem: mdps.LinearProblem, updates: int = 6000, step_size: float = 0.1) -> float:
-    """sup |Q| after steps of ``natural_gradient_direction`` on all pairs equally, in units of the start's."""
+    """sup |Q| after steps of ``natural_gradient_direction`` with equal weights, relative to the initial sup |Q|."""
     features = problem.features
     rho = jnp.full(len(features), 1 / len(features))
 
@@ -557,14 +557,14 @@ def natural_gradient_growth(problem: mdps.LinearProblem, updates: int = 6000, st
 
 
 def _growth_on_representable(problem: mdps.LinearProblem, features: np.ndarray, rho: np.ndarray) -> float:
-    """Spectral radius of one expected step, alpha 0.1, on the weights of a linear Q; one action, no rewards."""
+    """Spectral radius of one expected step, alpha 0.1, on the weights of a linear Q, with one action and no rewards."""
     gamma, transition = float(problem.mdp.gamma), np.asarray(problem.mdp.transition)[:, 0]
     change = features.T @ (rho[:, None] * (gamma * transition - np.eye(len(rho)))) @ features
     return float(np.abs(np.linalg.eigvals(np.eye(features.shape[1]) + 0.1 * change)).max())
 
 
 def melo_parallel() -> list[Check]:
-    """Each set of conditions removes one part of the triad; with all three, Q grows."""
+    """Checks that each set of conditions removes one part of the deadly triad; with all three parts, Q grows."""
     problem = mdps.tsitsiklis_van_roy(0.99)
     shared, table, checks = np.asarray(problem.features), np.eye(2), []
     for name, features, rho, expected in (

@@ -1,4 +1,4 @@
-"""The curves of ``experiments.theory``: Theorems 1 and 3, and Intuitions 1 and 2, and their picture."""
+"""The curves of ``experiments.theory`` (Theorems 1 and 3, Intuitions 1 and 2), and the figure that shows them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from preqn_jax.theory.mdps import LinearProblem
 from preqn_jax.training import plots
 from preqn_jax.types import Array
 
-_ALPHA = 0.1  # of the counterexamples, as in experiments.divergence
-_SHARES = (1 / 8, 1e-2, 1e-3, 0.0)  # of the data, at the pair that is taken away
+_ALPHA = 0.1  # step size on the counterexamples, as in experiments.divergence
+_SHARES = (1 / 8, 1e-2, 1e-3, 0.0)  # shares of the data at the pair whose data are reduced
 _UPDATES = 4000
 
 
 class Blend(NamedTuple):
-    """A kernel on its way to a multiple of I, ``(1 - t) K + t mean(diag K) I``; all arrays ``[len(t)]``.
+    """Kernels between K and a multiple of I, ``(1 - t) K + t mean(diag K) I``; all arrays ``[len(t)]``.
 
     Attributes:
-      t: how far.
-      radius: spectral radius of one expected step: Q grows where it is above 1.
-      beta: the modulus of U3, which is that of U1 with step alpha mean(diag K) / N at t = 1.
+      t: weight of the multiple of I.
+      radius: spectral radius of one expected step; above 1, Q grows.
+      beta: modulus of U3, which for t = 1 is that of U1 with step size alpha mean(diag K) / N.
     """
 
     t: np.ndarray
@@ -35,7 +35,7 @@ class Blend(NamedTuple):
 
 
 def closer_to_u1(problem: LinearProblem) -> Blend:
-    """Intuition 1 on an MDP of one action without rewards, uniform data."""
+    """Computes the curves of Intuition 1 on an MDP with one action and without rewards, with uniform data."""
     kernel = np.asarray(problem.features @ problem.features.T)
     n, gamma, t = len(kernel), float(problem.mdp.gamma), np.linspace(0, 1, 51)
     mean, bootstrap = np.trace(kernel) / n, gamma * np.asarray(problem.mdp.transition)[:, 0] - np.eye(n)
@@ -46,9 +46,10 @@ def closer_to_u1(problem: LinearProblem) -> Blend:
 
 
 def scarce_data() -> dict[float, np.ndarray]:
-    """Intuition 2: ||Q - Q'|| of two starts 10 apart at one pair, by that pair's share of the data.
+    """Intuition 2: ||Q - Q'|| for two initial Q that differ by 10 at one pair, for several shares of data at that pair.
 
-    U2 on a Garnet MDP of 4 states and 2 actions, gamma 0.9, alpha 0.9 / max rho; ``[updates + 1]`` each.
+    The updates are those of U2 on a Garnet MDP with 4 states and 2 actions, gamma 0.9 and alpha 0.9 / max rho; each
+    curve is ``[updates + 1]``.
     """
     mdp = mdps.garnet(jax.random.key(0), 4, 2, 3, 0.9)
     start = jnp.zeros((2, 4, 2)).at[1, 2, 1].set(10.0)
@@ -67,29 +68,29 @@ def scarce_data() -> dict[float, np.ndarray]:
 
 
 class Curves(NamedTuple):
-    """What both intuitions are judged by."""
+    """The curves of both intuitions."""
 
     blends: dict[str, Blend]
     distances: dict[float, np.ndarray]
 
 
 def measure() -> Curves:
-    """Both counterexamples on their way to U1, and U2 with less and less data at one pair."""
+    """Computes the curves: kernels of both counterexamples that approach U1, and U2 with fewer data at one pair."""
     problems = {"Baird's star": mdps.baird(0.99), "Tsitsiklis and Van Roy": mdps.tsitsiklis_van_roy(0.99)}
     return Curves({name: closer_to_u1(problem) for name, problem in problems.items()}, scarce_data())
 
 
 def lines(curves: Curves) -> list[str]:
-    """What the two intuitions show, in words and numbers."""
-    told = [
+    """The results for the two intuitions as lines of text."""
+    found = [
         f"Intuition 1, {name}, from K (t = 0) to a multiple of I (t = 1): "
         f"spectral radius {_course(blend.t, blend.radius)}; beta(K) {_course(blend.t, blend.beta)}"
         for name, blend in curves.blends.items()
     ]
     for updates in (500, _UPDATES):
         apart = ", ".join(f"{curve[updates]:.2g} (share {share:g})" for share, curve in curves.distances.items())
-        told.append(f"Intuition 2: starts 10 apart at one pair are, after {updates} updates of U2, apart by {apart}")
-    return told
+        found.append(f"Intuition 2: starts 10 apart at one pair are, after {updates} updates of U2, apart by {apart}")
+    return found
 
 
 def _course(t: np.ndarray, values: np.ndarray) -> str:
@@ -100,7 +101,7 @@ def _course(t: np.ndarray, values: np.ndarray) -> str:
 
 @plots.harmless
 def draw_picture(curves: Curves, out: pathlib.Path) -> bool:
-    """Four panels, for the two theorems and the two intuitions; False where matplotlib is not installed."""
+    """Draws four panels, for two theorems and two intuitions; returns False if matplotlib is not installed."""
     if (figure := plots.new_figure(10, 7)) is None:
         return False
     grid = figure.subplots(2, 2)

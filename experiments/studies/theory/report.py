@@ -1,4 +1,4 @@
-"""How ``experiments.theory`` reports its checks."""
+"""The report of ``experiments.theory`` on its checks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from experiments.studies.theory.checks import WRONG, Check
 
 
 def exit_code(checks: list[Check]) -> int:
-    """1 if any statement does not come out as it should."""
+    """Returns 1 if the result of any check is not as expected, else 0."""
     return int(any(check.verdict == WRONG for check in checks))
 
 
 def to_csv(checks: list[Check]) -> str:
-    """One row a check."""
+    """The table in CSV, with one row per check."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(Check._fields)
@@ -24,7 +24,7 @@ def to_csv(checks: list[Check]) -> str:
 
 
 def table(checks: list[Check]) -> list[str]:
-    """Lines of a table, one a check."""
+    """The lines of a table with one row per check."""
     width = max(len(check.statement) for check in checks) + 2
     return [
         f"{check.statement:{width}}{check.verdict:17}{check.worst:<10.4g} {check.cases:>6} cases  {check.compared}"
