@@ -1,1 +1,1 @@
-"""Programs that measure milliseconds and bytes: ``python -m benchmarks.<name>``."""
+"""Programs that measure time and memory: ``python -m benchmarks.<name>``."""

@@ -1,4 +1,4 @@
-"""What an update of PreQN costs beside SAC's and TD3's (Achiam et al. 2019, section 5.3)."""
+"""The cost of an update of PreQN in comparison with SAC and TD3 (Achiam et al. 2019, section 5.3)."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from preqn_jax.ops.linesearch import Linesearch
 from preqn_jax.ops.preqn import preqn_update
 from preqn_jax.types import Array, Inputs, Params, Transition
 
-_SLOW_UPDATES = 4  # per burst of the forms with per-example gradients; even, as TD3's actor moves at every second one
+_SLOW_UPDATES = 4  # updates per call with per-example gradients; even, since TD3's actor moves at every second update
 _SLOW = ("PreQN, gradients formed twice", "PreQN, gradients reused")
 _REFERENCE = "SAC"
 
 
 def gradients_formed_twice(q_fn: ntk.QFunction) -> ntk.Linearizer:
-    """Per-example gradients for K, and a further backward pass for sum_i z_i grad Q(x_i), as the paper's code had it.
+    """Per-example gradients for K, and another backward pass for sum_i z_i grad Q(x_i), as in the paper's code.
 
-    The library reuses the gradients: :func:`preqn_jax.ops.ntk.per_example`, which this is in all but the cost.
+    The library reuses the gradients in :func:`preqn_jax.ops.ntk.per_example`, which differs from this function only in
+    its cost.
 
     Args:
       q_fn: (params, inputs) -> Q-values ``[B]``.
@@ -55,12 +56,12 @@ def gradients_formed_twice(q_fn: ntk.QFunction) -> ntk.Linearizer:
 
 
 def paper_agent(config: PreQNConfig, observation_size: int, action_size: int) -> Agent:
-    """PreQN by Algorithm 1 with the gradients formed twice and least squares; ``config`` gives the rest.
+    """PreQN as in Algorithm 1, with gradients formed twice and least squares.
 
     Args:
-      config: of the agent; its linearizer and solver are not used.
-      observation_size: numbers in an observation.
-      action_size: numbers in an action.
+      config: configuration of the agent; its linearizer and solver are not used.
+      observation_size: number of entries of an observation.
+      action_size: number of entries of an action.
     """
     agent = make_preqn(config, observation_size, action_size)
     q, linesearch = gradients_formed_twice(agent.q_fn), Linesearch(config.step_size, config.min_alignment)
@@ -80,7 +81,7 @@ def paper_agent(config: PreQNConfig, observation_size: int, action_size: int) ->
 
 
 def make_agents(hidden_sizes: tuple[int, ...], step_size: float) -> dict[str, Agent]:
-    """The agents to compare, each with its own activation: relu in SAC and TD3, sin in PreQN."""
+    """The agents to compare, each with its own activation function: relu for SAC and TD3, sin for PreQN."""
     shipped = PreQNConfig(hidden_sizes=hidden_sizes, step_size=step_size)
     reused = PreQNConfig(hidden_sizes=hidden_sizes, step_size=step_size, linearizer="per_example", solver="lstsq")
     sizes = (OBSERVATION, ACTION)
@@ -95,7 +96,7 @@ def make_agents(hidden_sizes: tuple[int, ...], step_size: float) -> dict[str, Ag
 
 
 def agents_section(problem: Problem, hidden_sizes: tuple[int, ...], step_size: float, repeats: int) -> Section:
-    """Whole updates, critic and actor, of every agent, each relative to SAC's in the same round."""
+    """Measures whole updates, critic and actor, of every agent, relative to SAC in the same round."""
     few = jax.tree.map(lambda leaf: leaf[:_SLOW_UPDATES], problem.bursts)
     candidates = [
         burst_of_agent(name, agent, few if name in _SLOW else problem.bursts)

@@ -1,4 +1,4 @@
-"""What the benchmark of replay buffers compares, each behind the same two names."""
+"""The replay buffers that are compared by ``benchmarks.replay``, with a common interface."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import jax.numpy as jnp
 from preqn_jax.training import replay
 from preqn_jax.types import Array, Transition
 
-OBSERVATION, ACTION = 105, 8  # Ant's
-INSERTED, SAMPLED = 10, 256  # transitions at a time
+OBSERVATION, ACTION = 105, 8  # sizes of Ant
+INSERTED, SAMPLED = 10, 256  # numbers of transitions per evaluation
 
 
 class Buffer(NamedTuple):
     """A replay buffer.
 
     Attributes:
-      state: empty.
+      state: state of the empty buffer.
       step: (state, transitions ``[U, ...]``, key, transitions held) -> (state, minibatch ``[B, ...]``).
     """
 
@@ -41,7 +41,7 @@ def _one() -> Transition:
 
 
 def _queue(capacity: int) -> Buffer:
-    """Without its checks, which are not for compiled code."""
+    """Brax's queue, without its checks, which do not work in compiled code."""
     queue = importlib.import_module("brax.training.replay_buffers").UniformSamplingQueue(capacity, _one(), SAMPLED)
 
     def step(state: Any, new: Transition, key: Array, held: int) -> tuple[Any, Transition]:
@@ -62,7 +62,7 @@ def _item_buffer(capacity: int) -> Buffer:
     return Buffer(buffer.init(_one()), step)
 
 
-BUFFERS: dict[str, Callable[[int], Buffer]] = {  # by the package that each is of
+BUFFERS: dict[str, Callable[[int], Buffer]] = {  # by the name of the package
     "preqn_jax": _ring,
     "brax": _queue,
     "flashbax": _item_buffer,

@@ -1,7 +1,7 @@
-"""What somebody else's agent pays for the kernel: ``python -m benchmarks.composing``.
+"""The cost of the kernel in other agents: ``python -m benchmarks.composing``.
 
-The probe beside one gradient step on the critic, and kernel and pull-back of a network with a convolution, layer by
-layer and from per-example gradients. For numbers to quote, run pinned to one otherwise idle core:
+Measures the probe and one gradient step on the critic; and, for a network with a convolution, kernel and pull-back,
+layer by layer and from per-example gradients. For results to report, run it pinned to one otherwise idle core:
 
     XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" \
         taskset -c 0 python -m benchmarks.composing
@@ -25,19 +25,19 @@ from preqn_jax.cli import command_line
 from preqn_jax.training import provenance
 from preqn_jax.types import Array, Params
 
-_REPEATS = flags.DEFINE_integer("repeats", 7, "rounds that a median is taken over", lower_bound=1)
-_BATCH_SIZE = flags.DEFINE_integer("batch-size", 256, "minibatch B [transitions]", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 7, "number of rounds over which medians are taken", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer("batch-size", 256, "minibatch size B [transitions]", lower_bound=1)
 
 _HIDDEN_SIZES, _LEARNING_RATE = (256, 256), 1e-3
-_PICTURE, _CHANNELS, _WIDTH = (10, 10, 4), 16, 128  # as MinAtar's are, and its usual network
+_PICTURE, _CHANNELS, _WIDTH = (10, 10, 4), 16, 128  # sizes of MinAtar's images and its usual network
 
 
 class PictureCritic(nn.Module):
-    """One convolution, one hidden layer, a value ``[B]``."""
+    """A critic with one convolution and one hidden layer."""
 
     @nn.compact
     def __call__(self, picture: Array) -> Array:
-        """Returns the values of pictures ``[B, H, W, C]``."""
+        """Returns the values ``[B]`` of images ``[B, H, W, C]``."""
         x = nn.relu(nn.Conv(_CHANNELS, (3, 3), padding="VALID")(picture))
         x = nn.relu(nn.Dense(_WIDTH)(x.reshape(len(x), -1)))
         return nn.Dense(1)(x)[:, 0]
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def probe_section(batch_size: int, repeats: int) -> Section:
-    """The probe by both linearizers, and what it is to be logged beside."""
+    """Measures the probe with both linearizers, and a gradient step for comparison."""
     problem = make_problem(batch_size, _HIDDEN_SIZES)
     q_fn, adam = ntk.module_q_fn(problem.critic), optax.adam(_LEARNING_RATE)
     networks = {"dense": ntk.dense(problem.critic), "per_example": ntk.per_example(q_fn)}
@@ -72,12 +72,12 @@ def probe_section(batch_size: int, repeats: int) -> Section:
     lines = table(timings)
     for name in networks:
         share = timings[f"probe, {name}"].cpu_ms / timings[step].cpu_ms / 1000
-        lines.append(f"once in a thousand steps the probe ({name}) adds {share:.2%} to them")
+        lines.append(f"once in a thousand steps, the probe ({name}) adds {share:.2%} to their time")
     return Section(f"The probe at B = {batch_size}, hidden sizes {_HIDDEN_SIZES}", lines, numbers(timings))
 
 
 def convolution_section(batch_size: int, repeats: int) -> Section:
-    """Kernel and pull-back."""
+    """Measures kernel and pull-back of a network with a convolution."""
     module = PictureCritic()
     pictures = jax.random.normal(jax.random.key(0), (batch_size, *_PICTURE))
     params, cotangent = module.init(jax.random.key(1), pictures), jnp.ones(batch_size)
@@ -95,7 +95,7 @@ def convolution_section(batch_size: int, repeats: int) -> Section:
     )
     ratio = timings["per_example"].cpu_ms / timings["dense"].cpu_ms
     lines = [*table(timings), f"per_example takes {ratio:.1f} times as long as dense"]
-    title = f"Kernel and pull-back of a convolution and two Dense layers, pictures {(batch_size, *_PICTURE)}"
+    title = f"Kernel and pull-back of a convolution and two Dense layers, images {(batch_size, *_PICTURE)}"
     return Section(title, lines, numbers(timings))
 
 

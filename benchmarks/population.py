@@ -1,8 +1,8 @@
-"""What members of a population cost on one device: ``python -m benchmarks.population``.
+"""The cost of the members of a population on one device: ``python -m benchmarks.population``.
 
-PreQN's updates alone, at Ant's sizes, one member after the other as on a CPU and vmapped as on an accelerator; and, if
-the configuration's environment runs on the device, training as a whole. For numbers to quote, run pinned to one
-otherwise idle core:
+Measures PreQN's updates alone, at Ant's sizes, one member after the other as on a CPU and vmapped as on an accelerator;
+and, if the environment of the configuration runs on the device, training as a whole. For results to report, run it
+pinned to one otherwise idle core:
 
     XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" taskset -c 0 \
         python -m benchmarks.population --config=preqn_invertedpendulum --config.env.backend=mjx
@@ -28,13 +28,13 @@ from preqn_jax.training.config import Config
 from preqn_jax.training.device import DeviceTrainer, Member
 from preqn_jax.types import transition_bytes
 
-_MEMBERS = flags.DEFINE_list("members", "1,2,4,8,16,32", "how many; all are compared with the first")
-_REPEATS = flags.DEFINE_integer("repeats", 5, "rounds that a median is taken over", lower_bound=1)
+_MEMBERS = flags.DEFINE_list("members", "1,2,4,8,16,32", "numbers of members; all are compared with the first")
+_REPEATS = flags.DEFINE_integer("repeats", 5, "number of rounds over which medians are taken", lower_bound=1)
 
 _UPDATES = 5  # of each member in one call
 _STEP_SIZE = 1e-3  # small, so that nothing backtracks and all updates do the same work
 _MEMORIES = (16, 80, 139)  # of devices [GB]
-_SPEED = 32e12  # of an imagined device [FLOP/s in float32]
+_SPEED = 32e12  # of a hypothetical device [FLOP/s in float32]
 
 
 def main(config: Config) -> int:
@@ -50,14 +50,14 @@ def main(config: Config) -> int:
 
 
 def _counts() -> list[int]:
-    """Raises SettingError on what is no number of members."""
+    """The values of ``--members``; raises SettingError if they are not positive whole numbers."""
     if not all(text.isdecimal() and int(text) for text in _MEMBERS.value) or not _MEMBERS.value:
-        raise SettingError(f"--members={','.join(_MEMBERS.value)} must be numbers of at least 1, 1,2,4 for example")
+        raise SettingError(f"--members={','.join(_MEMBERS.value)} must be numbers of at least 1, for example 1,2,4")
     return [int(text) for text in _MEMBERS.value]
 
 
 def updates_section(counts: Sequence[int], config: Config) -> Section:
-    """Bursts of updates, and nothing else; a time is that of one update of all members."""
+    """Consecutive updates, without anything else; times are those of one update of all members."""
     agent = _agent(config)
     batches = make_problem(config.batch_size, agent.hidden_sizes, OBSERVATION, ACTION).bursts
     batches = jax.tree.map(lambda leaf: leaf[:_UPDATES], batches)
@@ -70,30 +70,30 @@ def updates_section(counts: Sequence[int], config: Config) -> Section:
 
 
 def training_section(counts: Sequence[int], config: Config) -> Section:
-    """Training as it is; a time is that of one environment step of all members, with the update that belongs to it."""
+    """Whole training; times are those of one environment step of all members, with the corresponding update."""
     candidates = [_training(count, config) for count in counts]
     title = f"Training on {config.env.id} ({config.env.backend}), {config.env.num_envs} environments a member"
     return _section(title, counts, ["training"], measure(candidates, _REPEATS.value))
 
 
 def arithmetic_section(config: Config) -> Section:
-    """What a member needs at Ant's sizes, and what devices could hold and do at best: nothing here is measured."""
+    """Requirements of a member at Ant's sizes, and capacities of devices, by arithmetic; nothing is measured."""
     agent = _agent(config)
     state = jax.eval_shape(make(agent, OBSERVATION, ACTION).init, jax.random.key(0))
     network = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     transition = transition_bytes(OBSERVATION, ACTION)
     replay = transition * config.replay_capacity
     work = sum(update_work(config.batch_size, agent.hidden_sizes, OBSERVATION, ACTION).values())
-    # Minibatches of a burst lie there at once, and K with some arrays of its size, one member's at a time or all.
+    # All minibatches of an iteration are in memory at once, and K with arrays of its size, of one member or of all.
     batches = transition * config.batch_size * config.update_every
     gram = 4 * config.batch_size**2
     member = replay + network + batches + gram
     lines = [
         f"a member: replay {replay / 1e6:.1f} MB ({config.replay_capacity} transitions), parameters and optimizer "
-        f"{network / 1e6:.2f} MB, a burst's minibatches {batches / 1e6:.1f} MB, K {gram / 1e6:.2f} MB",
+        f"{network / 1e6:.2f} MB, minibatches of an iteration {batches / 1e6:.1f} MB, K {gram / 1e6:.2f} MB",
         f"an update: {work / 1e6:.0f} MFLOP in products and the factorization",
         *(f"{memory} GB hold {int(0.9 * memory * 1e9 / member)} members in 90%" for memory in _MEMORIES),
-        f"a device that did nothing else, at {_SPEED / 1e12:.0f} TFLOP/s: {_SPEED / work:.0f} updates/s of all members",
+        f"a device at {_SPEED / 1e12:.0f} TFLOP/s, doing nothing else: {_SPEED / work:.0f} updates/s of all members",
     ]
     figures = {"replay": replay, "network": network, "batches": batches, "gram": gram, "operations": work}
     return Section("Arithmetic, not measurement: Ant's sizes", lines, figures)
@@ -108,13 +108,13 @@ def _label(count: int, way: str) -> str:
 
 
 def _one_by_one(function: Callable[..., Any], in_axes: Any) -> Callable[..., Any]:
-    """As the trainer goes over members on a CPU; the last argument is the same for all."""
+    """Maps over members one after the other, like the trainer on a CPU; they share the last argument."""
     del in_axes
     return lambda *arguments: jax.lax.map(lambda one: function(*one, arguments[-1]), arguments[:-1])
 
 
 def _training(count: int, config: Config) -> Candidate:
-    """A candidate that trains, past the start."""
+    """Returns a candidate that trains, beyond the initial phase without updates."""
     config = dataclasses.replace(config, start_steps=0, update_after=config.update_every)
     trainer = DeviceTrainer(config, [Member(seed) for seed in range(count)])
     seconds = trainer.compile()
@@ -123,7 +123,7 @@ def _training(count: int, config: Config) -> Candidate:
 
 
 def _section(title: str, counts: Sequence[int], ways: Sequence[str], timings: dict[str, Timing]) -> Section:
-    """The table, and how each compares with the first; by processor time on a CPU, where others may want it too."""
+    """The table of times, and comparisons with the first; on a CPU, which may be shared, they use processor time."""
 
     def cost(count: int, way: str) -> float:
         timing = timings[_label(count, way)]

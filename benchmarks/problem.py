@@ -1,4 +1,4 @@
-"""What benchmarks of updates measure on: networks and a minibatch of a task's sizes, and the work in it."""
+"""The problem for benchmarks of updates: networks and minibatches of a task's sizes, and their operation counts."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from preqn_jax.ops import ntk, td
 from preqn_jax.training.base import burst_of
 from preqn_jax.types import Array, Params, Transition
 
-OBSERVATION, ACTION = 17, 6  # HalfCheetah's, where no other sizes are given
-BURST = 20  # updates per burst
-OverSeeds = Callable[..., Callable[..., Any]]  # as jax.vmap: (function, in_axes) -> function of all seeds
-_POOL = 1000  # transitions that minibatches are drawn from, with replacement: rows repeat, as in a young buffer
+OBSERVATION, ACTION = 17, 6  # default sizes, those of HalfCheetah
+BURST = 20  # consecutive updates in one call
+OverSeeds = Callable[..., Callable[..., Any]]  # like jax.vmap: (function, in_axes) -> function of all seeds
+_POOL = 1000  # transitions that minibatches are drawn from, with replacement: rows repeat, as early in training
 
 
 class Problem(NamedTuple):
-    """A critic, an actor and a minibatch, all that the sections measure on."""
+    """A critic, an actor and minibatches, for all sections."""
 
     critic: Critic
     actor: Actor
@@ -39,17 +39,17 @@ class Problem(NamedTuple):
 
     @property
     def inputs(self) -> tuple[Array, Array]:
-        """What the critic takes."""
+        """The inputs of the critic."""
         return self.batch.observation, self.batch.action
 
 
 def make_problem(
     batch_size: int, hidden_sizes: tuple[int, ...], observation: int = OBSERVATION, action: int = ACTION
 ) -> Problem:
-    """Fresh networks, and replayed transitions on a low-dimensional manifold, some of them repeated.
+    """Creates new networks, and minibatches of transitions on a low-dimensional manifold, some of which are repeated.
 
-    A random linear map of six numbers stands for the state and a smooth function of it for the reward: like a
-    robot's, such inputs make the kernel numerically low-rank, and the repeated rows make it singular.
+    States are a random map of six latent numbers, and rewards depend smoothly on the latent numbers. Like the states of
+    a robot, such inputs make the kernel numerically low-rank; the repeated rows make it singular.
     """
     critic, actor = Critic(hidden_sizes), Actor(action, hidden_sizes)
     generator = np.random.default_rng(0)
@@ -69,7 +69,7 @@ def make_problem(
 
 
 def _errors_of(critic: Critic, actor: Actor) -> Callable[[Params, Params, Transition], tuple[Array, Array]]:
-    """(critic's and actor's parameters, batch) -> (targets, TD errors), computed as the agent does."""
+    """Returns a function (critic's and actor's parameters, batch) -> (targets, TD errors), as in the agent."""
     gamma, q_fn = PreQNConfig().gamma, ntk.module_q_fn(critic)
 
     def errors(critic_params: Params, actor_params: Params, batch: Transition) -> tuple[Array, Array]:
@@ -84,7 +84,7 @@ def _errors_of(critic: Critic, actor: Actor) -> Callable[[Params, Params, Transi
 def burst(
     name: str, config: PreQNConfig, batches: Transition, num_seeds: int = 1, over_seeds: OverSeeds = jax.vmap
 ) -> Candidate:
-    """A candidate that runs one burst of PreQN's whole updates as training does."""
+    """Returns a candidate that runs consecutive whole updates of PreQN, as training does."""
     agent = make(config, batches.observation.shape[-1], batches.action.shape[-1])
     return burst_of_agent(name, agent, batches, num_seeds, over_seeds)
 
@@ -92,7 +92,7 @@ def burst(
 def burst_of_agent(
     name: str, agent: Agent, batches: Transition, num_seeds: int = 1, over_seeds: OverSeeds = jax.vmap
 ) -> Candidate:
-    """A candidate that runs one burst of whole updates as training does, its state going from one to the next."""
+    """Returns a candidate that runs consecutive whole updates of an agent, as training does."""
     updates = batches.reward.shape[0]
     keys = jax.vmap(jax.random.key)(jnp.arange(num_seeds))
     function, init = burst_of(agent), agent.init
@@ -112,7 +112,7 @@ def burst_of_agent(
 
 
 def layers(widths: tuple[int, ...]) -> list[tuple[int, int]]:
-    """(inputs, outputs) of each layer."""
+    """Numbers of (inputs, outputs) of each layer."""
     return list(itertools.pairwise(widths))
 
 
@@ -121,18 +121,19 @@ def update_work(
 ) -> dict[str, float]:
     """Floating-point operations of one PreQN update without backtracks, by part; a multiply-add counts as two.
 
-    Products of matrices, the factorization and nothing else. The Gram's products count in full although half of their
-    entries follow by symmetry.
+    Only matrix products and the factorization are counted. The products of the Gram matrix are counted in full,
+    although half of its entries follow by symmetry.
     """
     critic = layers((observation + action, *hidden_sizes, 1))
     actor = layers((observation, *hidden_sizes, action))
 
     def products(layers: list[tuple[int, int]]) -> float:
-        """Of one pass through the layers: forward, to the inputs, or to the kernels."""
+        """Operations of one pass through the layers: forward, or backward to the inputs or to the kernels."""
         return 2.0 * batch_size * sum(a * b for a, b in layers)
 
     return {
-        "critic forward and backward": products(critic) + products(critic[1:]),  # not back to the critic's inputs
+        "critic forward and backward": products(critic)
+        + products(critic[1:]),  # no backward pass to the critic's inputs
         "Gram": 2.0 * batch_size**2 * sum(a + b for a, b in critic),  # A A^T and D D^T of each layer
         "TD target": products(actor) + products(critic),
         "solve": batch_size**3 / 3 + 4.0 * batch_size**2,  # Cholesky, and K z for the predicted alignment

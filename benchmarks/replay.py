@@ -1,8 +1,8 @@
-"""Replay buffers on the device side by side: ``python -m benchmarks.replay``.
+"""Compares replay buffers on the device: ``python -m benchmarks.replay``.
 
-The library's ring, Brax's queue and flashbax's item buffer (``pip install flashbax``; left out where it is missing)
-insert transitions of Ant's sizes and sample a minibatch, half full and full: a full queue moves all that it holds. For
-numbers to quote, run pinned to one otherwise idle core:
+The library's ring buffer, Brax's queue and flashbax's item buffer (``pip install flashbax``; omitted if it is not
+installed) insert transitions of Ant's sizes and sample a minibatch, half full and full, since a full queue moves all of
+its data. For results to report, run it pinned to one otherwise idle core:
 
     XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" \
         taskset -c 0 python -m benchmarks.replay
@@ -27,14 +27,15 @@ from preqn_jax.settings import SettingError
 from preqn_jax.training import provenance, replay
 from preqn_jax.types import Array, Transition, transition_bytes
 
-_REPEATS = flags.DEFINE_integer("repeats", 7, "rounds that a median is taken over", lower_bound=1)
-_CAPACITIES = flags.DEFINE_list("capacities", "100000,1000000", "of the buffers [transitions]")
+_REPEATS = flags.DEFINE_integer("repeats", 7, "number of rounds over which medians are taken", lower_bound=1)
+_CAPACITIES = flags.DEFINE_list("capacities", "100000,1000000", "capacities of the buffers [transitions]")
 
 _METHOD = """\
-Each figure is the median over {repeats} rounds; every round runs all buffers once, in rotating order, and waits for the
-result. One evaluation inserts {inserted} transitions and samples {sampled}; a call makes N of them in one compiled loop
-that is given the buffer (donated), and is divided by N. What is inserted was sampled before, so nothing can be left
-out. Before each insertion the counters are put back, so that a buffer stays as full as it is.
+Each value is the median over {repeats} rounds. Every round runs all buffers once, in rotating order, and waits for the
+results. One evaluation inserts {inserted} transitions and samples {sampled}. A call runs N evaluations in one compiled
+loop, to which the buffer is donated, and its time is divided by N. The inserted transitions were sampled before, so
+that the compiler cannot eliminate any work. The counters are reset before each insertion, so that the number of
+transitions in a buffer remains the same.
 """
 
 
@@ -52,7 +53,7 @@ def main() -> int:
 
 
 def section(capacity: int, held: int, names: Sequence[str]) -> Section:
-    """All buffers, with so many transitions in them."""
+    """Measures all buffers with ``held`` transitions in them."""
     timings = measure([_candidate(name, BUFFERS[name](capacity), held) for name in names], _REPEATS.value)
     lines = table(timings)
     for name in names[1:]:
@@ -77,12 +78,12 @@ def _bytes(capacity: int) -> int:
 
 
 def _capacity(text: str) -> int:
-    """Raises SettingError unless it can be measured."""
+    """Parses a capacity; raises SettingError if it is invalid, or needs more memory than is available."""
     if not text.isdecimal() or int(text) < 2 * SAMPLED or int(text) % (2 * INSERTED):
         raise SettingError(
-            f"--capacities={text} must be a multiple of {2 * INSERTED} from {2 * SAMPLED} on, 100000 for example"
+            f"--capacities={text} must be a multiple of {2 * INSERTED} of at least {2 * SAMPLED}, for example 100000"
         )
-    # All buffers lie side by side, and a full queue is copied when it moves.
+    # All buffers are in memory at the same time, and a full queue is copied when it moves its data.
     needed, available = (len(BUFFERS) + 1) * _bytes(int(text)), psutil.virtual_memory().available
     if needed > available:
         gib = f"{needed / 2**30:.1f} GiB, but {available / 2**30:.1f} GiB"

@@ -1,4 +1,4 @@
-"""Measures compiled functions in turns within one process, so that a busy machine slows all of them alike."""
+"""Times compiled functions in turns within one process, so that other load on the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 
 from preqn_jax.types import Array
 
-_SAMPLE_SECONDS = 0.05  # that one timed call lasts at least
+_SAMPLE_SECONDS = 0.05  # target duration of one timed call
 
 
 class Candidate(NamedTuple):
-    """Something to time: ``run`` does ``evaluations`` of it and waits; ``result`` is what came out last."""
+    """A function to time: ``run`` evaluates it ``evaluations`` times and waits; ``result`` is one of its results."""
 
     name: str
     run: Callable[[], Any]
@@ -28,7 +28,7 @@ class Candidate(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Milliseconds per evaluation: median and quartiles on the clock, median of the processor time."""
+    """Milliseconds per evaluation: median and quartiles of wall time, median of processor time."""
 
     ms: float
     quartiles: tuple[float, float]
@@ -38,10 +38,11 @@ class Timing:
 
 
 def in_loop(name: str, function: Callable[..., Any], *arguments: Any) -> Candidate:
-    """A candidate that evaluates ``function(*arguments)`` in a compiled loop, often enough to be timed.
+    """Returns a candidate that evaluates ``function(*arguments)`` in a compiled loop, often enough to be timed.
 
-    The loop carries the arguments and the last result. ``zero`` times the result goes into one entry of every
-    argument: the compiler, to whom zero is any number, can neither hoist an evaluation nor run one before the other.
+    The loop carries the arguments and the last result. In each iteration, ``zero`` times the result is added to one
+    entry of every argument. The compiler does not know that ``zero`` is 0, and can therefore neither hoist an
+    evaluation out of the loop nor reorder evaluations.
     """
 
     def loop(count: Array, zero: Array, arguments: Any) -> Any:
@@ -66,7 +67,7 @@ def in_loop(name: str, function: Callable[..., Any], *arguments: Any) -> Candida
 
 
 def carried(name: str, function: Callable[[Any], Any], state: Any) -> Candidate:
-    """A candidate that evaluates ``state = function(state)`` in a compiled loop; the state is donated, and kept."""
+    """Returns a candidate that evaluates ``state = function(state)`` in a compiled loop, which donates the state."""
 
     def loop(count: Array, state: Any) -> Any:
         return jax.lax.fori_loop(0, count, lambda _, state: function(state), state)
@@ -94,7 +95,7 @@ def _rewrite_first_entry(leaf: Array, touch: Array) -> Array:
 
 
 def _enough(run: Callable[[int], Any]) -> int:
-    """How many evaluations take about ``_SAMPLE_SECONDS``, had they the processor for themselves."""
+    """The number of evaluations that take about ``_SAMPLE_SECONDS`` on an otherwise idle processor."""
     count = 1
     while True:
         clock, processor = time.perf_counter(), time.process_time()
@@ -109,7 +110,9 @@ def _enough(run: Callable[[int], Any]) -> int:
 
 
 class Ratio(NamedTuple):
-    """Time of a candidate over a reference's in the same round: median and quartiles on the clock, processor median."""
+    """Time of a candidate relative to a reference in the same round: median and quartiles of wall time, and the median
+    of processor time.
+    """
 
     clock: float
     quartiles: tuple[float, float]
@@ -117,14 +120,14 @@ class Ratio(NamedTuple):
 
 
 def measure(candidates: list[Candidate], repeats: int) -> dict[str, Timing]:
-    """Times all candidates in turns; every round begins with another one."""
+    """Times all candidates in turns; every round begins with a different candidate."""
     return _timings(candidates, _sample(candidates, repeats))
 
 
 def measure_relative(
     candidates: list[Candidate], repeats: int, reference: str
 ) -> tuple[dict[str, Timing], dict[str, Ratio]]:
-    """As :func:`measure`, and each candidate's time relative to the one named ``reference``, round by round."""
+    """Like :func:`measure`, and also computes times relative to the candidate ``reference``, round by round."""
     samples = _sample(candidates, repeats)
     ratios = {}
     for name, times in samples.items():
@@ -135,7 +138,7 @@ def measure_relative(
 
 
 def _sample(candidates: list[Candidate], repeats: int) -> dict[str, np.ndarray]:
-    """Milliseconds per evaluation on the clock and of the processor, ``[repeats, 2]`` each."""
+    """Wall time and processor time of each candidate [ms per evaluation], ``[repeats, 2]``."""
     samples: dict[str, list[tuple[float, float]]] = {candidate.name: [] for candidate in candidates}
     for i in range(repeats):
         turn = i % len(candidates)
@@ -157,7 +160,7 @@ def _timings(candidates: list[Candidate], samples: dict[str, np.ndarray]) -> dic
 
 
 def relative_table(ratios: dict[str, Ratio]) -> list[str]:
-    """Lines of a table, one a candidate."""
+    """The lines of a table with one row per candidate."""
     lines = [f"{'':36}{'clock':>10}{'quartiles':>20}{'cpu':>10}"]
     for name, ratio in ratios.items():
         low, high = (f"{value:.2f}" for value in ratio.quartiles)
@@ -166,7 +169,7 @@ def relative_table(ratios: dict[str, Ratio]) -> list[str]:
 
 
 def table(timings: dict[str, Timing]) -> list[str]:
-    """Lines of a table, one a candidate."""
+    """The lines of a table with one row per candidate."""
     lines = [f"{'':36}{'ms':>10}{'quartiles':>20}{'cpu ms':>10}{'N':>7}{'compile s':>11}"]
     for name, timing in timings.items():
         low, high = (f"{value:.3f}" for value in timing.quartiles)
@@ -176,13 +179,13 @@ def table(timings: dict[str, Timing]) -> list[str]:
 
 
 def numbers(timings: dict[str, Timing]) -> dict[str, Any]:
-    """The timings as JSON takes them."""
+    """Converts the timings to values for JSON."""
     return {"timings": {name: dataclasses.asdict(timing) for name, timing in timings.items()}}
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A bound that a measurement should keep."""
+    """A bound that a measurement should satisfy."""
 
     text: str
     measured: float
@@ -191,7 +194,7 @@ class Target:
 
     @property
     def reached(self) -> bool:
-        """Whether it does."""
+        """Whether the measurement satisfies the bound."""
         return self.measured >= self.bound if self.at_least else self.measured <= self.bound
 
     def __str__(self) -> str:
@@ -201,7 +204,7 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """One part of the benchmark: printed as it stands, saved with its plain numbers."""
+    """One section of a benchmark: its printed lines, and its numbers for JSON."""
 
     title: str
     lines: list[str]
@@ -213,6 +216,6 @@ class Section:
         return "\n".join(["", self.title, "-" * len(self.title), *body])
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON takes it."""
+        """Converts the section to values for JSON."""
         targets = [{**dataclasses.asdict(target), "reached": target.reached} for target in self.targets]
         return {"title": self.title, **self.numbers, "targets": targets}

@@ -1,13 +1,14 @@
 """Time and memory of PreQN's update, part by part: ``python -m benchmarks.update``.
 
-Whatever is compared is measured in turns within one process, so that a busy machine slows all of it alike. XLA's
-threads blur ratios on CPUs; for numbers to quote, run pinned to one otherwise idle core:
+The candidates of a comparison are measured in turns within one process, so that other load on the machine affects all
+of them alike. On CPUs, XLA's threads make ratios less accurate; for results to report, run it pinned to one otherwise
+idle core:
 
     XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" \
         taskset -c 0 python -m benchmarks.update
 
-A target names what one CPU core should reach with the default settings. The table goes to standard output, and with
-what it was made with to the JSON file ``--out``.
+A target states what one CPU core should reach with the default settings. The tables are printed, and saved with
+versions and hardware in the JSON file ``--out``.
 """
 
 from __future__ import annotations
@@ -46,30 +47,32 @@ from preqn_jax.training.files import replace_file
 from preqn_jax.training.host import HostTrainer
 from preqn_jax.types import Array, Params
 
-_OUT = flags.DEFINE_string("out", "runs/benchmark_update.json", "where the numbers are saved, as JSON")
-_REPEATS = flags.DEFINE_integer("repeats", 7, "rounds that a median is taken over", lower_bound=1)
-_BATCH_SIZE = flags.DEFINE_integer("batch-size", 256, "minibatch B [transitions]", lower_bound=1)
+_OUT = flags.DEFINE_string("out", "runs/benchmark_update.json", "path of the JSON file for the results")
+_REPEATS = flags.DEFINE_integer("repeats", 7, "number of rounds over which medians are taken", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer("batch-size", 256, "minibatch size B [transitions]", lower_bound=1)
 _HIDDEN_SIZES = flags.DEFINE_string("hidden-sizes", "256,256", "width of each hidden layer of critic and actor [units]")
 
-_SECTIONS = flags.DEFINE_list("sections", None, "names of the sections to measure, as in the progress; all if left out")
+_SECTIONS = flags.DEFINE_list(
+    "sections", None, "sections to measure, by the names that the progress shows (default: all)"
+)
 
-_STEP_SIZE = 1e-3  # of the line search: small, so that nothing backtracks and all updates do the same work
+_STEP_SIZE = 1e-3  # of the line search: small, so that no update backtracks and all updates do the same work
 _LINESEARCH = Linesearch(step_size=_STEP_SIZE)
-_SEEDS_BURST = 10  # updates per burst where seeds are compared
-_ENV, _WARM_UP, _BURSTS = "HalfCheetah-v5", 200, 6  # whole loop: steps before the first update, bursts after it
+_SEEDS_BURST = 10  # consecutive updates in the comparison of seeds
+_ENV, _WARM_UP, _BURSTS = "HalfCheetah-v5", 200, 6  # whole loop: steps before the first update, iterations after it
 
 _METHOD = """\
-Each figure is the median over {repeats} rounds; every round runs all candidates of a section once, in rotating order,
-and waits for the result. To take Python's dispatch out, a call evaluates its candidate N times in one compiled loop
-and is divided by N. Each evaluation's inputs depend on the result before it: one entry of every input array is
-rewritten, which is part of the figures. Nothing is subtracted. Compile times stand apart. "cpu ms" is the processor
-time of all threads: on one busy core it tells about what "ms", on the clock, would be on an idle one. Targets are
-for one CPU core and the default sizes.
+Each value is the median over {repeats} rounds. Every round runs all candidates of a section once, in rotating order,
+and waits for the results. To exclude Python's dispatch, a call evaluates its candidate N times in one compiled loop,
+and its time is divided by N. The inputs of each evaluation depend on the previous result: one entry of every input
+array is rewritten, and the values include this. Nothing is subtracted, and compilation is listed separately. "cpu ms"
+is the processor time of all threads: on a busy core, it is about what "ms", the wall time, would be on an idle core.
+Targets are for one CPU core and the default sizes.
 """
 
 
 class Options(NamedTuple):
-    """What the command line asks for."""
+    """The options given on the command line."""
 
     out: pathlib.Path
     repeats: int
@@ -93,7 +96,7 @@ def main() -> int:
         tqdm.tqdm.write(str(section))
 
     wall, processor = time.perf_counter() - start, time.process_time() - processor
-    print(f"\n{wall:.0f} s in all, {processor / wall:.2f} processors in use (one core that others leave alone gives 1)")
+    print(f"\n{wall:.0f} s in all, {processor / wall:.2f} processors in use (1 on an otherwise idle core)")
     record = {
         **provenance.collect(),
         "settings": {name: value for name, value in options._asdict().items() if name != "out"},
@@ -108,13 +111,13 @@ def main() -> int:
 
 
 def _read_options() -> Options:
-    """Raises SettingError on what the flags' own bounds cannot tell."""
+    """Reads the options; raises SettingError for errors that the bounds of the flags do not detect."""
     try:
         hidden_sizes = tuple(int(size) for size in _HIDDEN_SIZES.value.split(","))
     except ValueError:
         hidden_sizes = ()
     if not hidden_sizes or min(hidden_sizes) < 1:
-        raise SettingError(f"--hidden-sizes={_HIDDEN_SIZES.value} must be widths of at least 1, 256,256 for example")
+        raise SettingError(f"--hidden-sizes={_HIDDEN_SIZES.value} must be widths of at least 1, for example 256,256")
     sections = tuple(_SECTIONS.value or SECTIONS)
     lists.check_names("--sections", sections, list(SECTIONS))
     _check_memory(_BATCH_SIZE.value, hidden_sizes)
@@ -124,12 +127,12 @@ def _read_options() -> Options:
     except OSError as error:
         raise SettingError(f"--out={out} cannot be written: {error.strerror}") from None
     if out.is_dir() or not os.access(out.parent, os.W_OK):
-        raise SettingError(f"--out={out} cannot be written: give a file in a folder that can be")
+        raise SettingError(f"--out={out} cannot be written; choose a file in a writable directory")
     return Options(out, _REPEATS.value, _BATCH_SIZE.value, hidden_sizes, sections)
 
 
 def _check_memory(batch_size: int, hidden_sizes: tuple[int, ...]) -> None:
-    """The reference holds a gradient per example, and some arrays the size of K beside it."""
+    """Raises SettingError if memory is too small for the reference: per-example gradients, and some arrays like K."""
     parameters = sum((a + 1) * b for a, b in layers((OBSERVATION + ACTION, *hidden_sizes, 1)))
     needed = 8 * batch_size * (parameters + 5 * batch_size)
     available = psutil.virtual_memory().available
@@ -141,14 +144,14 @@ def _check_memory(batch_size: int, hidden_sizes: tuple[int, ...]) -> None:
 
 
 def _threads() -> dict[str, Any]:
-    """What decides how many threads compute, and how busy the machine is."""
+    """The settings that determine the number of threads, and the load of the machine."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     load = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
     return {"cores allowed": affinity, "load before": load, "XLA_FLAGS": os.environ.get("XLA_FLAGS", "(not set)")}
 
 
 def _with_progress(options: Options, problem: Problem) -> Iterator[Section]:
-    """All sections, with a bar where there is a terminal and a line each where there is none."""
+    """Measures all sections and shows progress: a bar in a terminal, else one line per section."""
     names = options.sections
     bar = tqdm.tqdm(total=len(names), unit="section", disable=not sys.stderr.isatty(), dynamic_ncols=True)
     for i, name in enumerate(names):
@@ -174,7 +177,7 @@ def _grams(problem: Problem) -> dict[str, Callable[[Params, Any], Array]]:
 
 
 def _updates(problem: Problem) -> dict[str, Callable[[Params, Any, Array], tuple[Params, Any]]]:
-    """The reference pair, which is the paper's, and the shipped pair."""
+    """Updates with the reference pair of linearizer and solver, which is the paper's, and with the default pair."""
     pairs = {
         "per_example, lstsq": (ntk.per_example(ntk.module_q_fn(problem.critic)), solvers.lstsq()),
         "dense, ridge": (ntk.dense(problem.critic), solvers.ridge()),
@@ -187,7 +190,7 @@ def _updates(problem: Problem) -> dict[str, Callable[[Params, Any, Array], tuple
 
 
 def gram_section(problem: Problem, options: Options) -> Section:
-    """Forming K, by per-example gradients and layer by layer."""
+    """Measures the computation of K, from per-example gradients and layer by layer."""
     arguments = (problem.critic_params, problem.inputs)
     candidates = [in_loop(name, gram, *arguments) for name, gram in _grams(problem).items()]
     timings = measure(candidates, options.repeats)
@@ -200,7 +203,7 @@ def gram_section(problem: Problem, options: Options) -> Section:
 
 
 def solver_section(problem: Problem, options: Options) -> Section:
-    """Every solver on the K and delta of a replayed minibatch."""
+    """Measures every solver with K and delta of a replayed minibatch."""
     gram = jax.jit(_grams(problem)["dense"])(problem.critic_params, problem.inputs)
     candidates = [
         in_loop(name, functools.partial(solvers.solve, constructor()), gram, problem.td_error)
@@ -221,7 +224,7 @@ def solver_section(problem: Problem, options: Options) -> Section:
 
 
 def _sines(x: Array) -> list[Candidate]:
-    """Sine alone and with its derivative, JAX's and the library's."""
+    """Candidates for the sine alone and with its derivative, JAX's and the library's."""
 
     def with_derivative(sine: Callable[[Array], Array]) -> Callable[[Array], tuple[Array, Array]]:
         return lambda x: jax.jvp(sine, (x,), (jnp.ones_like(x),))
@@ -236,12 +239,12 @@ def _sines(x: Array) -> list[Candidate]:
 
 
 def _preactivations(problem: Problem, options: Options) -> Array:
-    """[B, width]: what a hidden layer of a fresh network hands to its sine, or near enough."""
+    """Inputs of the sine ``[B, width]`` that resemble those in a hidden layer of a newly initialized network."""
     return jax.random.normal(jax.random.key(2), (options.batch_size, max(options.hidden_sizes)))
 
 
 def sin_section(problem: Problem, options: Options) -> Section:
-    """The library's sine against JAX's."""
+    """Compares the library's sine with JAX's."""
     x = _preactivations(problem, options)
     timings = measure(_sines(x), options.repeats)
     forward = timings["jnp.sin"].ms / timings["activations.sin"].ms
@@ -253,7 +256,7 @@ def sin_section(problem: Problem, options: Options) -> Section:
 
 
 def update_section(problem: Problem, options: Options) -> Section:
-    """One whole critic update, by the reference and by the shipped pair."""
+    """Measures one whole critic update, with the reference pair and with the default pair."""
     arguments = (problem.critic_params, problem.inputs, problem.target)
     candidates = [in_loop(name, update, *arguments) for name, update in _updates(problem).items()]
     timings = measure(candidates, options.repeats)
@@ -268,7 +271,7 @@ def update_section(problem: Problem, options: Options) -> Section:
 
 
 def memory_section(problem: Problem, options: Options) -> Section:
-    """Working memory of both Grams and both updates, as the compiler plans it."""
+    """Working memory of both Gram matrices and both updates, as planned by the compiler."""
     del options
     arguments = (problem.critic_params, problem.inputs, problem.target)
     functions: dict[str, tuple[Callable[..., Any], int]] = {
@@ -286,7 +289,7 @@ def memory_section(problem: Problem, options: Options) -> Section:
 
 
 def _parts(problem: Problem) -> list[Candidate]:
-    """The parts of an update alone, named as in :func:`update_work`."""
+    """Candidates for each part of an update alone, with the names of :func:`update_work`."""
     linearizer, solve = ntk.dense(problem.critic), functools.partial(solvers.solve, solvers.ridge())
     q_fn = linearizer.q_fn
     adam = optax.adam(PreQNConfig().actor_learning_rate)
@@ -326,7 +329,7 @@ def _parts(problem: Problem) -> list[Candidate]:
 
 
 def _products(x: Array) -> list[Candidate]:
-    """What a matrix product of the hidden layers' size costs: the way forward, and as kernels' gradients take it."""
+    """Candidates for matrix products of the hidden layers' size: a forward pass, and the gradient of a kernel."""
     kernel = jnp.linalg.qr(jax.random.normal(jax.random.key(3), (x.shape[1], x.shape[1])))[0]  # keeps x's norm
     with full_precision():
         return [
@@ -336,9 +339,9 @@ def _products(x: Array) -> list[Candidate]:
 
 
 def whole_section(problem: Problem, options: Options) -> Section:
-    """PreQN's whole update, critic and actor, against what its products take at the speed of one product."""
+    """Compares PreQN's whole update, critic and actor, with the time of its products at the rate of one product."""
     config = PreQNConfig(hidden_sizes=options.hidden_sizes, step_size=_STEP_SIZE)
-    x, whole = _preactivations(problem, options), "whole update, in a burst"
+    x, whole = _preactivations(problem, options), "whole update, as in training"
     candidates = [burst(whole, config, problem.bursts), *_parts(problem), *_products(x), *_sines(x)[1::2]]
     timings = measure(candidates, options.repeats)
     backtracks = int(candidates[0].result[1]["backtracks"].sum())
@@ -351,8 +354,8 @@ def whole_section(problem: Problem, options: Options) -> Section:
         *_accounts(timings, work, rate, whole),
         *_remarks(timings, len(options.hidden_sizes)),
         f"{backtracks} backtracks in {BURST} updates; a product A W runs at {rate / 1e6:.1f} GFLOP/s",
-        "not counting the quarter of the Gram that symmetry spares, an update takes "
-        f"{timings[whole].ms / without_symmetry:.2f} times its ideal",
+        "without the quarter of the Gram matrix that symmetry saves, an update takes "
+        f"{timings[whole].ms / without_symmetry:.2f} times the ideal",
     ]
     figures = {"operations": work, "gflops": rate / 1e6, "ideal_ms": ideal, "backtracks": backtracks}
     target = Target("time of an update / its operations at that rate", timings[whole].ms / ideal, 1.3, at_least=False)
@@ -360,7 +363,7 @@ def whole_section(problem: Problem, options: Options) -> Section:
 
 
 def _accounts(timings: dict[str, Timing], work: dict[str, float], rate: float, whole: str) -> list[str]:
-    """Where the time goes: each part's operations, their time at the rate of a product, and the part's own time."""
+    """A table of the parts of an update: operations, ideal time at the rate of a product, and measured time."""
     total = sum(work.values())
     rows = [(name, work[name], timings[name].ms) for name in work]
     rows += [("all parts alone", total, sum(timings[name].ms for name in work)), (whole, total, timings[whole].ms)]
@@ -372,11 +375,11 @@ def _accounts(timings: dict[str, Timing], work: dict[str, float], rate: float, w
 
 
 def _remarks(timings: dict[str, Timing], depth: int) -> list[str]:
-    """What sines and the gradients of kernels, which are in several parts, add to an update."""
+    """The contributions of sines, and of gradients of kernels, which occur in several parts, to an update."""
     plain, both = timings["activations.sin"].ms, timings["activations.sin and derivative"].ms
     product, transposed = timings["one product A W"].ms, timings["one product A^T D"].ms
-    # Per hidden layer: alone in the TD target (critic and actor) and the linesearch; with the derivative in the
-    # critic's linearization and the actor's gradient (critic and actor). Kernels' gradients: the critic's, the actor's.
+    # Sines per hidden layer: alone in the TD target (critic and actor) and the line search; with the derivative in the
+    # critic's linearization and the actor's gradient (critic and actor). Gradients of kernels: of critic and actor.
     sines, kernels = 3 * depth, 2 * (depth - 1)
     return [
         f"sines: about {sines * (plain + both):.3f} ms of an update ({sines} alone and {sines} with the derivative)",
@@ -386,7 +389,7 @@ def _remarks(timings: dict[str, Timing], depth: int) -> list[str]:
 
 
 def loop_section(problem: Problem, options: Options) -> Section:
-    """Training as a user runs it: environment, replay and updates."""
+    """Measures whole training on the CPU: environment, replay and updates."""
     del problem
     config = Config(
         agent=PreQNConfig(hidden_sizes=options.hidden_sizes),
@@ -410,22 +413,22 @@ def loop_section(problem: Problem, options: Options) -> Section:
         collect.append(1e3 * (middle - start) / config.update_every)
         learn.append(1e3 * (time.perf_counter() - middle) / config.update_every)
         backtracks.append(info["backtracks"].mean())
-    collect_ms, learn_ms, shortened = (float(np.median(values[1:])) for values in (collect, learn, backtracks))
+    collect_ms, learn_ms, mean_backtracks = (float(np.median(values[1:])) for values in (collect, learn, backtracks))
     rate = 1e3 / (collect_ms + learn_ms)
     lines = [
-        f"{rate:.0f} environment steps per second, one update each, over {_BURSTS} bursts of {config.update_every}:",
-        f"{collect_ms:.3f} ms a step collecting (action, environment, replay), {learn_ms:.3f} ms learning (sampling, "
-        "update)",
-        f"{shortened:.1f} backtracks an update; the first burst's updates took {learn[0]:.3f} ms; "
+        f"{rate:.0f} environment steps per second, one update each, in {_BURSTS} iterations of {config.update_every}:",
+        f"per step, {collect_ms:.3f} ms for collecting (action, environment, replay), {learn_ms:.3f} ms for learning "
+        "(sampling, update)",
+        f"{mean_backtracks:.1f} backtracks per update; updates of the first iteration took {learn[0]:.3f} ms each; "
         f"compiled in {compile_seconds:.1f} s",
     ]
     figures = {"steps_per_second": rate, "collect_ms": collect_ms, "learn_ms": learn_ms}
-    more = {"backtracks": shortened, "compile_seconds": compile_seconds}
+    more = {"backtracks": mean_backtracks, "compile_seconds": compile_seconds}
     return Section(f"7. Whole loop on {_ENV}", lines, {**figures, **more})
 
 
 def seeds_section(problem: Problem, options: Options) -> Section:
-    """Several learners in one vmapped program."""
+    """Measures updates of several learners in one vmapped program."""
     config = PreQNConfig(hidden_sizes=options.hidden_sizes, step_size=_STEP_SIZE)
     batches = jax.tree.map(lambda leaf: leaf[:_SEEDS_BURST], problem.bursts)
     candidates = {n: burst(f"update of {n} seed{'s' * (n > 1)}", config, batches, n) for n in (1, 2, 4)}
