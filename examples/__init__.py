@@ -1,1 +1,1 @@
-"""PreQN's critic step inside loops and libraries that are not ours; each file replaces only the host's own."""
+"""PreQN's critic step in the agents of other libraries; each file replaces only the critic step of the host library."""

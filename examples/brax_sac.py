@@ -1,8 +1,8 @@
-"""Brax's SAC with PreQN's critic step in place of its own, on a Brax environment: ``python -m examples.brax_sac``.
+"""Brax's SAC with PreQN's critic step, on a Brax environment: ``python -m examples.brax_sac``.
 
-The environment, its wrappers, networks, losses, replay and evaluation are Brax's. ``sac.train`` is one function that
-takes no other critic step, so its loop stands here: one environment step, then as many updates as environments. Prints
-Brax's evaluation of host and ours side by side, at the same steps from the same seed.
+Environment, wrappers, networks, losses, replay buffer and evaluation are Brax's. ``sac.train`` does not accept another
+critic step, so this file contains its loop: one environment step, then as many updates as environments. Prints Brax's
+evaluation of SAC with its own critic step and with PreQN's, at the same steps from the same seed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NUM_ENVS, EPISODE_LENGTH, EVALUATIONS = 4, 200, 5
 
 
 class Critic(nn.Module):
-    """What ``networks.make_q_network(n_critics=1)`` builds, within reach of ``ntk.dense``; 0 where ``kept`` is 0."""
+    """The network of ``networks.make_q_network(n_critics=1)``, in a form for ``ntk.dense``; 0 if ``kept`` is 0."""
 
     @nn.compact
     def __call__(self, observation: jax.Array, action: jax.Array, kept: jax.Array) -> jax.Array:
@@ -38,7 +38,7 @@ class Critic(nn.Module):
 
 
 class Training(NamedTuple):
-    """Parameters and optimizers of SAC."""
+    """Parameters and optimizer states of SAC."""
 
     policy: Any
     critic: Any
@@ -48,7 +48,7 @@ class Training(NamedTuple):
 
 
 def make_preqn_step(network: sac_networks.SACNetworks) -> Any:
-    """PreQN's step with the arguments and results of Brax's ``critic_update``; it reads no target network."""
+    """PreQN's step with the arguments and results of Brax's ``critic_update``; it does not use the target network."""
     q, actions = ntk.dense(Critic()), network.parametric_action_distribution
 
     def critic_update(
@@ -67,8 +67,8 @@ def make_preqn_step(network: sac_networks.SACNetworks) -> Any:
         raw = actions.sample_no_postprocessing(distribution, key)
         next_inputs = (batch.next_observation, actions.postprocess(raw), jnp.ones_like(batch.reward))
         next_value = q.q_fn(params, next_inputs) - alpha * actions.log_prob(distribution, raw)
-        # After a time limit Brax holds the next episode's observation: nothing to learn from. A TD error of 0 would ask
-        # Q to stay as it is there; a Q that is 0 has no row in K.
+        # After a time limit, Brax's next observation belongs to the next episode: there is no valid target. With a TD
+        # error of 0, the update would keep Q unchanged there; with Q = 0, the row of the example in K is zero.
         kept = 1.0 - batch.extras["state_extras"]["truncation"]
         inputs = (batch.observation, batch.action, kept)
         target = kept * td.td_target(batch.reward, batch.discount, next_value, GAMMA)
@@ -79,7 +79,7 @@ def make_preqn_step(network: sac_networks.SACNetworks) -> Any:
 
 
 def make_updates(critic: str, env: envs.Env) -> tuple[sac_networks.SACNetworks, Any, Any]:
-    """Brax's networks, the first :class:`Training`, and one update of it, with the critic step named."""
+    """Returns Brax's networks, a function that creates a :class:`Training`, and one that updates it."""
     sizes = (env.observation_size, env.action_size)
     network = sac_networks.make_sac_networks(*sizes, hidden_layer_sizes=HIDDEN_SIZES)
     if critic == "preqn":
@@ -99,7 +99,7 @@ def make_updates(critic: str, env: envs.Env) -> tuple[sac_networks.SACNetworks, 
         return Training(policy, params, params, log_alpha, tuple(map(ADAM.init, (policy, params, log_alpha))))
 
     def update(now: Training, batch_and_key: tuple[types.Transition, jax.Array]) -> tuple[Training, None]:
-        """``sgd_step`` of ``sac.train``: what changes is used from the next update on."""
+        """``sgd_step`` of ``sac.train``: all parts use the values from before the update."""
         batch, alpha = batch_and_key[0], jnp.exp(now.log_alpha)
         keys, (policy_adam, critic_adam, alpha_adam) = jax.random.split(batch_and_key[1], 3), now.adam
         _, log_alpha, alpha_adam = alpha_update(
@@ -118,7 +118,7 @@ def make_updates(critic: str, env: envs.Env) -> tuple[sac_networks.SACNetworks, 
 
 
 def train(critic: str, env_name: str, steps: int, seed: int) -> list[float]:
-    """Trains with the critic step of "brax" or "preqn"; Brax's mean return after every fifth of the steps."""
+    """Trains with the critic step of "brax" or "preqn"; returns Brax's mean return after every fifth of the steps."""
     env = envs.training.wrap(envs.get_environment(env_name), EPISODE_LENGTH)
     network, init, update = make_updates(critic, env)
     make_policy = sac_networks.make_inference_fn(network)
@@ -153,10 +153,10 @@ def train(critic: str, env_name: str, steps: int, seed: int) -> list[float]:
 
 
 def main() -> None:
-    """Trains both and prints."""
+    """Trains both variants, and prints their returns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="inverted_pendulum", help="a Brax environment")
-    parser.add_argument("--steps", type=int, default=4_000, help="of the environment")
+    parser.add_argument("--steps", type=int, default=4_000, help="number of environment steps")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     for critic in ("brax", "preqn"):

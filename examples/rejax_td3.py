@@ -1,7 +1,7 @@
-"""rejax's TD3 with PreQN's critic step in place of its own: ``python -m examples.rejax_td3``.
+"""rejax's TD3 with PreQN's critic step: ``python -m examples.rejax_td3``.
 
-Needs ``pip install rejax gymnax``. Prints the mean return of the 128 episodes of rejax's evaluation, host and ours side
-by side, at the same steps from the same seed.
+Needs ``pip install rejax gymnax``. Prints the mean return of the 128 episodes of rejax's evaluation, for TD3 with its
+own critic step and with PreQN's, at the same steps from the same seed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from preqn_jax import ntk, preqn_update, td
 
 
 class Critic(nn.Module):
-    """rejax's critic, times ``kept``: where that is 0, an example has no row in K."""
+    """rejax's critic times ``kept``: if ``kept`` is 0, the row of an example in K is zero."""
 
     critic: QNetwork
 
@@ -31,14 +31,14 @@ class Critic(nn.Module):
 
 
 class PreQN(TD3):
-    """TD3 whose ``update_critic`` is PreQN's, for tasks that only a time limit ends; create it with ``num_critics=1``.
+    """TD3 with PreQN's critic step, for tasks that end by a time limit only; create it with ``num_critics=1``.
 
-    gymnax resets by itself: at a time limit ``done`` is True, and ``next_obs`` belongs to the next episode. There is
-    nothing to learn from such a transition. The host takes its target to be r, as if the task had ended.
+    gymnax resets environments by itself: at a time limit ``done`` is True, and ``next_obs`` belongs to the next
+    episode. Such a transition has no valid target, so PreQN ignores it. rejax uses r as its target, as if terminated.
     """
 
     def update_critic(self, ts: Any, minibatch: Any) -> Any:
-        """One step towards the targets of critic and actor themselves; rejax's target networks are not read."""
+        """One step with targets from critic and actor themselves; rejax's target networks are not used."""
         critic = Critic(self.critic)
         q_fn, kept = ntk.module_q_fn(critic), 1.0 - minibatch.done
         one = jax.tree.map(lambda leaf: leaf[0], ts.critic_ts.params)  # rejax stacks its critics
@@ -52,7 +52,7 @@ class PreQN(TD3):
 
 
 def evaluations(algorithm: type[TD3], steps: int, seed: int, **config: Any) -> np.ndarray:
-    """Trains on Pendulum-v1; mean return before it and after every fifth of the steps ``[6]``."""
+    """Trains on Pendulum-v1; returns the mean return before training and after every fifth of the steps, ``[6]``."""
     freq = steps // 5
     algorithm = algorithm.create(
         env="Pendulum-v1", total_timesteps=steps, eval_freq=freq, buffer_size=steps, fill_buffer=freq // 2,
@@ -63,9 +63,9 @@ def evaluations(algorithm: type[TD3], steps: int, seed: int, **config: Any) -> n
 
 
 def main() -> None:
-    """Trains both and prints."""
+    """Trains both variants, and prints their returns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=5_000, help="of the environment")
+    parser.add_argument("--steps", type=int, default=5_000, help="number of environment steps")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     for name, algorithm, config in (("rejax", TD3, {}), ("preqn", PreQN, {"num_critics": 1})):

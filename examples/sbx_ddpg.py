@@ -1,7 +1,7 @@
-"""SBX's DDPG with PreQN's critic step in place of its own: ``python -m examples.sbx_ddpg``.
+"""SBX's DDPG with PreQN's critic step: ``python -m examples.sbx_ddpg``.
 
-Needs ``pip install sbx-rl``, which brings PyTorch. Prints the mean return of ten episodes of the greedy policy, host
-and ours side by side, at the same steps from the same seed.
+Needs ``pip install sbx-rl``, which installs PyTorch. Prints the mean return of ten episodes of the greedy policy, for
+DDPG with its own critic step and with PreQN's, at the same steps from the same seed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NET_ARCH = (128, 128)
 
 
 class Critic(nn.Module):
-    """The one critic in SBX's stack, its values ``[B]`` where SBX has ``[1, B, 1]``."""
+    """The only critic in SBX's stack of critics, with values ``[B]`` instead of ``[1, B, 1]``."""
 
     @nn.compact
     def __call__(self, observation: jax.Array, action: jax.Array) -> jax.Array:
@@ -34,7 +34,7 @@ class Critic(nn.Module):
 
 
 class PreQN(DDPG):
-    """DDPG whose ``update_critic`` is PreQN's. SBX calls it on the class, so all it reads are its arguments."""
+    """DDPG with PreQN's critic step. SBX calls ``update_critic`` on the class, so it can only use its arguments."""
 
     @staticmethod
     @jax.jit
@@ -42,7 +42,7 @@ class PreQN(DDPG):
         actor_state: Any, qf_state: Any, observations: Any, actions: Any, next_observations: Any, rewards: Any,
         dones: Any, discounts: Any, target_policy_noise: Any, target_noise_clip: Any, key: Any,
     ) -> tuple[Any, jax.Array, Any]:  # fmt: skip
-        """One step towards the targets of critic and actor themselves; SBX's target networks are not read."""
+        """One step with targets from critic and actor themselves; SBX's target networks are not used."""
         (name,) = qf_state.params["params"]
         params = {"params": {"only": jax.tree.map(lambda leaf: leaf[0], qf_state.params["params"][name])}}
         q_fn = ntk.module_q_fn(Critic())
@@ -54,7 +54,7 @@ class PreQN(DDPG):
 
 
 def evaluations(algorithm: type[DDPG], steps: int, seed: int) -> list[float]:
-    """Trains on Pendulum-v1; mean return of ten episodes after every fifth of the steps."""
+    """Trains on Pendulum-v1; returns the mean return of ten episodes after every fifth of the steps."""
     model = algorithm(
         "MlpPolicy", "Pendulum-v1", learning_rate=1e-3, buffer_size=steps, learning_starts=steps // 10,
         batch_size=128, action_noise=NormalActionNoise(np.zeros(1), 0.1 * np.ones(1)), seed=seed,
@@ -70,9 +70,9 @@ def evaluations(algorithm: type[DDPG], steps: int, seed: int) -> list[float]:
 
 
 def main() -> None:
-    """Trains both and prints."""
+    """Trains both variants, and prints their returns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=5_000, help="of the environment")
+    parser.add_argument("--steps", type=int, default=5_000, help="number of environment steps")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     for name, algorithm in (("sbx", DDPG), ("preqn", PreQN)):

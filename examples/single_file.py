@@ -1,9 +1,9 @@
-"""DDPG in one file, as CleanRL writes it, and PreQN's critic step in place of its own.
+"""DDPG in one file, in the style of CleanRL, with a choice between its own critic step and PreQN's.
 
     python -m examples.single_file --critic=preqn
 
-``--critic=ddpg`` is the host's: Adam on the squared TD error towards target networks. Without it both train from the
-same seed, and their returns are printed side by side. All that differs is the function that steps the critic.
+``--critic=ddpg`` uses DDPG's critic step: Adam on the squared TD error, with target networks. Without this flag, both
+variants are trained from the same seed, and their returns are printed. They differ in the critic step only.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns the last layer's outputs."""
+        """Returns the outputs of the last layer."""
         for size in (128, 128):
             x = nn.relu(nn.Dense(size)(x))
         return nn.Dense(self.out)(x)
@@ -49,20 +49,20 @@ class Critic(nn.Module):
 
 
 Q: Any = Critic().apply  # (parameters, observation, action) -> values [B]
-# Transitions; terminated is 1 where the task itself ended, 0 where a time limit cut it.
+# Transitions; terminated is 1 if the task terminated the episode, 0 if a time limit truncated it.
 Batch = collections.namedtuple("Batch", "observation action reward terminated next_observation")
-# Of (critic, actor): parameters, those of the targets, Adams. PreQN reads neither the targets nor the critic's Adam.
+# Parameters, target parameters and Adam states of (critic, actor). PreQN uses neither targets nor the critic's Adam.
 State = collections.namedtuple("State", "online target adam")
 
 
 def policy(params: Any, observation: jax.Array) -> jax.Array:
-    """mu(s) in (-1, 1); the last layer's bias has the size of an action."""
+    """mu(s) in (-1, 1); the bias of the last layer has the size of an action."""
     network: Any = MLP(params["params"]["Dense_2"]["bias"].size)
     return jnp.tanh(network.apply(params, observation))
 
 
 def target_of(networks: tuple[Any, Any], batch: Batch) -> jax.Array:
-    """y = r + gamma Q(s', mu(s')) ``[B]``, by the networks given."""
+    """y = r + gamma Q(s', mu(s')) ``[B]``, with the given networks (critic, actor)."""
     next_value = Q(networks[0], batch.next_observation, policy(networks[1], batch.next_observation))
     return batch.reward + GAMMA * (1.0 - batch.terminated) * next_value
 
@@ -74,7 +74,7 @@ def descend(loss: Any, params: Any, adam: optax.OptState) -> tuple[Any, optax.Op
 
 
 def ddpg_critic(state: State, batch: Batch) -> tuple[Any, optax.OptState]:
-    """The host's step, towards the target networks."""
+    """DDPG's critic step, with targets from the target networks."""
     target = target_of(state.target, batch)
 
     def loss(params: Any) -> jax.Array:
@@ -84,7 +84,7 @@ def ddpg_critic(state: State, batch: Batch) -> tuple[Any, optax.OptState]:
 
 
 def preqn_critic(state: State, batch: Batch) -> tuple[Any, optax.OptState]:
-    """PreQN's step, towards what critic and actor themselves say; no target network, no Adam."""
+    """PreQN's critic step, with targets from critic and actor themselves; it needs no target network and no Adam."""
     inputs, target = (batch.observation, batch.action), target_of(state.online, batch)
     params, _ = preqn_update(ntk.dense(Critic()), state.online[0], inputs, target)
     return params, state.adam[0]
@@ -95,7 +95,7 @@ CRITICS = {"ddpg": ddpg_critic, "preqn": preqn_critic}
 
 @functools.partial(jax.jit, static_argnums=0)
 def update(critic_step: Any, state: State, batch: Batch) -> State:
-    """The critic's step, the actor's up the critic just improved, and the targets after both."""
+    """Updates the critic, then the actor with the new critic, then the target networks."""
     critic, critic_adam = critic_step(state, batch)
 
     def loss(params: Any) -> jax.Array:
@@ -107,7 +107,7 @@ def update(critic_step: Any, state: State, batch: Batch) -> State:
 
 
 def train(critic: str, env_id: str, steps: int, warmup: int, seed: int) -> list[float]:
-    """Returns of the episodes that ended within so many steps, the first ``warmup`` of them random."""
+    """Trains; returns the returns of all finished episodes. The first ``warmup`` of the steps are random."""
     env: Any = gymnasium.make(env_id)
     low, high, (observation, _) = env.action_space.low, env.action_space.high.astype(float), env.reset(seed=seed)
     keys, generator, act = jax.random.split(jax.random.key(seed)), np.random.default_rng(seed), jax.jit(policy)
@@ -132,10 +132,10 @@ def train(critic: str, env_id: str, steps: int, warmup: int, seed: int) -> list[
 
 
 def main() -> None:
-    """Trains and prints."""
+    """Trains, and prints the returns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--critic", choices=CRITICS, help="one of them; both if left out")
-    parser.add_argument("--env", default="Pendulum-v1", help="a Gymnasium id with a Box of actions")
+    parser.add_argument("--critic", choices=CRITICS, help="critic step to use (default: both in turn)")
+    parser.add_argument("--env", default="Pendulum-v1", help="a Gymnasium id with Box actions")
     for name, default in (("steps", 10_000), ("warmup", 1_000), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
