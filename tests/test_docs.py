@@ -2,6 +2,7 @@
 
 import inspect
 import pathlib
+import pydoc
 import re
 
 import pytest
@@ -31,11 +32,23 @@ def test_example_runs(page, code):
     exec(compile(code, str(page), "exec"), {"__name__": "example"})
 
 
+API = (ROOT / "docs" / "api.md").read_text()
+
+
 @pytest.mark.parametrize("name", preqn_jax.__all__)
 def test_every_public_name_is_on_the_page_of_the_interface(name):
     thing = getattr(preqn_jax, name)
-    module = thing.__name__ if inspect.ismodule(thing) else thing.__module__
-    assert f"::: {module}\n" in (ROOT / "docs" / "api.md").read_text()
+    if inspect.ismodule(thing):
+        assert f"\n::: preqn_jax.{name}." in API
+    else:
+        assert re.search(rf"^::: (preqn_jax|{re.escape(thing.__module__)})\.{name}$", API, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", re.findall(r"^::: (\S+)$", API, re.MULTILINE))
+def test_every_name_on_the_page_of_the_interface_exists(path):
+    thing = pydoc.locate(path)
+    assert thing is not None
+    assert inspect.getdoc(thing)
 
 
 LINKED = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")})
