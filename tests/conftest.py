@@ -34,7 +34,7 @@ def _compile_quickly(request):
     """Few optimizations where tests of small programs compile for longer than they run."""
     import jax
 
-    quick = request.path.parent.name in ("ops", "agents", "theory")
+    quick = request.path.parent.name in ("ops", "agents", "theory", "training")
     jax.config.update("jax_disable_most_optimizations", quick)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

@@ -104,6 +104,7 @@ def make(config: PreQNConfig, observation_size: int, action_size: int) -> Agent:
     def explore(state: PreQNState, observation: Array, key: Array) -> Array:
         return common.add_noise(act(state, observation), key, config.exploration_noise)
 
+    @jax.named_scope("target")
     def target(state: PreQNState, batch: Transition) -> Array:
         next_value = q_fn(state.critic, (batch.next_observation, act(state, batch.next_observation)))
         return td.td_target(batch.reward, batch.discount, next_value, config.gamma)
@@ -112,6 +113,7 @@ def make(config: PreQNConfig, observation_size: int, action_size: int) -> Agent:
         del key
         return target(state, batch) - q_fn(state.critic, (batch.observation, batch.action))
 
+    @jax.named_scope("actor")
     def update_actor(state: PreQNState, observation: Array) -> tuple[PreQNState, dict[str, Array]]:
         loss = common.climb(policy, q_fn, state.critic, observation)
         actor_params, optimizer, scalars = common.descend(adam, loss, state.actor, state.actor_optimizer)

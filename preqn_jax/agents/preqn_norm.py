@@ -156,6 +156,7 @@ def make(config: PreQNNormConfig, observation_size: int, action_size: int) -> Ag
     def explore(state: PreQNNormState, observation: Array, key: Array) -> Array:
         return policy.explore(state.actor.params, observation, key)
 
+    @jax.named_scope("target")
     def target(state: PreQNNormState, batch: Transition, key: Array) -> Array:
         action, log_prob = policy.next_action(state.actor.params, batch.next_observation, key)
         values = common.values_of(q_fn, state.critics, (batch.next_observation, action))
@@ -177,6 +178,7 @@ def make(config: PreQNNormConfig, observation_size: int, action_size: int) -> Ag
         mean = jax.tree.map(lambda *each: sum(each) / len(each), *scalars) if len(scalars) > 1 else scalars[0]
         return state._replace(critics=critics, critic_optimizers=optimizers), mean
 
+    @jax.named_scope("actor")
     def update_actor(actor: ActorPart, critic_params: Params, observation: Array, key: Array) -> ActorPart:
         temperature = soft.temperature_of(config, actor.temperature)
         loss = policy.loss(critic_params, observation, temperature, key)

@@ -54,6 +54,7 @@ def make(config: SACConfig, observation_size: int, action_size: int) -> Agent:
     def explore(state: SACState, observation: Array, key: Array) -> Array:
         return policy.sample(state.actor, observation, key)[0]
 
+    @jax.named_scope("target")
     def target_of(state: SACState, batch: Transition, key: Array) -> Array:
         next_action, next_log_prob = policy.sample(state.actor, batch.next_observation, key)
         temperature = soft.temperature_of(config, state.temperature)
@@ -64,6 +65,7 @@ def make(config: SACConfig, observation_size: int, action_size: int) -> Agent:
         next_key, _ = jax.random.split(key)
         return target_of(state, batch, next_key) - q_fn(state.critics[0], (batch.observation, batch.action))
 
+    @jax.named_scope("critics")
     def update_critics(state: SACState, batch: Transition, key: Array) -> tuple[SACState, common.Scalars]:
         y = target_of(state, batch, key)
 
@@ -73,6 +75,7 @@ def make(config: SACConfig, observation_size: int, action_size: int) -> Agent:
         critics, optimizer, scalars = common.descend(critic_adam, loss, state.critics, state.critic_optimizer)
         return state._replace(critics=critics, critic_optimizer=optimizer), scalars
 
+    @jax.named_scope("actor")
     def update_actor(state: SACState, observation: Array, key: Array) -> tuple[SACState, common.Scalars]:
         temperature = soft.temperature_of(config, state.temperature)
         lowest = lambda inputs: jnp.min(common.values_of(q_fn, state.critics, inputs), axis=0)  # noqa: E731

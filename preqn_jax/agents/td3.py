@@ -83,6 +83,7 @@ def make(config: TD3Config, observation_size: int, action_size: int) -> Agent:
     def explore(state: TD3State, observation: Array, key: Array) -> Array:
         return common.add_noise(act(state, observation), key, config.exploration_noise)
 
+    @jax.named_scope("target")
     def target_of(state: TD3State, batch: Transition, key: Array) -> Array:
         target = state.delayed.target
         next_action = policy(target.actor, batch.next_observation)
@@ -93,6 +94,7 @@ def make(config: TD3Config, observation_size: int, action_size: int) -> Agent:
     def td_error(state: TD3State, batch: Transition, key: Array) -> Array:
         return target_of(state, batch, key) - q_fn(state.critics[0], (batch.observation, batch.action))
 
+    @jax.named_scope("critics")
     def update_critics(state: TD3State, batch: Transition, key: Array) -> tuple[TD3State, common.Scalars]:
         y = target_of(state, batch, key)
 
@@ -102,6 +104,7 @@ def make(config: TD3Config, observation_size: int, action_size: int) -> Agent:
         critics, optimizer, scalars = common.descend(critic_adam, loss, state.critics, state.critic_optimizer)
         return state._replace(critics=critics, critic_optimizer=optimizer), scalars
 
+    @jax.named_scope("actor")
     def update_delayed(part: ActorPart, critics: tuple[Params, Params], observation: Array) -> ActorPart:
         loss = common.climb(policy, q_fn, critics[0], observation)
         actor_params, optimizer, scalars = common.descend(actor_adam, loss, part.actor, part.optimizer)

@@ -81,8 +81,10 @@ class Linearizer:
         """
         still = unmoved(split(self.q_fn, params)[1])
         with full_precision():
-            values, tangents = whole(self.tangents(whole(params), whole(inputs)))
-            gram = self.gram(tangents)
+            with jax.named_scope("linearize"):
+                values, tangents = whole(self.tangents(whole(params), whole(inputs)))
+            with jax.named_scope("gram"):
+                gram = self.gram(tangents)
         return Linearization(values, gram, jax.tree_util.Partial(self._pullback, tangents, still))
 
     def _pullback(self, tangents: Any, still: dict[str, Any], z: Array) -> Params:

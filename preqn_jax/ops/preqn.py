@@ -91,15 +91,16 @@ def preqn_update(
     direction, solved = preqn_direction(linearization, td_error, solver)
 
     free, fixed = split(linearizer.q_fn, params)
-    step, searched = search(
-        lambda free: linearizer.q_fn(whole(merge(free, fixed)), inputs),
-        free,
-        split(linearizer.q_fn, direction)[0],
-        linearization.values,
-        td_error,
-        linesearch,
-    )
-    moved = jax.tree.map(lambda p, s: jnp.where(searched.step_size > 0, p + s, p), free, step)
+    with jax.named_scope("line_search"):
+        step, searched = search(
+            lambda free: linearizer.q_fn(whole(merge(free, fixed)), inputs),
+            free,
+            split(linearizer.q_fn, direction)[0],
+            linearization.values,
+            td_error,
+            linesearch,
+        )
+        moved = jax.tree.map(lambda p, s: jnp.where(searched.step_size > 0, p + s, p), free, step)
     return merge(moved, fixed), info_of(*magnitudes(linearization.values, td_error), solved, searched)
 
 
@@ -116,9 +117,11 @@ def preqn_direction(
     Returns:
       The direction, a pytree like the parameters, and a ``SolveInfo``. If the solve failed, the direction is zero.
     """
-    z, solved = solvers.solve(solver, linearization.gram, td_error)
-    direction = linearization.pullback(z)
-    return jax.tree.map(lambda leaf: jnp.where(solved.finite, leaf, jnp.zeros_like(leaf)), direction), solved
+    with jax.named_scope("solve"):
+        z, solved = solvers.solve(solver, linearization.gram, td_error)
+    with jax.named_scope("pull_back"):
+        direction = linearization.pullback(z)
+        return jax.tree.map(lambda leaf: jnp.where(solved.finite, leaf, jnp.zeros_like(leaf)), direction), solved
 
 
 def magnitudes(values: Array, td_error: Array) -> tuple[Array, Array]:

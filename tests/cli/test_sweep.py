@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tests.cli.test_run import ROOT, wait_for_rows
+from tests.programs import execute
 
 pytestmark = pytest.mark.slow
 
@@ -204,9 +205,8 @@ def test_a_sweep_stops_at_a_signal_and_goes_on(whole, tmp_path):
 def test_bad_input_ends_with_one_line(flags, message, tmp_path):
     if "ray://" in flags[0] and importlib.util.find_spec("ray") is not None:
         message = "the cluster cannot be reached (ray client connection timeout"
-    process = start(*flags, "--out=out", cwd=tmp_path)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 2
+    code, _, errors = execute("sweep", *SWEEP, *flags, "--out=out", cwd=tmp_path, XLA_FLAGS="")
+    assert code == 2
     (line,) = [line for line in errors.splitlines() if line.startswith("error:")]
     assert message in line
     assert "Traceback" not in errors
