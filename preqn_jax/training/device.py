@@ -144,33 +144,49 @@ class DeviceTrainer(Trainer):
     def compile(self) -> float:
         """Initializes the learners and compiles all functions of the run; returns the elapsed time [s]."""
         start = time.perf_counter()
-        self.population: Population = self._program(self._init)(self._identity)
-        burst = self._lower_burst(self.population)
+        programs = self.programs()
+        init, arguments = programs.pop("init")
+        self.population: Population = init(*arguments)
         # Compiled ahead of time, so that a call with other shapes fails instead of recompiling.
-        self._compiled_burst = burst.compile()
-        self._compiled_play = self._program(self._play).lower(*self._play_arguments()).compile()
-        self._compiled_diagnosis, diagnosis = None, []
-        if self.config.diagnose_every:
-            arguments = self._identity, self.population, np.uint32(0)
-            lowered = self._program(self._diagnose).lower(*arguments)
-            self._compiled_diagnosis, diagnosis = lowered.compile(), sorted(lowered.out_info)
-        self.interval = Interval(len(self.members), sorted(burst.out_info[1].infos), diagnosis)
+        lowered = {name: program.lower(*arguments) for name, (program, arguments) in programs.items()}
+        compiled = {name: program.compile() for name, program in lowered.items()}
+        self._compiled_burst, self._compiled_play = compiled["iteration"], compiled["evaluation"]
+        self._compiled_diagnosis = compiled.get("diagnosis")
+        infos = lowered["iteration"].out_info[1].infos
+        diagnosis = lowered["diagnosis"].out_info if "diagnosis" in lowered else ()
+        self.interval = Interval(len(self.members), sorted(infos), sorted(diagnosis))
         return time.perf_counter() - start
 
-    def member_bytes(self) -> int:
-        """Memory per member [bytes], from the compiler's memory analysis; compiles, but allocates no buffers."""
+    def programs(self) -> dict[str, tuple[Any, tuple[Any, ...]]]:
+        """The programs of the run, without compiling or allocating anything.
+
+        Returns:
+          The jitted function and its arguments by name: ``init``, ``iteration`` (which donates the population),
+          ``evaluation`` and, with ``config.diagnose_every``, ``diagnosis``. The population is given by its shapes, so
+          that a program can be lowered, exported (``jax.export``) or compiled, but not called.
+        """
 
         def placed(leaf: Array) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.sharding)
 
-        population = jax.tree.map(placed, jax.eval_shape(self._program(self._init), self._identity))
-        analysis: Any = self._lower_burst(population).compile().memory_analysis()
+        init = self._program(self._init)
+        population = jax.tree.map(placed, jax.eval_shape(init, self._identity))
+        functions = {"iteration": self._burst, "evaluation": self._play, "diagnosis": self._diagnose}
+        if not self.config.diagnose_every:
+            del functions["diagnosis"]
+        arguments = self._identity, population, np.uint32(0)
+        programs = {
+            name: (self._program(function, donate=name == "iteration"), arguments)
+            for name, function in functions.items()
+        }
+        return {"init": (init, (self._identity,)), **programs}
+
+    def member_bytes(self) -> int:
+        """Memory per member [bytes], from the compiler's memory analysis; compiles, but allocates no buffers."""
+        iteration, arguments = self.programs()["iteration"]
+        analysis: Any = iteration.lower(*arguments).compile().memory_analysis()
         kept = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
         return (kept + analysis.temp_size_in_bytes) // len(self.members)
-
-    def _lower_burst(self, population: Any) -> Any:
-        """Lowers an iteration for a population, given as arrays or as their shapes."""
-        return self._program(self._burst, donate=True).lower(self._identity, population, np.uint32(0))
 
     def _hyperparameters(self) -> dict[str, np.ndarray]:
         """The hyperparameters that differ in any member, with the values of all members, ``[M]`` by name."""
@@ -348,10 +364,8 @@ class DeviceTrainer(Trainer):
 
         The evaluation is one compiled program, so ``should_stop`` is only called before it starts.
         """
-        return None if should_stop() else _local(self._compiled_play(*self._play_arguments()))
-
-    def _play_arguments(self) -> tuple[Any, ...]:
-        return self._identity, self.population, np.uint32(self.step)
+        arguments = self._identity, self.population, np.uint32(self.step)
+        return None if should_stop() else _local(self._compiled_play(*arguments))
 
     def arrays(self) -> Arrays:
         """The state of the run for a checkpoint, as arrays by name; the input of :meth:`restore`.

@@ -7,7 +7,7 @@ import pathlib
 from typing import Any
 
 import gymnasium
-import jax
+import jax.export  # which JAX 0.7 does not import by itself
 import jax.numpy as jnp
 import numpy as np
 from gymnasium.spaces import Box, Discrete
