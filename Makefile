@@ -7,7 +7,7 @@ BIN := .venv/bin
 RECENT = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
   { echo "error: $(PYTHON) is older than Python 3.11; name a later one: make PYTHON=python3.12"; exit 2; }
 
-.PHONY: run test test-fast check pytest bench docs examples dist clean
+.PHONY: run test test-fast check pytest bench peers docs examples dist clean
 
 run: .venv/installed
 	$(BIN)/python -m experiments.run --config=$(CONFIG) $(ARGS)
@@ -28,6 +28,10 @@ pytest: .venv/installed-dev
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.update $(ARGS)
+
+# In the environment of the examples, which has SBX; the program restricts itself to one core.
+peers: .venv-examples/installed
+	.venv-examples/bin/python -m benchmarks.peers $(ARGS)
 
 docs: .venv/installed-docs
 	$(BIN)/python -m mkdocs build --strict

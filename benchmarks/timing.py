@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -127,18 +127,37 @@ def measure(candidates: list[Candidate], repeats: int) -> dict[str, Timing]:
 def measure_relative(
     candidates: list[Candidate], repeats: int, reference: str
 ) -> tuple[dict[str, Timing], dict[str, Ratio]]:
-    """Like :func:`measure`, and also computes times relative to the candidate ``reference``, round by round."""
-    samples = _sample(candidates, repeats)
-    ratios = {}
-    for name, times in samples.items():
-        clocks, processors = (times / samples[reference]).T
-        low, middle, high = np.percentile(clocks, [25, 50, 75]).tolist()
-        ratios[name] = Ratio(middle, (low, high), float(np.median(processors)))
+    """As :func:`measure`, and each candidate's time relative to the one named ``reference``, round by round."""
+    timings, ratios = measure_against(candidates, repeats, [reference])
+    return timings, ratios[reference]
+
+
+def measure_against(
+    candidates: list[Candidate], repeats: int, references: Sequence[str], after_run: Callable[[], Any] = lambda: None
+) -> tuple[dict[str, Timing], dict[str, dict[str, Ratio]]]:
+    """As :func:`measure_relative` for several references; ``after_run`` is called after every run of a candidate.
+
+    Returns:
+      The timings by name, and the ratios by the name of the reference and the name of the candidate.
+    """
+    samples = _sample(candidates, repeats, after_run)
+    ratios = {
+        reference: {name: _ratio(times, samples[reference]) for name, times in samples.items()}
+        for reference in references
+    }
     return _timings(candidates, samples), ratios
 
 
-def _sample(candidates: list[Candidate], repeats: int) -> dict[str, np.ndarray]:
-    """Wall time and processor time of each candidate [ms per evaluation], ``[repeats, 2]``."""
+def _ratio(times: np.ndarray, reference: np.ndarray) -> Ratio:
+    clocks, processors = (times / reference).T
+    low, middle, high = np.percentile(clocks, [25, 50, 75]).tolist()
+    return Ratio(middle, (low, high), float(np.median(processors)))
+
+
+def _sample(
+    candidates: list[Candidate], repeats: int, after_run: Callable[[], Any] = lambda: None
+) -> dict[str, np.ndarray]:
+    """Milliseconds per evaluation on the clock and of the processor, ``[repeats, 2]`` each."""
     samples: dict[str, list[tuple[float, float]]] = {candidate.name: [] for candidate in candidates}
     for i in range(repeats):
         turn = i % len(candidates)
@@ -146,6 +165,7 @@ def _sample(candidates: list[Candidate], repeats: int) -> dict[str, np.ndarray]:
             clock, processor = time.perf_counter(), time.process_time()
             candidate.run()
             samples[candidate.name].append((time.perf_counter() - clock, time.process_time() - processor))
+            after_run()
     return {candidate.name: 1e3 * np.array(samples[candidate.name]) / candidate.evaluations for candidate in candidates}
 
 

@@ -14,8 +14,6 @@ versions and hardware in the JSON file ``--out``.
 from __future__ import annotations
 
 import functools
-import json
-import os
 import pathlib
 import sys
 import time
@@ -30,6 +28,7 @@ import psutil
 import tqdm
 from absl import flags
 
+from benchmarks import machine
 from benchmarks.agents import agents_section
 from benchmarks.problem import ACTION, BURST, OBSERVATION, Problem, burst, layers, make_problem, update_work
 from benchmarks.timing import Candidate, Section, Target, Timing, in_loop, measure, numbers, table
@@ -43,7 +42,6 @@ from preqn_jax.ops.preqn import preqn_update
 from preqn_jax.settings import SettingError
 from preqn_jax.training import provenance
 from preqn_jax.training.config import Config
-from preqn_jax.training.files import replace_file
 from preqn_jax.training.host import HostTrainer
 from preqn_jax.types import Array, Params
 
@@ -84,7 +82,7 @@ class Options(NamedTuple):
 def main() -> int:
     """Measures, prints and saves; returns the exit code."""
     options = _read_options()
-    threads = _threads()
+    threads = machine.threads()
     print(_METHOD.format(repeats=options.repeats))
     where = ", ".join(f"{name} {value}" for name, value in threads.items())
     print(f"device {provenance.device()}, B = {options.batch_size}, hidden sizes {_HIDDEN_SIZES.value}; {where}")
@@ -98,14 +96,12 @@ def main() -> int:
     wall, processor = time.perf_counter() - start, time.process_time() - processor
     print(f"\n{wall:.0f} s in all, {processor / wall:.2f} processors in use (1 on an otherwise idle core)")
     record = {
-        **provenance.collect(),
         "settings": {name: value for name, value in options._asdict().items() if name != "out"},
         "threads": threads,
         "seconds": wall,
         "processors_in_use": processor / wall,
-        "sections": [section.to_dict() for section in sections],
     }
-    replace_file(options.out, json.dumps(record, indent=2) + "\n")
+    machine.save(options.out, record, sections)
     print(f"saved {options.out}")
     return 0
 
@@ -121,13 +117,7 @@ def _read_options() -> Options:
     sections = tuple(_SECTIONS.value or SECTIONS)
     lists.check_names("--sections", sections, list(SECTIONS))
     _check_memory(_BATCH_SIZE.value, hidden_sizes)
-    out = pathlib.Path(_OUT.value)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingError(f"--out={out} cannot be written: {error.strerror}") from None
-    if out.is_dir() or not os.access(out.parent, os.W_OK):
-        raise SettingError(f"--out={out} cannot be written; choose a file in a writable directory")
+    out = machine.output_file("--out", _OUT.value)
     return Options(out, _REPEATS.value, _BATCH_SIZE.value, hidden_sizes, sections)
 
 
@@ -141,13 +131,6 @@ def _check_memory(batch_size: int, hidden_sizes: tuple[int, ...]) -> None:
             f"--batch-size={batch_size} and --hidden-sizes={_HIDDEN_SIZES.value} need about {needed / 2**30:.1f} GiB "
             f"for per-example gradients, but {available / 2**30:.1f} GiB of memory are available; choose smaller ones"
         )
-
-
-def _threads() -> dict[str, Any]:
-    """The settings that determine the number of threads, and the load of the machine."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    load = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
-    return {"cores allowed": affinity, "load before": load, "XLA_FLAGS": os.environ.get("XLA_FLAGS", "(not set)")}
 
 
 def _with_progress(options: Options, problem: Problem) -> Iterator[Section]:

@@ -25,7 +25,9 @@ def device() -> str:
 
 def command() -> str:
     """The command line, without the paths of Python and of this package."""
-    return shlex.join(["python", "-m", f"experiments.{pathlib.Path(sys.argv[0]).stem}", *sys.argv[1:]])
+    program = pathlib.Path(sys.argv[0])
+    module = ["python", "-m", f"{program.parent.name}.{program.stem}"]
+    return shlex.join([*(module if program.suffix == ".py" else [program.name]), *sys.argv[1:]])
 
 
 def commit() -> str:
