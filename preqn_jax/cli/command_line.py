@@ -63,13 +63,13 @@ def run(main: Callable[[], int]) -> None:
 
 def _missing_platform() -> str | None:
     """An error message if JAX cannot use the platform in JAX_PLATFORMS, else None."""
-    asked = os.environ.get("JAX_PLATFORMS", "")
+    platforms = os.environ.get("JAX_PLATFORMS", "")
     try:
         jax.devices()
     except Exception as error:  # an AssertionError too, as of JAX 0.10.2
         reason = f" ({settings.first_line(error)})" if str(error) else ""
-        return (f"JAX_PLATFORMS={asked} cannot be used{reason}; allowed: cpu, or the platform of an accelerator that "
-                "JAX finds here")  # fmt: skip
+        return (f"JAX_PLATFORMS={platforms} cannot be used{reason}; allowed: cpu, or the platform of an accelerator "
+                "that JAX finds here")  # fmt: skip
     return None
 
 

@@ -304,7 +304,7 @@ def _check_sole_use(params: Params, jaxpr: Any, calls: list[_DenseCall]) -> None
         uses = sum(used is variable for equation in jaxpr.eqns for used in equation.invars)
         key = tuple(entry.key for entry in path)
         if key in allowed and uses > allowed[key]:
-            raise _refusal(key[1:], "it is used outside of its layer too")
+            raise _refusal(key[1:], "it is also used outside of its layer")
 
 
 def _forward_and_backward(

@@ -155,7 +155,7 @@ class Trainer(abc.ABC):
         if reasons and not running.any() and jax.process_count() == 1:  # other processes may have some left
             raise NonFiniteError(f"{self.config.env.id}: {reasons[0]}")
         for s, reason in zip(stopped, reasons, strict=True):
-            text = f"warning: stopped: {self.label(s)}: {reason}; the others continue, and config.json records it"
+            text = f"warning: stopped: {self.label(s)}: {reason}; the others continue, and config.json records this"
             event = {"event": "stopped", "step": self.step, "seed": self.seeds[s], "member": s, "reason": reason}
             self.notices.append(Notice(text, event))
         self.running = running
@@ -294,7 +294,7 @@ def restore_tree(like: Any, arrays: Arrays, prefix: str) -> Any:
     for name, leaf in named_leaves(like, prefix):
         if name not in arrays or arrays[name].shape != leaf.shape:
             found = arrays[name].shape if name in arrays else "none"
-            raise CheckpointError(f"the checkpoint is of another configuration: {name} {found}, not {leaf.shape}")
+            raise CheckpointError(f"the checkpoint belongs to another configuration: {name} {found}, not {leaf.shape}")
         leaves.append(jnp.asarray(arrays[name]))
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 

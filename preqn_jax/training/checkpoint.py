@@ -172,4 +172,5 @@ def _size(description: dict[str, Any]) -> int:
 
 
 def _advice(where: str) -> str:
-    return f"remove {where.split()[1]} in the work folder to go on from the one before, or choose another --workdir"
+    checkpoint = where.split()[1]
+    return f"remove {checkpoint} from the work directory to resume from the previous one, or choose another --workdir"

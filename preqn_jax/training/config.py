@@ -57,7 +57,7 @@ def check_config(config: Config) -> None:
     """
     check(config)
     if not config.agent.hidden_sizes:
-        raise SettingError("config.agent.hidden_sizes is empty; give at least one width, 256,256 for example")
+        raise SettingError("config.agent.hidden_sizes is empty; give at least one width, for example 256,256")
     if config.batch_size > config.replay_capacity:
         raise SettingError(
             f"config.batch_size={config.batch_size} is larger than config.replay_capacity={config.replay_capacity}; "
@@ -76,11 +76,11 @@ def check_config(config: Config) -> None:
         value, default = getattr(env, name), getattr(EnvConfig, name)
         if value != default:
             raise SettingError(
-                f"config.env.{name}={spell(value)} means nothing to backend={env.backend}; allowed: {spell(default)}"
+                f"config.env.{name}={spell(value)} is not supported by backend={env.backend}; allowed: {spell(default)}"
             )
     if env.backend != "gymnasium":
         if AGENTS[config.algorithm].discrete:
-            raise SettingError(f"config.env.backend={env.backend} has environments with continuous actions alone"
+            raise SettingError(f"config.env.backend={env.backend} has only environments with continuous actions"
                                + _not_made(config, discrete=False))  # fmt: skip
         _check_multiple("config.update_every", config.update_every, "config.env.num_envs", config.env.num_envs)
         _check_multiple("config.replay_capacity", config.replay_capacity, "config.update_every", config.update_every)
@@ -97,7 +97,7 @@ def check_actions(config: Config, discrete: bool) -> None:
 def _not_made(config: Config, discrete: bool) -> str:
     """The end of the error message for an agent that does not support the environment's kind of actions."""
     fit = ", ".join(name for name, entry in AGENTS.items() if entry.discrete == discrete)
-    return f", for which config.algorithm={config.algorithm} is not made; allowed: {fit}"
+    return f", which config.algorithm={config.algorithm} does not support; allowed: {fit}"
 
 
 def _check_multiple(name: str, value: int, of: str, unit: int) -> None:

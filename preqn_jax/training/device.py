@@ -135,10 +135,10 @@ class DeviceTrainer(Trainer):
         if needed > available:
             fits = int(config.replay_capacity * (available - minibatches) / self.replay_bytes)
             fits -= fits % config.update_every
-            remedy = f"at most {fits} transitions fit" if fits > 0 else "lower config.batch_size, or take fewer members"
+            remedy = f"at most {fits} transitions fit" if fits > 0 else "lower config.batch_size, or use fewer members"
             raise SettingError(
                 f"config.replay_capacity={config.replay_capacity} needs {needed / 2**30:.1f} GiB for "
-                f"{len(self.members)} member(s), but {available / 2**30:.1f} GiB are there; {remedy}"
+                f"{len(self.members)} member(s), but {available / 2**30:.1f} GiB are available; {remedy}"
             )
 
     def compile(self) -> float:

@@ -233,9 +233,9 @@ class HostTrainer(Trainer):
         """The notice on environments that did not reach the checkpoint's state."""
         names = ", ".join(map(str, seeds))
         text = (
-            f"warning: {self.config.env.id} does not reach the checkpoint's state again (hidden randomness, running "
-            f"statistics, or another version of a package): seed {names} resumes with a new episode, so this is not "
-            "exactly the run that was stopped; config.json records it"
+            f"warning: {self.config.env.id} did not return to the state of the checkpoint (hidden randomness, running "
+            f"statistics, or another version of a package): seed {names} resumes with a new episode, so the run is not "
+            "exactly the one that was stopped; config.json records this"
         )
         return Notice(text, {"event": "resumed with a new episode", "step": self.step, "seeds": seeds})
 

@@ -138,17 +138,18 @@ class StallWatch:
         """Examines the metrics of one iteration, arrays ``[S, U]`` by name."""
         if "accepted" not in info:
             return
-        stalled = bool((info["accepted"].mean(axis=1) < self.fraction).any())
-        self._since = self._since + info["accepted"].shape[1] if stalled else 0
+        rejected = bool((info["accepted"].mean(axis=1) < self.fraction).any())
+        self._since = self._since + info["accepted"].shape[1] if rejected else 0
         if self._since >= self.updates and not self._warned:
             self._warned = True
             predicted = float(np.nanmean(info["predicted_alignment"]))
             self._reporter.message(
                 f"warning: under {self.fraction:.0%} of the critic steps were accepted in the last {self._since} "
-                f"updates (predicted alignment {predicted:.2f}). Below min_alignment the solver cuts off too much of "
-                "K: use --config.agent.solver=ridge, or a smaller rcond or damping; above it, use a smaller step_size; "
-                "if no step size helps, the rows of Q may see each other (BatchNorm or Dropout in training mode): "
-                "preqn_jax.ntk.check_example_by_example(q_fn, params, inputs) tells"
+                f"updates (predicted alignment {predicted:.2f}). If this is below min_alignment, the solver discards "
+                "too much of K: use --config.agent.solver=ridge, or a smaller rcond or damping. Otherwise use a "
+                "smaller step_size. If no step size helps, Q-values may depend on other rows of the minibatch "
+                "(BatchNorm or Dropout in training mode): check the Q-function with "
+                "preqn_jax.ntk.check_example_by_example(q_fn, params, inputs)"
             )
 
 
@@ -163,6 +164,6 @@ class BreakdownWatch:
         if (broken := trainer.broken_episodes) >= self._next:
             self._next = 10 * broken
             self._reporter.message(
-                f"warning: the simulation of {trainer.config.env.id} broke (not finite, or beyond any physics) in "
-                f"{broken} episode(s) before step {trainer.step}; they were cut there and new ones begun"
+                f"warning: the simulation of {trainer.config.env.id} diverged (values not finite, or far too large) in "
+                f"{broken} episode(s) before step {trainer.step}; these were truncated, and new ones started"
             )

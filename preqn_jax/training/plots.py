@@ -25,7 +25,7 @@ def harmless(draw: Callable[..., bool]) -> Callable[..., bool]:
         except SettingError:
             raise
         except Exception as error:  # a full disk, missing fonts, a broken installation: any exception type
-            print(f"warning: a picture could not be drawn ({first_line(error)})", file=sys.stderr)
+            print(f"warning: a figure could not be drawn ({first_line(error)})", file=sys.stderr)
             return False
 
     return guarded
@@ -40,7 +40,7 @@ def read_metrics(path: pathlib.Path) -> np.ndarray:
     try:
         text = path.read_text()
         if not text.strip():
-            raise ValueError("nothing in it")
+            raise ValueError("empty file")
         rows = np.atleast_1d(np.genfromtxt(io.StringIO(text), delimiter=",", names=True))
         whole = text.endswith("\n") and {"step", "seed", "return_mean"} <= set(rows.dtype.names or ())
         whole = whole and bool(np.isfinite(rows["step"]).all())

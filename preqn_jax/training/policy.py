@@ -65,7 +65,7 @@ class Policy:
         array = np.asarray(observation, np.float32)
         single = array.shape == space.shape
         if not single and (array.ndim != len(space.shape) + 1 or array.shape[1:] != space.shape):
-            shapes = f"{space.shape}, or N of them with N in front"
+            shapes = f"{space.shape}, or a batch of these with a leading axis N"
             raise ValueError(f"observation has shape {array.shape}; this policy takes {shapes}")
         rows = array.reshape(1 if single else len(array), int(np.prod(space.shape)))
         actions = [self._to_space(action) for action in np.asarray(self._act(rows))]
@@ -118,7 +118,7 @@ def load_policy(workdir: str | os.PathLike[str], seed: int | None = None) -> Pol
 
     Raises:
       SettingError: if the directory holds no run, the run has no checkpoint yet or not this seed, or its environment
-        cannot be made.
+        cannot be created.
       CheckpointError: if the checkpoint cannot be read.
     """
     workdir = pathlib.Path(workdir)

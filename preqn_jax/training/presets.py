@@ -72,9 +72,11 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
     try:
         return json.loads((workdir / CONFIG_FILE).read_text())["config"]
     except OSError:
-        raise SettingError(f"--workdir={workdir} holds no run: there is no {CONFIG_FILE} in it") from None
+        raise SettingError(f"--workdir={workdir} holds no run: it has no {CONFIG_FILE}") from None
     except (ValueError, KeyError, TypeError):
-        raise SettingError(f"{workdir / CONFIG_FILE} is no configuration of a run; choose another --workdir") from None
+        raise SettingError(
+            f"{workdir / CONFIG_FILE} is not the configuration of a run; choose another --workdir"
+        ) from None
 
 
 def from_dict(values: dict[str, Any]) -> Config:

@@ -39,14 +39,14 @@ def train(
     """Trains a run from its newest checkpoint, or from the start if it has none.
 
     Args:
-      trainer: not compiled yet.
+      trainer: the trainer, which must not be compiled yet.
       workdir: work directory of the run; it must be empty, new, or hold an earlier part of the same run.
       make_reporter: function from the first environment step to the reporter of this run.
       should_stop: called after every iteration and during evaluations; training stops once it returns True.
-      checkpoints: of the run; those in its work folder if left out.
+      checkpoints: the checkpoints of the run (default: those in its work directory).
 
     Returns:
-      Whether the end was reached, now or before; if not, a checkpoint of where it stopped is written.
+      Whether the run is complete. If not, a checkpoint has been written at the step where it stopped.
 
     Raises:
       SettingError: if the work directory holds something else, another process uses it, or the environment fails.
@@ -57,9 +57,9 @@ def train(
     checkpoints = checkpoints or Checkpoints(workdir / "checkpoints")
     try:
         latest = checkpoints.latest_step()
-        if latest is not None and _has_ended(latest, asked := trainer.config.total_steps, workdir):
-            say(f"{workdir} has {latest} steps, and {asked} were asked for; raise --config.total_steps above {latest} "
-                "to go on")  # fmt: skip
+        if latest is not None and _has_ended(latest, total := trainer.config.total_steps, workdir):
+            say(f"{workdir} is complete: it has {latest} steps, and config.total_steps={total}; raise "
+                f"--config.total_steps above {latest} to train further")  # fmt: skip
             return True
         arrays = checkpoints.restore(latest) if latest is not None else None
         seconds = trainer.compile()
@@ -68,7 +68,7 @@ def train(
             write_record(workdir, trainer.config)  # total_steps may have been raised
         reporter = make_reporter(trainer.step)
         size = f"replay {trainer.replay_bytes / 2**20:.0f} MiB"
-        reporter.message(f"{provenance.device()}, {size}, work folder {workdir}")
+        reporter.message(f"{provenance.device()}, {size}, work directory {workdir}")
         reporter.message(f"compiled in {seconds:.1f} s; training from step {trainer.step}")
         try:
             return run(trainer, reporter, lambda t: checkpoints.save(t.step, t.arrays()), should_stop)
@@ -96,10 +96,10 @@ def guarded(program: Callable[[], int], workdir: pathlib.Path) -> int:
     try:
         return program()
     except CheckpointError as error:
-        say(f"error: {error}; {workdir} and its checkpoints are kept as they are")
+        say(f"error: {error}; {workdir} and its checkpoints have not been changed")
         return 1
     except NonFiniteError as error:
-        say(f"error: {error}; no checkpoint has it: the same command resumes {workdir} before it")
+        say(f"error: {error}; the checkpoints do not contain it: the same command resumes {workdir} before this step")
         return 1
 
 

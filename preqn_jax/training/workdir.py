@@ -37,7 +37,7 @@ def claim(workdir: pathlib.Path, config: Config) -> IO[str]:
         return _claim(workdir, config)
     except OSError as error:
         raise SettingError(
-            f"--workdir={workdir} cannot be written: {error.strerror or error}; give a folder that can be"
+            f"--workdir={workdir} cannot be written: {error.strerror or error}; choose a writable directory"
         ) from None
 
 
@@ -84,9 +84,9 @@ def results_folder(out: str, record: str = "", options: Mapping[str, Any] | None
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SettingError(f"--out={folder} cannot be a folder: {error.strerror}") from None
+        raise SettingError(f"--out={folder} cannot be a directory: {error.strerror}") from None
     if not os.access(folder, os.W_OK):
-        raise SettingError(f"--out={folder} cannot be written: give a folder that can be")
+        raise SettingError(f"--out={folder} cannot be written; choose a writable directory")
     return folder
 
 

@@ -117,14 +117,20 @@ def test_a_finished_run_is_left_alone(whole):
     before = (whole / "metrics.csv").read_bytes()
     code, _, errors = execute("run", *QUICK, "--workdir=run", cwd=whole.parent)
     assert (code, (whole / "metrics.csv").read_bytes()) == (0, before)
-    assert "run has 2000 steps, and 2000 were asked for; raise --config.total_steps above 2000" in errors
+    assert (
+        "run is complete: it has 2000 steps, and config.total_steps=2000; raise --config.total_steps above 2000"
+        in errors
+    )
 
 
 def test_asked_for_fewer_steps_a_run_says_how_many_it_has_and_keeps_its_record(whole):
     before = (whole / "config.json").read_bytes()
     code, _, errors = execute("run", *QUICK, "--config.total_steps=1000", "--workdir=run", cwd=whole.parent)
     assert (code, (whole / "config.json").read_bytes()) == (0, before)
-    assert "run has 2000 steps, and 1000 were asked for; raise --config.total_steps above 2000" in errors
+    assert (
+        "run is complete: it has 2000 steps, and config.total_steps=1000; raise --config.total_steps above 2000"
+        in errors
+    )
 
 
 def test_killed_at_any_moment_the_run_goes_on_to_the_same_table(whole, tmp_path):

@@ -202,7 +202,7 @@ def test_many_seeds_are_counted_and_compared_with_the_row_ratio(tmp_path):
         ("--num-seeds=0", "--num-seeds=0: 0 is not a positive integer"),
         ("--updates=0", "--updates=0: 0 is not a positive integer"),
         ("--activation=rleu", "did you mean relu?"),
-        ("--out=/dev/null/x", "--out=/dev/null/x cannot be a folder"),
+        ("--out=/dev/null/x", "--out=/dev/null/x cannot be a directory"),
     ],
 )
 def test_bad_flags_end_with_one_line(tmp_path, flag, message):

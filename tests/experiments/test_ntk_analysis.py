@@ -345,7 +345,7 @@ def test_a_mistake_ends_with_one_line_and_exit_code_2(tmp_path):
     mistakes = {
         "--inits=lecun": "--inits=lecun is unknown; did you mean lecun_",
         "--pairs=10000000": "GiB of memory are available",
-        "--out=occupied": "--out=occupied cannot be a folder",
+        "--out=occupied": "--out=occupied cannot be a directory",
         "--out=suite": "--out=suite holds a run or a suite (suite.json)",
         "--out=before": "--out=before holds results of other settings ({'trials': 7}, not {'tasks': ",
         "--task=ant": "did you mean --tasks?",

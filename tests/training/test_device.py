@@ -162,7 +162,9 @@ def test_training_goes_on_where_simulations_break_and_says_so():
     assert [row["return_mean"] for row in recorder.rows] == [1, 1]
     assert trainer.broken_episodes == 100  # every second step
     first, second = recorder.messages
-    assert "the simulation of nan broke (not finite, or beyond any physics) in 4 episode(s) before step 10;" in first
+    assert (
+        "the simulation of nan diverged (values not finite, or far too large) in 4 episode(s) before step 10;" in first
+    )
     assert "in 40 episode(s)" in second
 
 
@@ -303,9 +305,9 @@ def test_members_all_at_once_as_on_an_accelerator_equal_one_after_the_other(monk
         ({"num_envs": 3}, "config.update_every=10 must be a multiple of config.env.num_envs=3; nearest: 9"),
         ({"replay_capacity": 155}, "config.replay_capacity=155 must be a multiple of config.update_every=10; nearest"),
         ({"replay_capacity": 10**13}, "GiB for 1 member"),
-        ({"replay_capacity": 10**12, "batch_size": 10**12}, "lower config.batch_size, or take fewer members"),
+        ({"replay_capacity": 10**12, "batch_size": 10**12}, "lower config.batch_size, or use fewer members"),
         ({"time_limit": -1}, "config.env.time_limit=-1 is out of range"),
-        ({"solver_iterations": 8}, "config.env.solver_iterations=8 means nothing to backend=brax; allowed: 0"),
+        ({"solver_iterations": 8}, "config.env.solver_iterations=8 is not supported by backend=brax; allowed: 0"),
     ],
 )
 def test_what_cannot_be_is_refused_before_compiling(changes, message):

@@ -153,7 +153,7 @@ def test_the_best_of_discrete_actions_is_found(name):
     ],
 )
 def test_an_agent_for_the_other_kind_of_actions_is_refused(env_id, name, allowed):
-    with pytest.raises(SettingError, match=rf"config.algorithm={name} is not made; allowed: {allowed}$"):
+    with pytest.raises(SettingError, match=rf"config.algorithm={name} does not support; allowed: {allowed}$"):
         HostTrainer(config(env_id, agent=small(name), algorithm=name))
 
 
@@ -486,7 +486,7 @@ def test_a_seed_that_diverges_is_stopped_and_reported_and_the_other_goes_on_as_w
     reason = event.pop("reason")
     assert event == {"event": "stopped", "step": 60, "seed": 1, "member": 1}
     assert re.fullmatch(r"\w+ of seed 1 is not finite before step 60", reason)
-    assert message == f"warning: stopped: seed 1: {reason}; the others continue, and config.json records it"
+    assert message == f"warning: stopped: seed 1: {reason}; the others continue, and config.json records this"
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trainer.state))
     _, second, resumed, _ = trained(configuration, arrays=saved[100])
     np.testing.assert_equal(second.rows, recorder.rows)

@@ -66,7 +66,9 @@ def test_every_seed_has_its_own_policy(workdir):
 
 
 def test_a_wrong_observation_is_named(workdir):
-    with pytest.raises(ValueError, match=r"observation has shape \(3,\); this policy takes \(2,\), or N of them"):
+    with pytest.raises(
+        ValueError, match=r"observation has shape \(3,\); this policy takes \(2,\), or a batch of these"
+    ):
         preqn_jax.load_policy(workdir)(np.zeros(3))
 
 

@@ -143,7 +143,7 @@ def test_a_figure_of_a_report_that_cannot_be_drawn_is_one_line(tmp_path, monkeyp
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
     lines = {"Hopper-v5": {"preqn": (np.arange(2), np.ones((3, 2)))}}
     assert not plots.curves(lines, tmp_path / "curves.png", "title", "return")
-    assert capsys.readouterr().err == "warning: a picture could not be drawn ([Errno 28] No space left on device)\n"
+    assert capsys.readouterr().err == "warning: a figure could not be drawn ([Errno 28] No space left on device)\n"
 
 
 def test_a_table_that_was_begun_with_other_columns_is_left_as_it_is(tmp_path):

@@ -47,7 +47,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 def test_a_folder_that_cannot_be_made_or_written_is_refused(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file" / "run", pathlib.Path("/proc/run")):
-        with pytest.raises(SettingError, match=f"--workdir={folder} cannot be written: [A-Z].*; give a folder"):
+        with pytest.raises(SettingError, match=f"--workdir={folder} cannot be written: [A-Z].*; choose a writable"):
             claim(folder, CONFIG)
     monkeypatch.setattr("preqn_jax.training.workdir.replace_file", full_disk)
     with pytest.raises(SettingError, match="run cannot be written: No space left on device"):
