@@ -51,9 +51,9 @@ def preqn(
 ) -> optax.GradientTransformationExtraArgs:
     """PreQN (Eqs. 22-24 of Achiam et al. 2019) as ``optax.chain(precondition_by_ntk, scale_by_alignment_linesearch)``.
 
-    The arguments are those of :func:`preqn_jax.preqn_update`, and so are the resulting parameters: under jit they are
-    bitwise equal if parameters and values have the same dtype. :func:`preqn_info` returns the same diagnostics.
-    ``update`` takes the keyword arguments of :func:`precondition_by_ntk`.
+    This function takes the arguments of :func:`preqn_jax.preqn_update`, and its updates lead to the same parameters.
+    They are bitwise equal under jit if parameters and Q-values have the same dtype. :func:`preqn_info` returns the same
+    diagnostics. ``update`` takes the keyword arguments of :func:`precondition_by_ntk`.
 
     Example:
       >>> q_fn = lambda params, x: x @ params

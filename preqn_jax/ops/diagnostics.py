@@ -84,14 +84,15 @@ class FailureModes(NamedTuple):
     The paper quantifies two of them, in Eqs. 16 and 17; the measures and limits of the first and the last are ours.
 
     Attributes:
-      linearization: ||actual - predicted|| / ||predicted||, of the change of Q (Failure Mode 1, Theorem 1). From 1, the
-        first order, and with it the whole analysis by K, does not describe the step.
-      overshooting: largest alpha K_ii rho_i (Failure Mode 2, Eq. 16). From 1, an entry moves past its own target.
+      linearization: ||actual - predicted|| / ||predicted||, of the change of Q (Failure Mode 1, Theorem 1). At 1 or
+        above, the first-order model, and with it the whole analysis by K, does not describe the step.
+      overshooting: largest alpha K_ii rho_i (Failure Mode 2, Eq. 16). At 1 or above, an entry moves past its own
+        target.
       over_generalization: largest (1 + gamma) sum_{j != i} |K_ij| rho_j / ((1 - gamma) K_ii rho_i) (Failure Mode 3,
-        Eq. 17, which still permits 1 itself). From 1, the errors of other entries may outweigh an entry's own.
+        Eq. 17, which still permits 1 itself). At 1 or above, the errors of other entries may outweigh an entry's own.
       extrapolation: mean of :func:`unsupported_share` over the next pairs (Failure Mode 4, which is rooted in Lemma 2:
-        pairs without data). From 1/2, targets depend more on values that the data leave open than on values that they
-        determine.
+        pairs without data). At 1/2 or above, targets depend more on values that the data leave open than on values that
+        they determine.
     """
 
     linearization: Array
@@ -156,10 +157,10 @@ def unsupported_share(
 
         1 - K(x', X) K(X, X)^+ K(X, x') / K(x', x')
 
-    With 0, a change of Q on X determines the change of Q(x'); with 1, the data do not affect Q(x'). The share is the
-    posterior variance of a Gaussian process with covariance K, observed at X, in units of the prior variance (Rasmussen
-    and Williams 2006, Eq. 2.26). It is a measurable proxy for targets outside of the support of the data (Fujimoto et
-    al. 2019). The larger the part of the data that X contains, the more accurate it is; a single minibatch
+    If it is 0, a change of Q on X determines the change of Q(x'); if it is 1, the data do not affect Q(x'). The share
+    is the posterior variance of a Gaussian process with covariance K, observed at X, in units of the prior variance
+    (Rasmussen and Williams 2006, Eq. 2.26). It is a measurable proxy for targets outside of the support of the data
+    (Fujimoto et al. 2019). The larger the part of the data that X contains, the more accurate it is; a single minibatch
     overestimates the share.
 
     Args:

@@ -193,8 +193,9 @@ def dense(module: nn.Module) -> Linearizer:
 
         K = sum over layers of (A A^T + [bias]) * (D D^T),    pull-back of z = A^T (z D),
 
-    so that no array of size B x parameters is formed. For parameters outside of Dense layers (for example the scale of
-    a LayerNorm, or a learned temperature), per-example gradients are computed.
+    where * is the elementwise product, [bias] is 1 for a layer with a bias and else 0, and z D scales row i of D by
+    z_i. No array of size B x parameters is formed. For parameters outside of Dense layers (for example the scale of a
+    LayerNorm, or a learned temperature), per-example gradients are computed.
 
     The parameters are ``{"params": ...}``, as ``module.init`` returns them, with the other collections of the module if
     it has any. :func:`module_q_fn` describes how the module is called.
@@ -411,10 +412,10 @@ def kernel(
       block_size: number of rows of X, and of X', in one block.
 
     Returns:
-      ``[N, M]``.
+      The kernel ``[N, M]``.
 
     Raises:
-      ValueError: if block_size is not positive, or the linearizer raises it.
+      ValueError: if block_size is not positive, or params or inputs are invalid.
     """
     if block_size < 1:
         raise ValueError(f"block_size must be at least 1, got {block_size}")
@@ -445,9 +446,9 @@ def check_example_by_example(
     """Raises an error if a Q-value depends on other rows of the minibatch, since no kernel describes such a Q-function.
 
     K is computed from each example alone. With a BatchNorm or Dropout in training mode, a mean over the minibatch or
-    attention between its rows, a single example has another value than the same example in the minibatch, and every
-    step is rejected, however small it is. This function compares both values, and the gradients of one weighted sum of
-    them. It takes as long as an update with per-example gradients: call it once, with real inputs, outside of jit.
+    attention between its rows, the value of an example alone differs from its value in the minibatch, and every step is
+    rejected, however small it is. This function compares both values, and the gradients of one weighted sum of them. It
+    takes as long as an update with per-example gradients: call it once, with real inputs, outside of jit.
 
     Example:
       >>> check_example_by_example(lambda params, x: x @ params, jnp.ones(3), jnp.eye(3))
@@ -464,7 +465,7 @@ def check_example_by_example(
       tolerance: difference that is attributed to rounding [largest value, or largest entry of the gradient].
 
     Raises:
-      ValueError: if a value depends on other rows, or :func:`per_example` raises it.
+      ValueError: if a value depends on other rows, or params or inputs are invalid.
     """
     together, alone = _together_and_alone(linearizer_of(q).q_fn, params, inputs)
     if jnp.size(together[0]) < 2:

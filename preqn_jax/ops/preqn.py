@@ -47,12 +47,12 @@ def preqn_update(
     solver: solvers.Solver = solvers.ridge(),
     linesearch: Linesearch = Linesearch(),
 ) -> tuple[Params, PreQNInfo]:
-    """Moves Q towards its targets on a minibatch; to first order, correcting one row does not change Q of the others.
+    """Moves Q towards its targets on a minibatch; to first order, the TD error of each row changes Q of this row only.
 
-        delta = target - Q,   K z = delta,   theta' = theta + step_size sum_i z_i grad Q(x_i),
+        delta = target - Q,   K z = delta,   theta' = theta + step_size sum_i z_i grad Q(x_i)
 
-    where the step size is reduced until cos(Q' - Q, delta) reaches ``linesearch.min_alignment``, and no step is taken
-    if it never does: Eqs. 22-24 of Achiam et al. (2019), lines 11 to 13 of their Algorithm 1.
+    The step size is reduced until cos(Q' - Q, delta) reaches ``linesearch.min_alignment``; if it never does, no step is
+    taken. These are Eqs. 22-24 of Achiam et al. (2019), and lines 11 to 13 of their Algorithm 1.
 
     The defaults are the recommended values. The step size and the minimum alignment are those of the paper; the paper's
     solver is ``solvers.lstsq()``.
@@ -66,8 +66,9 @@ def preqn_update(
       ([1.0, 2.0, 3.0], True)
 
     Args:
-      q: the network: a ``Linearizer`` such as ``ntk.dense(module)``, which is fast, or a Q-function (params, inputs) ->
-        Q-values ``[B]``, in which each output depends on its own row only; it is wrapped by ``ntk.per_example``.
+      q: the network: a ``Linearizer`` such as ``ntk.dense(module)``, which is fast; or a plain Q-function (params,
+        inputs) -> Q-values ``[B]``, which is wrapped by ``ntk.per_example``. Each Q-value must depend on its own row of
+        the inputs only.
       params: pytree of floating-point arrays.
       inputs: pytree whose leaves have the leading axis B.
       target: targets of Q, ``[B]``, for example r + discount * Q(s', a'); not differentiated.

@@ -66,7 +66,7 @@ def ntk_probe(
 
     The fourth failure mode, extrapolation, depends on the next state-action pairs: see
     ``diagnostics.unsupported_share``. Non-finite values do not raise an error; the result then contains NaN, and the
-    failure modes concerned count as present.
+    affected failure modes count as present.
 
     Example:
       >>> probe = ntk_probe(lambda params, x: x @ params, step_size=0.1)

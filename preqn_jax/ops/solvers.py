@@ -57,7 +57,8 @@ def solve(solver: Solver, gram: Array, td_error: Array) -> tuple[Array, SolveInf
     """Solves K z = delta with any solver, in full float32 precision, and computes diagnostics of the solution.
 
     The solver is never called with a NaN, an infinity or K = 0, for which a factorization may be undefined or not
-    terminate. The identity or zeros are passed instead, and z is zero. It is also zero if the solution is not finite.
+    terminate. It is then called with the identity instead of K, or zeros instead of delta, and z is zero. z is also
+    zero if the solution is not finite.
 
     Example:
       >>> z, info = solve(lambda gram, delta: jnp.linalg.solve(gram, delta), 2.0 * jnp.eye(2), jnp.array([1.0, 3.0]))
@@ -210,7 +211,7 @@ def eigh(rcond: float = 1e-7) -> Solver:
 
 
 def aligned(min_predicted_alignment: float = 0.985) -> Solver:
-    """Ridge with the largest damping of sufficient predicted alignment: the least amplification that may be accepted.
+    """Ridge with the largest damping of sufficient predicted alignment, which amplifies delta as little as possible.
 
     With K = U diag(s) U^T, the predicted alignment decreases monotonically with the damping (by Cauchy-Schwarz).
     Bisection over log damping between 1e-9 and 1 therefore finds the largest damping from one eigendecomposition. If no
