@@ -1,4 +1,4 @@
-"""The dependencies and extras of the distribution; pyproject.toml has everything else about it."""
+"""The dependencies and extras of the distribution; pyproject.toml has all other metadata."""
 
 import pathlib
 import re

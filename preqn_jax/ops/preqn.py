@@ -82,8 +82,8 @@ def preqn_update(
       ValueError: if a number is out of range, or an argument has the wrong shape or type (at trace time).
 
     References:
-      Achiam, Knight, Abbeel. `Towards Characterizing Divergence in Deep Q-Learning
-      <https://arxiv.org/abs/1903.08894>`_, 2019.
+      Achiam, Knight and Abbeel (2019). Towards Characterizing Divergence in Deep Q-Learning.
+      https://arxiv.org/abs/1903.08894
     """
     check_linesearch(linesearch)
     linearizer, inputs = ntk.linearizer_of(q), whole(inputs)

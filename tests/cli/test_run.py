@@ -85,7 +85,7 @@ def wait_for_rows(path, rows, process):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The work folder of a run that nothing interrupted."""
+    """The work directory of a run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole")
     code, _, errors = execute("run", *QUICK, "--workdir=run", cwd=folder)
     assert code == 0, errors

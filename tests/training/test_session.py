@@ -1,4 +1,4 @@
-"""One run in its work folder."""
+"""One run in its work directory."""
 
 import dataclasses
 
