@@ -1,4 +1,4 @@
-"""What benchmarks share apart from measurements: the core that a program runs on, and the files of its result."""
+"""Helpers for all benchmarks: restricting a program to one core, and writing its results."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def threads() -> dict[str, Any]:
 
 
 def version(package: str) -> str:
-    """The installed version of a package, "unknown" if it has none."""
+    """The installed version of a package; "unknown" if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -54,10 +54,10 @@ def version(package: str) -> str:
 
 
 def output_file(flag: str, text: str) -> pathlib.Path:
-    """The file that a flag names, in a directory that exists from now on.
+    """Returns the path given by a flag, and creates its directory.
 
     Raises:
-      SettingError: if it cannot be written.
+      SettingError: if the file cannot be written.
     """
     path = pathlib.Path(text)
     try:

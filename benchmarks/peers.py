@@ -1,8 +1,8 @@
-"""A step of training beside the same step of SBX's algorithms: ``python -m benchmarks.peers``.
+"""Compares a step of training with the same step of SBX's algorithms: ``python -m benchmarks.peers``.
 
 A step is an environment step with its action, and one gradient step. SBX (``pip install '.[examples]'``, or ``make
 peers``) and this library are measured in turns in one process, which the program itself restricts to one core and one
-thread. The table goes to standard output, and to a JSON file and a Markdown file beside it.
+thread. The table is printed, and saved in a JSON file and a Markdown file of the same name.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ _EVERY = flags.DEFINE_list(
     "library's schedule is 50 [environment steps]",
 )
 _ENV = flags.DEFINE_string("env", "HalfCheetah-v5", "Gymnasium id of an environment with continuous actions")
-_BATCH_SIZE = flags.DEFINE_integer("batch-size", 256, "minibatch B [transitions]", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer("batch-size", 256, "minibatch size B [transitions]", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 100, "length of each timed run [environment steps]", lower_bound=1)
-_REPEATS = flags.DEFINE_integer("repeats", 7, "rounds that a median is taken over", lower_bound=1)
-_CORE = flags.DEFINE_integer("core", None, "number of the core to run on; by default the last one", lower_bound=0)
+_REPEATS = flags.DEFINE_integer("repeats", 7, "number of rounds over which medians are taken", lower_bound=1)
+_CORE = flags.DEFINE_integer("core", None, "index of the core to run on (default: the last one)", lower_bound=0)
 _OUT = flags.DEFINE_string("out", "runs/benchmark_peers.json", "JSON file for the numbers; the table is saved as .md")
 
 _SCHEDULE = 50  # environment steps per iteration of this library's agents
 _INSTALL = "make .venv-examples/installed installs it, and make peers runs this program there"
 _METHOD = """\
-Each figure is the median over {repeats} rounds; every round runs all candidates once, in rotating order, for {steps}
+Each value is the median over {repeats} rounds; every round runs all candidates once, in rotating order, for {steps}
 steps each. A ratio compares times of the same round. This library's agents make {schedule} gradient steps after every
 {schedule} environment steps. SBX's TD3 and DDPG act without noise; CrossQ keeps its own network sizes, all others have
 [256, 256].
@@ -57,7 +57,7 @@ def main() -> int:
     every, out = _check_flags(), machine.output_file("--out", _OUT.value)
     machine.use_one_core(_CORE.value)
     sbx = _import_sbx()
-    host.make(EnvConfig(_ENV.value), [0])  # refuses an environment that cannot be made
+    host.make(EnvConfig(_ENV.value), [0])  # raises SettingError if the environment cannot be created
     print(_METHOD.format(repeats=_REPEATS.value, steps=_STEPS.value, schedule=_SCHEDULE))
     threads = machine.threads()
     where = ", ".join(f"{name} {value}" for name, value in threads.items())

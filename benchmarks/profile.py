@@ -7,9 +7,9 @@ to one otherwise idle core:
     XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" \
         taskset -c 0 python -m benchmarks.profile
 
-The floating-point work of the matrix products is read from the compiled program, too. Divided by the speed of one
+The floating-point work of the matrix products is also read from the compiled program. Divided by the speed of one
 matrix product, measured in the same process, it gives the time that the products alone would take. Observations and
-actions have HalfCheetah's sizes, whatever the environment of the configuration.
+actions have HalfCheetah's sizes, regardless of the environment of the configuration.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ class Operation(NamedTuple):
 
     @property
     def part(self) -> str:
-        """The part of the update that it belongs to."""
+        """The part of the update to which the operation belongs."""
         found = [word for word in re.findall(r"\w+", self.name) if word in PARTS]
         return found[-1] if found else REST
 
     @property
     def kind(self) -> str:
-        """What kind of operation it is."""
+        """The kind of the operation, one of :data:`KINDS`."""
         if self.flops:
             return PRODUCTS
         return next((kind for pattern, kind in _KINDS.items() if re.search(pattern, self.name)), "other")

@@ -1,4 +1,4 @@
-"""Whole steps of training, as a user runs it: environment step, action, replay buffer and one gradient step."""
+"""Candidates for whole steps of training: environment step, action, replay buffer and one gradient step."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from preqn_jax.training.host import HostTrainer
 OURS = ("preqn", "preqn_norm", "sac", "td3")
 PEERS = {"sac": "SAC", "td3": "TD3", "ddpg": "DDPG", "crossq": "CrossQ"}  # classes of SBX
 HIDDEN_SIZES = (256, 256)
-_OWN_NETWORKS = ("crossq",)  # keeps its own sizes, as its critic is wide by design
+_OWN_NETWORKS = ("crossq",)  # keep their own sizes: CrossQ's critic is wide by design
 _WARM_UP = 200  # steps with random actions before the first gradient step
 _REPLAY = 100_000
 
 
 class Setting(NamedTuple):
-    """What all candidates have in common.
+    """The settings that all candidates share.
 
     Attributes:
       env: Gymnasium id.
@@ -35,7 +35,7 @@ class Setting(NamedTuple):
 
 
 def ours(algorithm: str, setting: Setting) -> Candidate:
-    """Training with an agent of this library and its own schedule, as many gradient steps as environment steps."""
+    """Returns a candidate with an agent and the schedule of this library (as many gradient as environment steps)."""
     assignments = (
         f"env.id={setting.env}",
         f"batch_size={setting.batch_size}",
@@ -57,7 +57,7 @@ def ours(algorithm: str, setting: Setting) -> Candidate:
 
 
 def of_sbx(algorithm: str, setting: Setting, update_every: int, sbx: ModuleType) -> Candidate:
-    """Training with an algorithm of SBX by its own ``learn``; TD3 and DDPG act without noise, which is its default.
+    """Returns a candidate that trains with ``learn`` of SBX; by default, its TD3 and DDPG act without noise.
 
     Args:
       algorithm: a key of :data:`PEERS`.
@@ -85,7 +85,7 @@ def peer_name(algorithm: str, update_every: int) -> str:
 
 
 def _candidate(name: str, learn: Callable[[int], None], setting: Setting, start: float) -> Candidate:
-    """Learns past the warm-up, so that everything is compiled; ``start`` is when its construction began."""
+    """Trains beyond the warm-up, so that everything is compiled; ``start`` is the time before the construction."""
     learn(_WARM_UP + setting.steps)
-    learn(setting.steps)  # what depends on the number of steps is compiled by now
+    learn(setting.steps)  # compiles functions that depend on the number of steps
     return Candidate(name, lambda: learn(setting.steps), setting.steps, time.perf_counter() - start, None)

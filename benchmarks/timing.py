@@ -127,7 +127,7 @@ def measure(candidates: list[Candidate], repeats: int) -> dict[str, Timing]:
 def measure_relative(
     candidates: list[Candidate], repeats: int, reference: str
 ) -> tuple[dict[str, Timing], dict[str, Ratio]]:
-    """As :func:`measure`, and each candidate's time relative to the one named ``reference``, round by round."""
+    """Like :func:`measure`, and also computes times relative to the candidate ``reference``, round by round."""
     timings, ratios = measure_against(candidates, repeats, [reference])
     return timings, ratios[reference]
 
@@ -135,7 +135,7 @@ def measure_relative(
 def measure_against(
     candidates: list[Candidate], repeats: int, references: Sequence[str], after_run: Callable[[], Any] = lambda: None
 ) -> tuple[dict[str, Timing], dict[str, dict[str, Ratio]]]:
-    """As :func:`measure_relative` for several references; ``after_run`` is called after every run of a candidate.
+    """Like :func:`measure_relative` for several references; ``after_run`` is called after every run of a candidate.
 
     Returns:
       The timings by name, and the ratios by the name of the reference and the name of the candidate.
@@ -157,7 +157,7 @@ def _ratio(times: np.ndarray, reference: np.ndarray) -> Ratio:
 def _sample(
     candidates: list[Candidate], repeats: int, after_run: Callable[[], Any] = lambda: None
 ) -> dict[str, np.ndarray]:
-    """Milliseconds per evaluation on the clock and of the processor, ``[repeats, 2]`` each."""
+    """Wall time and processor time of each candidate [ms per evaluation], ``[repeats, 2]``."""
     samples: dict[str, list[tuple[float, float]]] = {candidate.name: [] for candidate in candidates}
     for i in range(repeats):
         turn = i % len(candidates)
