@@ -6,7 +6,11 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+import tqdm
 
 from benchmarks.timing import Section
 from preqn_jax.settings import SettingError
@@ -43,6 +47,18 @@ def threads() -> dict[str, Any]:
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     load = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
     return {"cores allowed": affinity, "load before": load, "XLA_FLAGS": os.environ.get("XLA_FLAGS", "(not set)")}
+
+
+def with_progress(names: Sequence[str]) -> Iterator[str]:
+    """Yields names and shows progress: a bar in a terminal, else one line per name."""
+    bar = tqdm.tqdm(total=len(names), unit="section", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+    for i, name in enumerate(names):
+        bar.set_description(name)
+        if bar.disable:
+            print(f"[{i + 1}/{len(names)}] {name}", file=sys.stderr, flush=True)
+        yield name
+        bar.update()
+    bar.close()
 
 
 def version(package: str) -> str:

@@ -10,7 +10,6 @@ pinned to one otherwise idle core:
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,13 +18,13 @@ from absl import flags
 
 from benchmarks.buffers import ACTION, OBSERVATION
 from benchmarks.problem import OverSeeds, burst, make_problem, update_work
-from benchmarks.timing import Candidate, Section, Timing, measure, numbers, table
+from benchmarks.steps import training
+from benchmarks.timing import Section, Timing, measure, numbers, table
 from preqn_jax.agents.preqn import PreQNConfig, make
 from preqn_jax.cli import command_line, compilation
 from preqn_jax.settings import SettingError
 from preqn_jax.training import provenance
 from preqn_jax.training.config import Config
-from preqn_jax.training.device import DeviceTrainer, Member
 from preqn_jax.types import transition_bytes
 
 _MEMBERS = flags.DEFINE_list("members", "1,2,4,8,16,32", "numbers of members; all are compared with the first")
@@ -71,7 +70,7 @@ def updates_section(counts: Sequence[int], config: Config) -> Section:
 
 def training_section(counts: Sequence[int], config: Config) -> Section:
     """Whole training; times are those of one environment step of all members, with the corresponding update."""
-    candidates = [_training(count, config) for count in counts]
+    candidates = [training(_label(count, "training"), count, config) for count in counts]
     title = f"Training on {config.env.id} ({config.env.backend}), {config.env.num_envs} environments a member"
     return _section(title, counts, ["training"], measure(candidates, _REPEATS.value))
 
@@ -111,15 +110,6 @@ def _one_by_one(function: Callable[..., Any], in_axes: Any) -> Callable[..., Any
     """Maps over members one after the other, like the trainer on a CPU; they share the last argument."""
     del in_axes
     return lambda *arguments: jax.lax.map(lambda one: function(*one, arguments[-1]), arguments[:-1])
-
-
-def _training(count: int, config: Config) -> Candidate:
-    """Returns a candidate that trains, beyond the initial phase without updates."""
-    config = dataclasses.replace(config, start_steps=0, update_after=config.update_every)
-    trainer = DeviceTrainer(config, [Member(seed) for seed in range(count)])
-    seconds = trainer.compile()
-    trainer.advance()
-    return Candidate(_label(count, "training"), trainer.advance, config.update_every, seconds, None)
 
 
 def _section(title: str, counts: Sequence[int], ways: Sequence[str], timings: dict[str, Timing]) -> Section:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.timing import Candidate
+from benchmarks.timing import Candidate, temporary_bytes
 from preqn_jax.agents.base import Agent
 from preqn_jax.agents.preqn import PreQNConfig, make
 from preqn_jax.networks import Actor, Critic
@@ -108,7 +108,7 @@ def burst_of_agent(
     def run() -> Any:
         return jax.block_until_ready(compiled(*arguments, np.uint32(0)))
 
-    return Candidate(name, run, updates, seconds, run())
+    return Candidate(name, run, updates, seconds, run(), temporary_bytes(compiled))
 
 
 def layers(widths: tuple[int, ...]) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from typing import Any, NamedTuple
 
 from benchmarks.timing import Candidate
 from preqn_jax.training import presets
+from preqn_jax.training.config import Config
+from preqn_jax.training.device import DeviceTrainer, Member
 from preqn_jax.training.host import HostTrainer
 
 OURS = ("preqn", "preqn_norm", "sac", "td3")
@@ -54,6 +57,15 @@ def ours(algorithm: str, setting: Setting) -> Candidate:
             trainer.advance()
 
     return _candidate(algorithm, learn, setting, start)
+
+
+def training(name: str, count: int, config: Config) -> Candidate:
+    """Training of ``count`` members whose environments run on the device, past the start."""
+    config = dataclasses.replace(config, start_steps=0, update_after=config.update_every)
+    trainer = DeviceTrainer(config, [Member(seed) for seed in range(count)])
+    seconds = trainer.compile()
+    trainer.advance()
+    return Candidate(name, trainer.advance, config.update_every, seconds, None)
 
 
 def of_sbx(algorithm: str, setting: Setting, update_every: int, sbx: ModuleType) -> Candidate:

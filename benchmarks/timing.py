@@ -17,13 +17,23 @@ _SAMPLE_SECONDS = 0.05  # target duration of one timed call
 
 
 class Candidate(NamedTuple):
-    """A function to time: ``run`` evaluates it ``evaluations`` times and waits; ``result`` is one of its results."""
+    """A function to time.
+
+    Attributes:
+      name: of its row in tables.
+      run: evaluates it ``evaluations`` times and waits.
+      evaluations: of one call of ``run``.
+      compile_seconds: what its compilation took.
+      result: one of its results.
+      memory: temporary arrays of the compiled program [bytes], as the compiler plans them; None if unknown.
+    """
 
     name: str
     run: Callable[[], Any]
     evaluations: int
     compile_seconds: float
     result: Any
+    memory: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,18 +73,27 @@ def in_loop(name: str, function: Callable[..., Any], *arguments: Any) -> Candida
         return jax.block_until_ready(compiled(np.int32(count), np.float32(0), arguments))
 
     result, count = run(1), _enough(run)
-    return Candidate(name, lambda: run(count), count, seconds, result)
+    return Candidate(name, lambda: run(count), count, seconds, result, temporary_bytes(compiled))
 
 
 def carried(name: str, function: Callable[[Any], Any], state: Any) -> Candidate:
-    """Returns a candidate that evaluates ``state = function(state)`` in a compiled loop, which donates the state."""
+    """A candidate that evaluates ``state = function(state)`` in a compiled loop; the state is donated, and kept."""
+    start = time.perf_counter()
+    compiled = lower_carried(function, state).compile()
+    return run_carried(name, compiled, state, time.perf_counter() - start)
+
+
+def lower_carried(function: Callable[[Any], Any], state: Any) -> Any:
+    """The first half of :func:`carried`: the loop, lowered; several can be compiled at the same time."""
 
     def loop(count: Array, state: Any) -> Any:
         return jax.lax.fori_loop(0, count, lambda _, state: function(state), state)
 
-    start = time.perf_counter()
-    compiled = jax.jit(loop, donate_argnums=1).lower(np.int32(1), state).compile()
-    seconds = time.perf_counter() - start
+    return jax.jit(loop, donate_argnums=1).lower(np.int32(1), state)
+
+
+def run_carried(name: str, compiled: Any, state: Any, seconds: float) -> Candidate:
+    """The second half of :func:`carried`, with the loop compiled in so many seconds."""
 
     def run(count: int) -> None:
         nonlocal state
@@ -82,7 +101,12 @@ def carried(name: str, function: Callable[[Any], Any], state: Any) -> Candidate:
 
     run(1)
     count = _enough(run)
-    return Candidate(name, lambda: run(count), count, seconds, None)
+    return Candidate(name, lambda: run(count), count, seconds, None, temporary_bytes(compiled))
+
+
+def temporary_bytes(compiled: Any) -> int | None:
+    """Memory of the temporary arrays of a compiled program [bytes]; None where the compiler does not report it."""
+    return getattr(compiled.memory_analysis(), "temp_size_in_bytes", None)
 
 
 def _first_entry(leaf: Array) -> Array:
@@ -219,7 +243,7 @@ class Target:
 
     def __str__(self) -> str:
         relation, verdict = ">=" if self.at_least else "<=", "yes" if self.reached else "no"
-        return f"target: {self.text} {relation} {self.bound:g}   measured: {self.measured:.2f}   reached: {verdict}"
+        return f"target: {self.text} {relation} {self.bound:g}   measured: {self.measured:.3g}   reached: {verdict}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import functools
 import pathlib
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -89,9 +88,9 @@ def main() -> int:
     start, processor = time.perf_counter(), time.process_time()
     problem = make_problem(options.batch_size, options.hidden_sizes)
     sections = []
-    for section in _with_progress(options, problem):
-        sections.append(section)
-        tqdm.tqdm.write(str(section))
+    for name in machine.with_progress(options.sections):
+        sections.append(SECTIONS[name](problem, options))
+        tqdm.tqdm.write(str(sections[-1]))
 
     wall, processor = time.perf_counter() - start, time.process_time() - processor
     print(f"\n{wall:.0f} s in all, {processor / wall:.2f} processors in use (1 on an otherwise idle core)")
@@ -131,20 +130,6 @@ def _check_memory(batch_size: int, hidden_sizes: tuple[int, ...]) -> None:
             f"--batch-size={batch_size} and --hidden-sizes={_HIDDEN_SIZES.value} need about {needed / 2**30:.1f} GiB "
             f"for per-example gradients, but {available / 2**30:.1f} GiB of memory are available; choose smaller ones"
         )
-
-
-def _with_progress(options: Options, problem: Problem) -> Iterator[Section]:
-    """Measures all sections and shows progress: a bar in a terminal, else one line per section."""
-    names = options.sections
-    bar = tqdm.tqdm(total=len(names), unit="section", disable=not sys.stderr.isatty(), dynamic_ncols=True)
-    for i, name in enumerate(names):
-        bar.set_description(name)
-        if bar.disable:
-            print(f"[{i + 1}/{len(names)}] {name}", file=sys.stderr, flush=True)
-        section = SECTIONS[name](problem, options)
-        bar.update()
-        yield section
-    bar.close()
 
 
 def _grams(problem: Problem) -> dict[str, Callable[[Params, Any], Array]]:
