@@ -10,11 +10,8 @@ from benchmarks.timing import Section, measure_relative, numbers, relative_table
 from preqn_jax.agents import common
 from preqn_jax.agents.base import Agent
 from preqn_jax.agents.preqn import PreQNConfig, PreQNState
-from preqn_jax.agents.preqn import make as make_preqn
 from preqn_jax.agents.sac import SACConfig
-from preqn_jax.agents.sac import make as make_sac
 from preqn_jax.agents.td3 import TD3Config
-from preqn_jax.agents.td3 import make as make_td3
 from preqn_jax.ops import ntk, solvers, td
 from preqn_jax.ops.linesearch import Linesearch
 from preqn_jax.ops.preqn import preqn_update
@@ -63,8 +60,8 @@ def paper_agent(config: PreQNConfig, observation_size: int, action_size: int) ->
       observation_size: number of entries of an observation.
       action_size: number of entries of an action.
     """
-    agent = make_preqn(config, observation_size, action_size)
-    q, linesearch = gradients_formed_twice(agent.q_fn), Linesearch(config.step_size, config.min_alignment)
+    agent, shipped = config.make(observation_size, action_size)
+    q, linesearch = gradients_formed_twice(shipped.q_fn), Linesearch(config.step_size, config.min_alignment)
     policy = ntk.module_q_fn(common.make_actor(config, action_size))
     adam = optax.adam(config.actor_learning_rate)
 
@@ -73,7 +70,7 @@ def paper_agent(config: PreQNConfig, observation_size: int, action_size: int) ->
         target = td.td_target(batch.reward, batch.discount, next_value, config.gamma)
         inputs = (batch.observation, batch.action)
         critic, info = preqn_update(q, state.critic, inputs, target, solver=solvers.lstsq(), linesearch=linesearch)
-        loss = common.climb(policy, agent.q_fn, critic, batch.observation)
+        loss = common.climb(policy, q.q_fn, critic, batch.observation)
         actor, optimizer, scalars = common.descend(adam, loss, state.actor, state.actor_optimizer)
         return PreQNState(critic, actor, optimizer), {"backtracks": info.search.backtracks, **scalars}
 
@@ -84,14 +81,18 @@ def make_agents(hidden_sizes: tuple[int, ...], step_size: float) -> dict[str, Ag
     """The agents to compare, each with its own activation function: relu for SAC and TD3, sin for PreQN."""
     shipped = PreQNConfig(hidden_sizes=hidden_sizes, step_size=step_size)
     reused = PreQNConfig(hidden_sizes=hidden_sizes, step_size=step_size, linearizer="per_example", solver="lstsq")
-    sizes = (OBSERVATION, ACTION)
     twice, once = _SLOW
+
+    def make(config: common.AgentConfig) -> Agent:
+        agent, _ = config.make(OBSERVATION, ACTION)
+        return agent
+
     return {
-        _REFERENCE: make_sac(SACConfig(hidden_sizes=hidden_sizes), *sizes),
-        "TD3": make_td3(TD3Config(hidden_sizes=hidden_sizes), *sizes),
-        "PreQN as shipped": make_preqn(shipped, *sizes),
-        twice: paper_agent(reused, *sizes),
-        once: make_preqn(reused, *sizes),
+        _REFERENCE: make(SACConfig(hidden_sizes=hidden_sizes)),
+        "TD3": make(TD3Config(hidden_sizes=hidden_sizes)),
+        "PreQN as shipped": make(shipped),
+        twice: paper_agent(reused, OBSERVATION, ACTION),
+        once: make(reused),
     }
 
 

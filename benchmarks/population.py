@@ -20,7 +20,7 @@ from benchmarks.buffers import ACTION, OBSERVATION
 from benchmarks.problem import OverSeeds, burst, make_problem, update_work
 from benchmarks.steps import training
 from benchmarks.timing import Section, Timing, measure, numbers, table
-from preqn_jax.agents.preqn import PreQNConfig, make
+from preqn_jax.agents.preqn import PreQNConfig
 from preqn_jax.cli import command_line, compilation
 from preqn_jax.settings import SettingError
 from preqn_jax.training import provenance
@@ -78,7 +78,7 @@ def training_section(counts: Sequence[int], config: Config) -> Section:
 def arithmetic_section(config: Config) -> Section:
     """Requirements of a member at Ant's sizes, and capacities of devices, by arithmetic; nothing is measured."""
     agent = _agent(config)
-    state = jax.eval_shape(make(agent, OBSERVATION, ACTION).init, jax.random.key(0))
+    state = jax.eval_shape(agent.make(OBSERVATION, ACTION)[0].init, jax.random.key(0))
     network = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     transition = transition_bytes(OBSERVATION, ACTION)
     replay = transition * config.replay_capacity

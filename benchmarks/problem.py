@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.timing import Candidate, temporary_bytes
 from preqn_jax.agents.base import Agent
-from preqn_jax.agents.preqn import PreQNConfig, make
+from preqn_jax.agents.preqn import PreQNConfig
 from preqn_jax.networks import Actor, Critic
 from preqn_jax.ops import ntk, td
 from preqn_jax.training.base import burst_of
@@ -85,7 +85,7 @@ def burst(
     name: str, config: PreQNConfig, batches: Transition, num_seeds: int = 1, over_seeds: OverSeeds = jax.vmap
 ) -> Candidate:
     """Returns a candidate that runs consecutive whole updates of PreQN, as training does."""
-    agent = make(config, batches.observation.shape[-1], batches.action.shape[-1])
+    agent, _ = config.make(batches.observation.shape[-1], batches.action.shape[-1])
     return burst_of_agent(name, agent, batches, num_seeds, over_seeds)
 
 

@@ -26,17 +26,17 @@ def main() -> int:
 def markdown() -> str:
     """The page in Markdown."""
     fields = settings.leaves(presets.get_config(presets.DEFAULT))
-    run = [leaf for leaf in fields if not leaf.path.startswith("agent.") and leaf.path != "algorithm"]
+    run = [leaf for leaf in fields if not leaf.path.startswith("agent.")]
     sections = [_HEAD, _names(), "## A run\n", _table(run)]
-    for name, entry in AGENTS.items():
-        sections += [f"## {name}\n", _table(settings.leaves(entry.config(), "agent."))]
+    for name, config in AGENTS.items():
+        sections += [f"## {name}\n", _table(settings.leaves(config(), "agent."))]
     return "\n".join(sections)
 
 
 def _names() -> str:
     lines = ["| agents | environments |", "| --- | --- |"]
     for discrete, envs in ((False, ENVS), (True, DISCRETE_ENVS)):
-        agents = [name for name, entry in AGENTS.items() if entry.discrete == discrete]
+        agents = [name for name, config in AGENTS.items() if config.discrete == discrete]
         lines.append(f"| {_code(agents)} | {', '.join(f'`{name}` ({env_id})' for name, env_id in envs.items())} |")
     tuned = [name for name in presets.names() if name.startswith("preqn_tuned_")]
     short = f"{_code(presets.SCHEDULES)} have a shorter schedule: {_code(presets.SHORT)}."

@@ -90,7 +90,7 @@ def test_bounds_that_belong_are_accepted():
 
 @pytest.mark.parametrize("name", AGENTS)
 def test_every_field_says_what_it_means_and_what_it_may_be(name):
-    for leaf in settings.leaves(Config(agent=AGENTS[name].config(), algorithm=name)):
+    for leaf in settings.leaves(Config(agent=AGENTS[name]())):
         own_name = leaf.path.rpartition(".")[2].split("_")
         assert len(set(leaf.rule.help.lower().split()) - set(own_name)) >= 3, leaf.path
         if leaf.type in (int, float, tuple[int, ...]):

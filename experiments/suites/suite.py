@@ -23,7 +23,7 @@ from preqn_jax.training import presets
 from preqn_jax.training.config import Config, check_config
 from preqn_jax.training.workdir import check_same
 
-_RESERVED = ("algorithm", "env.id", "seed", "num_seeds", "total_steps")
+_RESERVED = ("env.id", "seed", "num_seeds", "total_steps")
 
 
 class Variant(NamedTuple):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from preqn_jax.agents import observations
+from preqn_jax.agents.base import Agent, CriticView
 from preqn_jax.networks import KERNEL_INITS, LAYER_NORMS, Actor, Critic, GaussianActor
 from preqn_jax.ops.activations import ACTIVATIONS
 from preqn_jax.ops.ntk import QFunction
@@ -22,7 +24,15 @@ Loss = Callable[[Params], tuple[Array, Scalars]]
 
 @dataclasses.dataclass(frozen=True)
 class AgentConfig:
-    """Hyperparameters of all agents."""
+    """Hyperparameters of all agents.
+
+    Attributes:
+      name: name of the agent, as in the name ``<agent>_<environment>`` of a configuration.
+      discrete: True for discrete actions, one-hot vectors ``[..., A]``; False for continuous actions in [-1, 1].
+    """
+
+    name: ClassVar[str]
+    discrete: ClassVar[bool] = False
 
     hidden_sizes: tuple[int, ...] = setting(
         (256, 256), "widths of the hidden layers of the critic, and of the actor if any [units]", interval="[1, inf)"
@@ -53,6 +63,18 @@ class AgentConfig:
         10.0, "normalized observations are clipped to +- this [running scale]", interval="(0, inf)"
     )
     gamma: float = setting(0.99, "discount factor [per step]", interval="[0, 1]")
+
+    def make(self, observation_size: int, action_size: int) -> tuple[Agent, CriticView]:
+        """Creates the agent for observations ``[..., observation_size]`` and actions ``[..., action_size]``.
+
+        Returns:
+          The agent, and the view of its critic for diagnostics.
+        """
+        return observations.normalized(*self.build(observation_size, action_size), self, observation_size)
+
+    def build(self, observation_size: int, action_size: int) -> tuple[Agent, CriticView]:
+        """The part of :meth:`make` that each agent defines: the agent without normalization of observations."""
+        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +160,7 @@ def squared_error(values: Array, target: Array) -> tuple[Array, Scalars]:
 
 
 def gradient_operator(step_size: float) -> Callable[[Array, Scalars], tuple[Array, Array, Array]]:
-    """``Agent.operator`` of gradient descent on the mean squared TD error, with gradient -2 / B sum delta grad Q."""
+    """``CriticView.operator`` of gradient descent on the mean squared TD error (gradient: -2 / B sum delta grad Q)."""
 
     def operator(gram: Array, info: Scalars) -> tuple[Array, Array, Array]:
         del info

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from preqn_jax.agents import common, observations
-from preqn_jax.agents.base import Agent
+from preqn_jax.agents import common
+from preqn_jax.agents.base import Agent, CriticView
 from preqn_jax.ops import ntk, td
 from preqn_jax.settings import setting
 from preqn_jax.types import Array, Params, Transition
@@ -20,7 +20,20 @@ from preqn_jax.types import Array, Params, Transition
 class DDPGConfig(common.NoiseConfig, common.BaselineConfig, common.ActorCriticConfig):
     """Hyperparameters of DDPG."""
 
+    name: ClassVar[str] = "ddpg"
     target_network: bool = setting(True, "whether targets are computed with target networks of critic and actor")
+
+    def build(self, observation_size: int, action_size: int) -> tuple[Agent, CriticView]:
+        """Creates the agent, without normalization of observations."""
+        return _build(self, observation_size, action_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class NaiveDDPGConfig(DDPGConfig):
+    """Hyperparameters of naive DDPG."""
+
+    name: ClassVar[str] = "naive_ddpg"
+    target_network: bool = setting(False, "whether targets are computed with target networks of critic and actor")
 
 
 class Networks(NamedTuple):
@@ -39,8 +52,7 @@ class DDPGState(NamedTuple):
     target: Networks | None
 
 
-def make(config: DDPGConfig, observation_size: int, action_size: int) -> Agent:
-    """Creates a DDPG agent for observations ``[..., observation_size]`` and actions ``[..., action_size]``."""
+def _build(config: DDPGConfig, observation_size: int, action_size: int) -> tuple[Agent, CriticView]:
     critic, actor = common.make_critic(config), common.make_actor(config, action_size)
     q_fn, policy = ntk.module_q_fn(critic), ntk.module_q_fn(actor)
     critic_adam, actor_adam = optax.adam(config.critic_learning_rate), optax.adam(config.actor_learning_rate)
@@ -86,6 +98,10 @@ def make(config: DDPGConfig, observation_size: int, action_size: int) -> Agent:
         slow = common.polyak(state.target, online, config.polyak) if state.target else None
         return DDPGState(online, critic_optimizer, actor_optimizer, slow), {**critic_info, **actor_info}
 
-    operator = common.gradient_operator(config.critic_learning_rate)
-    agent = Agent(init, act, explore, update, q_fn, lambda state: state.online.critic, td_error, operator, config.gamma)
-    return observations.normalized(agent, config, observation_size)
+    return Agent(init=init, act=act, explore=explore, update=update), CriticView(
+        q_fn=q_fn,
+        params=lambda state: state.online.critic,
+        td_error=td_error,
+        operator=common.gradient_operator(config.critic_learning_rate),
+        gamma=config.gamma,
+    )

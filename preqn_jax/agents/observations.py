@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from preqn_jax.agents.base import Agent, AgentState
+from preqn_jax.agents.base import Agent, AgentState, CriticView
 from preqn_jax.types import Array, Transition
 
 
@@ -85,7 +85,7 @@ class NormalizedState(NamedTuple):
     statistics: Statistics
 
 
-def normalized(agent: Agent, config: Any, observation_size: int) -> Agent:
+def normalized(agent: Agent, critic: CriticView, config: Any, observation_size: int) -> tuple[Agent, CriticView]:
     """Wraps an agent so that observations are normalized by running statistics, if its configuration enables this.
 
     The statistics are part of the state and change only in ``observe``, so that targets, kernel and line search of an
@@ -93,11 +93,12 @@ def normalized(agent: Agent, config: Any, observation_size: int) -> Agent:
 
     Args:
       agent: an agent without running statistics.
+      critic: the view of its critic.
       config: configuration of the agent, a :class:`~preqn_jax.agents.common.AgentConfig`.
       observation_size: O.
     """
     if not config.normalize_observations:
-        return agent
+        return agent, critic
 
     def preprocess(state: NormalizedState, observation: Array) -> Array:
         moment, floor, clip = config.observation_moment, config.observation_floor, config.observation_clip
@@ -115,13 +116,16 @@ def normalized(agent: Agent, config: Any, observation_size: int) -> Agent:
         inner, info = agent.update(state.agent, prepare(state, batch), key)
         return state._replace(agent=inner), info
 
-    return agent._replace(
+    normalized_agent = Agent(
         init=lambda key: NormalizedState(agent.init(key), no_statistics(observation_size)),
         act=lambda state, observation: agent.act(state.agent, preprocess(state, observation)),
         explore=lambda state, observation, key: agent.explore(state.agent, preprocess(state, observation), key),
         update=update,
-        critic=lambda state: agent.critic(state.agent),
-        td_error=lambda state, batch, key: agent.td_error(state.agent, prepare(state, batch), key),
         observe=observe,
+    )
+    view = critic._replace(
+        params=lambda state: critic.params(state.agent),
+        td_error=lambda state, batch, key: critic.td_error(state.agent, prepare(state, batch), key),
         preprocess=preprocess,
     )
+    return normalized_agent, view

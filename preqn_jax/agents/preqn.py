@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
-from preqn_jax.agents import common, observations
-from preqn_jax.agents.base import Agent
+from preqn_jax.agents import common
+from preqn_jax.agents.base import Agent, CriticView
 from preqn_jax.ops import diagnostics, ntk, solvers, td
 from preqn_jax.ops.activations import ACTIVATIONS
 from preqn_jax.ops.linesearch import Linesearch
@@ -73,6 +73,12 @@ class CriticStepConfig:
 class PreQNConfig(CriticStepConfig, common.NoiseConfig, common.ActorCriticConfig):
     """Hyperparameters of PreQN; the defaults are those of the paper's Appendix B, where it states a value."""
 
+    name: ClassVar[str] = "preqn"
+
+    def build(self, observation_size: int, action_size: int) -> tuple[Agent, CriticView]:
+        """Creates the agent, without normalization of observations."""
+        return _build(self, observation_size, action_size)
+
 
 class PreQNState(NamedTuple):
     """Parameters of critic and actor, and the actor's optimizer state.
@@ -85,8 +91,7 @@ class PreQNState(NamedTuple):
     actor_optimizer: optax.OptState
 
 
-def make(config: PreQNConfig, observation_size: int, action_size: int) -> Agent:
-    """Creates a PreQN agent for observations ``[..., observation_size]`` and actions ``[..., action_size]``."""
+def _build(config: PreQNConfig, observation_size: int, action_size: int) -> tuple[Agent, CriticView]:
     critic, actor = common.make_critic(config), common.make_actor(config, action_size)
     q_fn, policy = ntk.module_q_fn(critic), ntk.module_q_fn(actor)
     critic_step = make_critic_step(config, critic)
@@ -126,9 +131,13 @@ def make(config: PreQNConfig, observation_size: int, action_size: int) -> Agent:
         state, actor_info = update_actor(state._replace(critic=critic_params), batch.observation)
         return state, {**critic_info, **actor_info}
 
-    operator = make_operator(config)
-    agent = Agent(init, act, explore, update, q_fn, lambda state: state.critic, td_error, operator, config.gamma)
-    return observations.normalized(agent, config, observation_size)
+    return Agent(init=init, act=act, explore=explore, update=update), CriticView(
+        q_fn=q_fn,
+        params=lambda state: state.critic,
+        td_error=td_error,
+        operator=make_operator(config),
+        gamma=config.gamma,
+    )
 
 
 def make_critic_step(config: CriticStepConfig, critic: nn.Module) -> CriticStep:
@@ -152,7 +161,7 @@ def scalars_of(info: PreQNInfo) -> dict[str, Array]:
 
 
 def make_operator(config: CriticStepConfig) -> Callable[[Array, dict[str, Array]], tuple[Array, Array, Array]]:
-    """``Agent.operator`` for the PreQN update."""
+    """``CriticView.operator`` for the PreQN update."""
     rcond = solvers.cut_off(make_solver(config))
 
     def operator(gram: Array, info: dict[str, Array]) -> tuple[Array, Array, Array]:

@@ -13,15 +13,15 @@ If every option has the value of :class:`~preqn_jax.agents.preqn.PreQNConfig`, t
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
-from preqn_jax.agents import common, observations, preqn, soft
-from preqn_jax.agents.base import Agent
+from preqn_jax.agents import common, preqn, soft
+from preqn_jax.agents.base import Agent, CriticView
 from preqn_jax.networks import LAYER_NORMS
 from preqn_jax.ops import ntk, td
 from preqn_jax.ops.activations import ACTIVATIONS
@@ -34,6 +34,7 @@ from preqn_jax.types import Array, Inputs, Params, Transition
 class PreQNNormConfig(soft.TemperatureConfig, preqn.PreQNConfig):
     """Hyperparameters of preqn_norm; the defaults are the same for all tasks."""
 
+    name: ClassVar[str] = "preqn_norm"
     activation: str = setting("relu", "activation function of critics and actor", choices=ACTIVATIONS)
     critic_layer_norm: str = setting(
         "fixed", "LayerNorm before each hidden activation of the critics", choices=LAYER_NORMS
@@ -73,6 +74,10 @@ class PreQNNormConfig(soft.TemperatureConfig, preqn.PreQNConfig):
     critic_learning_rate: float = setting(
         1e-3, "Adam step size of the critics, for critic_update=adam", interval="(0, inf)"
     )
+
+    def build(self, observation_size: int, action_size: int) -> tuple[Agent, CriticView]:
+        """Creates the agent, without normalization of observations."""
+        return _build(self, observation_size, action_size)
 
 
 class ActorPart(NamedTuple):
@@ -132,8 +137,7 @@ class Policy(NamedTuple):
     scalars: tuple[str, ...]
 
 
-def make(config: PreQNNormConfig, observation_size: int, action_size: int) -> Agent:
-    """Creates the agent for observations ``[..., observation_size]`` and actions ``[..., action_size]``."""
+def _build(config: PreQNNormConfig, observation_size: int, action_size: int) -> tuple[Agent, CriticView]:
     critic = common.make_critic(config)
     q_fn = ntk.module_q_fn(critic)
     policy = (_deterministic if config.policy == "deterministic" else _gaussian)(config, action_size, q_fn)
@@ -197,11 +201,14 @@ def make(config: PreQNNormConfig, observation_size: int, action_size: int) -> Ag
         actor = step(state.actor) if config.policy_delay == 1 else update_if(due, step, state.actor)
         return state._replace(actor=actor, updates=state.updates + 1), {**critic_info, **actor.scalars}
 
-    agent = Agent(
-        init, act, explore, update, q_fn, lambda state: state.critics[0], td_error, _operator(config), config.gamma,
-        critic_rows=lambda batch_size: _part_size(config, batch_size),
-    )  # fmt: skip
-    return observations.normalized(agent, config, observation_size)
+    return Agent(init=init, act=act, explore=explore, update=update), CriticView(
+        q_fn=q_fn,
+        params=lambda state: state.critics[0],
+        td_error=td_error,
+        operator=_operator(config),
+        gamma=config.gamma,
+        rows=lambda batch_size: _part_size(config, batch_size),
+    )
 
 
 def _keys(key: Array) -> Array:

@@ -6,14 +6,14 @@ The temperature is fixed, as in the first of the two papers, or learned, as in t
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from preqn_jax.agents import common, observations, soft
-from preqn_jax.agents.base import Agent
+from preqn_jax.agents import common, soft
+from preqn_jax.agents.base import Agent, CriticView
 from preqn_jax.ops import ntk, td
 from preqn_jax.types import Array, Params, Transition
 
@@ -21,6 +21,12 @@ from preqn_jax.types import Array, Params, Transition
 @dataclasses.dataclass(frozen=True)
 class SACConfig(soft.TemperatureConfig, common.BaselineConfig, common.ActorCriticConfig):
     """Hyperparameters of SAC."""
+
+    name: ClassVar[str] = "sac"
+
+    def build(self, observation_size: int, action_size: int) -> tuple[Agent, CriticView]:
+        """Creates the agent, without normalization of observations."""
+        return _build(self, observation_size, action_size)
 
 
 class SACState(NamedTuple):
@@ -34,8 +40,7 @@ class SACState(NamedTuple):
     temperature: soft.Temperature | None
 
 
-def make(config: SACConfig, observation_size: int, action_size: int) -> Agent:
-    """Creates a SAC agent for observations ``[..., observation_size]`` and actions ``[..., action_size]``."""
+def _build(config: SACConfig, observation_size: int, action_size: int) -> tuple[Agent, CriticView]:
     critic, policy = common.make_critic(config), soft.GaussianPolicy(config, action_size)
     q_fn = ntk.module_q_fn(critic)
     critic_adam, actor_adam = optax.adam(config.critic_learning_rate), optax.adam(config.actor_learning_rate)
@@ -91,6 +96,10 @@ def make(config: SACConfig, observation_size: int, action_size: int) -> Agent:
         targets = common.polyak(state.target_critics, state.critics, config.polyak)
         return state._replace(target_critics=targets), {**critic_info, **actor_info}
 
-    operator = common.gradient_operator(config.critic_learning_rate)
-    agent = Agent(init, act, explore, update, q_fn, lambda state: state.critics[0], td_error, operator, config.gamma)
-    return observations.normalized(agent, config, observation_size)
+    return Agent(init=init, act=act, explore=explore, update=update), CriticView(
+        q_fn=q_fn,
+        params=lambda state: state.critics[0],
+        td_error=td_error,
+        operator=common.gradient_operator(config.critic_learning_rate),
+        gamma=config.gamma,
+    )

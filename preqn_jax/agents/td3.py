@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from preqn_jax.agents import common, observations
-from preqn_jax.agents.base import Agent
+from preqn_jax.agents import common
+from preqn_jax.agents.base import Agent, CriticView
 from preqn_jax.ops import ntk, td
 from preqn_jax.ops.conditionals import update_if
 from preqn_jax.settings import setting
@@ -21,6 +21,7 @@ from preqn_jax.types import Array, Params, Transition
 class TD3Config(common.NoiseConfig, common.BaselineConfig, common.ActorCriticConfig):
     """Hyperparameters of TD3; those that only TD3 has are as in Fujimoto et al. (2018)."""
 
+    name: ClassVar[str] = "td3"
     target_noise: float = setting(
         0.2, "standard deviation of the Gaussian noise on target actions in [-1, 1]", interval="[0, inf)"
     )
@@ -28,6 +29,10 @@ class TD3Config(common.NoiseConfig, common.BaselineConfig, common.ActorCriticCon
     policy_delay: int = setting(
         2, "number of critic updates per update of the actor and the target networks", interval="[1, inf)"
     )
+
+    def build(self, observation_size: int, action_size: int) -> tuple[Agent, CriticView]:
+        """Creates the agent, without normalization of observations."""
+        return _build(self, observation_size, action_size)
 
 
 class Networks(NamedTuple):
@@ -62,8 +67,7 @@ class TD3State(NamedTuple):
     updates: Array
 
 
-def make(config: TD3Config, observation_size: int, action_size: int) -> Agent:
-    """Creates a TD3 agent for observations ``[..., observation_size]`` and actions ``[..., action_size]``."""
+def _build(config: TD3Config, observation_size: int, action_size: int) -> tuple[Agent, CriticView]:
     critic, actor = common.make_critic(config), common.make_actor(config, action_size)
     q_fn, policy = ntk.module_q_fn(critic), ntk.module_q_fn(actor)
     critic_adam, actor_adam = optax.adam(config.critic_learning_rate), optax.adam(config.actor_learning_rate)
@@ -117,6 +121,10 @@ def make(config: TD3Config, observation_size: int, action_size: int) -> Agent:
         delayed = update_if(due, lambda part: update_delayed(part, state.critics, batch.observation), state.delayed)
         return state._replace(delayed=delayed, updates=state.updates + 1), {**critic_info, **delayed.scalars}
 
-    operator = common.gradient_operator(config.critic_learning_rate)
-    agent = Agent(init, act, explore, update, q_fn, lambda state: state.critics[0], td_error, operator, config.gamma)
-    return observations.normalized(agent, config, observation_size)
+    return Agent(init=init, act=act, explore=explore, update=update), CriticView(
+        q_fn=q_fn,
+        params=lambda state: state.critics[0],
+        td_error=td_error,
+        operator=common.gradient_operator(config.critic_learning_rate),
+        gamma=config.gamma,
+    )

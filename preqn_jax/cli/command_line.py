@@ -17,7 +17,6 @@ from preqn_jax.training.config import Config, check_config
 from preqn_jax.types import NonFiniteError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FIXED = {"algorithm"}  # determined by the name of the configuration
 
 
 def run_with_config(main: Callable[[Config], int]) -> None:
@@ -77,8 +76,7 @@ def _define(name: str, argv: list[str]) -> None:
     """Defines the flags: the fields of the configuration with this name, and the options that ``argv`` contains."""
     flags.DEFINE_string("config", presets.DEFAULT, f"<agent>_<environment>; allowed: {', '.join(presets.names())}")
     for leaf in settings.leaves(presets.get_config(name)):
-        if leaf.path not in _FIXED:
-            flags.DEFINE_string(f"config.{leaf.path}", settings.spell(leaf.value), settings.describe(leaf))
+        flags.DEFINE_string(f"config.{leaf.path}", settings.spell(leaf.value), settings.describe(leaf))
         if isinstance(leaf.value, settings.Options):
             for flag in _flags_below(f"config.{leaf.path}.", argv):
                 flags.DEFINE_string(flag, None, settings.describe(leaf))

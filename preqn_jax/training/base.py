@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from preqn_jax.agents.base import Agent, AgentState
+from preqn_jax.agents.base import Agent, AgentState, CriticView
 from preqn_jax.training.checkpoint import Arrays, CheckpointError
 from preqn_jax.training.config import Config, check_config
 from preqn_jax.training.evaluation import Evaluation
@@ -274,9 +274,9 @@ def all_finite(tree: Any) -> Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
-def value_of_policy(agent: Agent, state: AgentState, observation: Array) -> Array:
+def value_of_policy(agent: Agent, critic: CriticView, state: AgentState, observation: Array) -> Array:
     """The critic's Q estimate ``[...]`` for observations ``[..., O]`` and the actions of the deterministic policy."""
-    return agent.q_fn(agent.critic(state), (agent.preprocess(state, observation), agent.act(state, observation)))
+    return critic.value(state, observation, agent.act(state, observation))
 
 
 def restore_tree(like: Any, arrays: Arrays, prefix: str) -> Any:

@@ -12,11 +12,13 @@ from preqn_jax.settings import SettingError, check, setting, spell
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Configuration of a run: the training schedule, and the configurations of the agent and the environment."""
+    """Configuration of a run: the training schedule, and the configurations of the agent and the environment.
+
+    The type of ``agent``, a subclass of :class:`~preqn_jax.agents.common.AgentConfig`, determines the agent.
+    """
 
     agent: Any
     env: EnvConfig = EnvConfig()
-    algorithm: str = setting("preqn", "name of the agent; set by --config", choices=AGENTS)
     seed: int = setting(0, "seed of the first learner; learner i uses seed + i", interval="[0, 2147483647]")
     num_seeds: int = setting(1, "learners trained in parallel, each with its own environments", interval="[1, inf)")
     total_steps: int = setting(1_000_000, "length of the run [environment steps per seed]", interval="[1, inf)")
@@ -79,7 +81,7 @@ def check_config(config: Config) -> None:
                 f"config.env.{name}={spell(value)} is not supported by backend={env.backend}; allowed: {spell(default)}"
             )
     if env.backend != "gymnasium":
-        if AGENTS[config.algorithm].discrete:
+        if config.agent.discrete:
             raise SettingError(f"config.env.backend={env.backend} has only environments with continuous actions"
                                + _not_made(config, discrete=False))  # fmt: skip
         _check_multiple("config.update_every", config.update_every, "config.env.num_envs", config.env.num_envs)
@@ -88,7 +90,7 @@ def check_config(config: Config) -> None:
 
 def check_actions(config: Config, discrete: bool) -> None:
     """Raises SettingError unless the agent and the environment have the same kind of actions."""
-    if AGENTS[config.algorithm].discrete != discrete:
+    if config.agent.discrete != discrete:
         kind = "discrete" if discrete else "continuous"
         raise SettingError(f"config.env.id={config.env.id} (backend={config.env.backend}) has {kind} actions"
                            + _not_made(config, discrete))  # fmt: skip
@@ -96,8 +98,8 @@ def check_actions(config: Config, discrete: bool) -> None:
 
 def _not_made(config: Config, discrete: bool) -> str:
     """The end of the error message for an agent that does not support the environment's kind of actions."""
-    fit = ", ".join(name for name, entry in AGENTS.items() if entry.discrete == discrete)
-    return f", which config.algorithm={config.algorithm} does not support; allowed: {fit}"
+    fit = ", ".join(name for name, agent in AGENTS.items() if agent.discrete == discrete)
+    return f", which {config.agent.name} does not support; allowed agents: {fit}"
 
 
 def _check_multiple(name: str, value: int, of: str, unit: int) -> None:

@@ -16,9 +16,8 @@ import numpy as np
 import psutil
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from preqn_jax.agents import AGENTS
-from preqn_jax.agents.base import Agent, AgentState
-from preqn_jax.agents.measured import diagnosis_of, with_alignment
+from preqn_jax.agents.base import Agent, AgentState, CriticView
+from preqn_jax.agents.critic_diagnostics import diagnosis_of, with_alignment
 from preqn_jax.envs import device as device_env
 from preqn_jax.envs.device import EnvState
 from preqn_jax.settings import SettingError
@@ -217,17 +216,24 @@ class DeviceTrainer(Trainer):
 
     # The methods below are traced; there, M is the number of members on one device.
 
-    def _agent(self, hyperparameters: dict[str, Array], plain: bool = False) -> Agent:
-        """The agent of a member; with ``plain``, without the metrics that ``measure_alignment`` adds."""
-        config = dataclasses.replace(self.config.agent, **hyperparameters)
-        agent = AGENTS[self.config.algorithm].make(config, self.env.observation_size, self.env.action_size)
-        return with_alignment(agent) if self.config.measure_alignment and not plain else agent
+    def _agent_config(self, one: Identity) -> Any:
+        """The agent's configuration of a member."""
+        return dataclasses.replace(self.config.agent, **one.hyperparameters)
+
+    def _plain_agent(self, one: Identity) -> tuple[Agent, CriticView]:
+        """The agent of a member, without the metrics that ``measure_alignment`` adds, and the view of its critic."""
+        return self._agent_config(one).make(self.env.observation_size, self.env.action_size)
+
+    def _agent(self, one: Identity) -> Agent:
+        """The agent of a member."""
+        agent, critic = self._plain_agent(one)
+        return with_alignment(agent, critic) if self.config.measure_alignment else agent
 
     def _init(self, identity: Identity) -> Population:
         config, env = self.config, self.env
 
         def init(one: Identity) -> tuple[AgentState, EnvState, Array]:
-            agent = self._agent(one.hyperparameters).init(jax.random.fold_in(one.key, base.INIT))
+            agent = self._agent(one).init(jax.random.fold_in(one.key, base.INIT))
             reset_keys = jax.random.split(base.stream(one.key, base.RESET, jnp.uint32(0)), config.env.num_envs)
             return agent, env.reset(reset_keys), jnp.zeros(config.env.num_envs)
 
@@ -266,7 +272,7 @@ class DeviceTrainer(Trainer):
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *parts)
 
     def _sample(self, one: Identity, ring: Ring, key: Array, total: Array, shape: tuple[int, ...]) -> Transition:
-        gamma, num_envs = self._agent(one.hyperparameters).gamma, self.config.env.num_envs
+        gamma, num_envs = self._agent_config(one).gamma, self.config.env.num_envs
         return replay.sample(ring, key, total, shape, self.config.n_step, gamma, num_envs)
 
     def _collect(
@@ -277,7 +283,7 @@ class DeviceTrainer(Trainer):
         A member is stopped if an environment returns NaN or infinite observations directly after a reset. If a
         simulation diverges later, the environment is reset.
         """
-        config, agent, key = self.config, self._agent(one.hyperparameters), one.key
+        config, agent, key = self.config, self._agent(one), one.key
         count = config.env.num_envs
 
         def step_all(carry: tuple[EnvState, Array], now: Array) -> tuple[tuple[EnvState, Array], Any]:
@@ -301,13 +307,13 @@ class DeviceTrainer(Trainer):
         return envs, returns, running, collected, *(count.sum() for count in counts)
 
     def _observe(self, one: Identity, agent: AgentState, observations: Array, running: Array) -> AgentState:
-        after = self._agent(one.hyperparameters).observe(agent, observations)
+        after = self._agent(one).observe(agent, observations)
         return jax.tree.map(lambda new, old: jnp.where(running, new, old), after, agent)
 
     def _learn(
         self, one: Identity, batches: Transition, agent: AgentState, running: Array, *, step: Array
     ) -> tuple[AgentState, Array, dict[str, Array]]:
-        burst = base.guarded_burst_of(self._agent(one.hyperparameters))
+        burst = base.guarded_burst_of(self._agent(one))
         agent, infos, running = burst(agent, batches, one.key, step, running)
         return agent, running, infos
 
@@ -315,10 +321,10 @@ class DeviceTrainer(Trainer):
         """Evaluation episodes of every member, and the Q estimate at the initial state of each."""
 
         def play(one: Identity, state: AgentState, _: Array) -> tuple[Evaluation, Array]:
-            agent = self._agent(one.hyperparameters)
+            agent, critic = self._plain_agent(one)
             reset_keys = jax.random.split(base.stream(one.key, base.EVALUATE, step), self.config.evaluate_episodes)
-            evaluation = evaluate_on_device(lambda x: agent.act(state, x), self.env, reset_keys, agent.gamma)
-            return evaluation, base.value_of_policy(agent, state, evaluation.first_observation)
+            evaluation = evaluate_on_device(lambda x: agent.act(state, x), self.env, reset_keys, critic.gamma)
+            return evaluation, base.value_of_policy(agent, critic, state, evaluation.first_observation)
 
         return over_members(unless_stopped(play, kept=0), identity, population.agent, population.running)
 
@@ -328,7 +334,7 @@ class DeviceTrainer(Trainer):
         def diagnose(one: Identity, agent: AgentState, ring: Ring) -> dict[str, Array]:
             draw, update = jax.random.split(base.stream(one.key, base.DIAGNOSE, step))
             batch = self._sample(one, ring, draw, step, (self.config.batch_size,))
-            return diagnosis_of(self._agent(one.hyperparameters, plain=True))(agent, batch, update)
+            return diagnosis_of(*self._plain_agent(one))(agent, batch, update)
 
         return over_members(diagnose, identity, population.agent, population.replay)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,9 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from preqn_jax.agents import AGENTS
 from preqn_jax.agents.base import Agent, AgentState
-from preqn_jax.agents.measured import diagnosis_of, with_alignment
+from preqn_jax.agents.critic_diagnostics import diagnosis_of, with_alignment
 from preqn_jax.envs import host as host_env
 from preqn_jax.envs.host import Episode, HostEnv, Step
 from preqn_jax.training import base
@@ -43,10 +43,10 @@ class HostTrainer(Trainer):
         check_actions(config, env.discrete)
         self.replay = HostReplay(config.num_seeds, config.replay_capacity, env.observation_size, env.action_size)
         self.replay_bytes = self.replay.nbytes
-        self.agent = AGENTS[config.algorithm].make(config.agent, env.observation_size, env.action_size)
+        self.agent, self._critic = config.agent.make(env.observation_size, env.action_size)
         self._plain_agent = self.agent  # without alignment measurement, its update takes one minibatch
         if config.measure_alignment:
-            self.agent = with_alignment(self.agent)
+            self.agent = with_alignment(self.agent, self._critic)
         with _during("the first reset"):
             self.observation = np.stack([env.reset() for env in self.envs])
         self.returns = np.zeros(config.num_seeds)  # of the current episodes
@@ -63,8 +63,8 @@ class HostTrainer(Trainer):
         self.act = jax.jit(_over_seeds(agent.act, seeds, in_axes=(0, 0)))
         self._explore = jax.jit(_over_seeds(_explore_at(agent), seeds, in_axes=(0, 0, 0, None)))
         self._observe = jax.jit(_over_seeds(agent.observe, seeds, in_axes=(0, 0)), donate_argnums=0)
-        value = _over_seeds(lambda state, x: base.value_of_policy(agent, state, x), seeds, in_axes=(0, 0))
-        self._value = jax.jit(value)
+        value = functools.partial(base.value_of_policy, agent, self._critic)
+        self._value = jax.jit(_over_seeds(value, seeds, in_axes=(0, 0)))
         jax.block_until_ready(self._explore(self.state, self.observation, self.keys, np.uint32(0)))
         jax.block_until_ready(self.act(self.state, self._evaluation_shape()))
         jax.block_until_ready(self._value(self.state, self._evaluation_shape()))
@@ -82,7 +82,7 @@ class HostTrainer(Trainer):
 
     def _compile_diagnosis(self, batches: Transition) -> jax.stages.Compiled:
         """Compiles the kernel diagnostics of one update on the first minibatch of an iteration."""
-        diagnose = diagnosis_of(self._plain_agent)
+        diagnose = diagnosis_of(self._plain_agent, self._critic)
 
         def diagnose_at(state: AgentState, batches: Transition, key: Array, step: Array) -> dict[str, Array]:
             first = jax.tree.map(lambda leaf: leaf[0, : self.config.batch_size], batches)
@@ -183,7 +183,7 @@ class HostTrainer(Trainer):
         act = lambda x: self.act(self.state, x)  # noqa: E731
         with _during(f"the evaluation after step {self.step}"):
             evaluation = evaluate(
-                act, self._eval_envs, first_episode, self.agent.gamma, should_stop, playing=self.running
+                act, self._eval_envs, first_episode, config.agent.gamma, should_stop, playing=self.running
             )
         if evaluation is None:
             return None

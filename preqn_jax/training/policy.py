@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from preqn_jax.agents import AGENTS
 from preqn_jax.agents.base import Agent, AgentState
 from preqn_jax.envs import host, interface
 from preqn_jax.settings import SettingError
@@ -151,7 +150,7 @@ def restore(
     config: Config, arrays: dict[str, np.ndarray], observation_size: int, action_size: int
 ) -> tuple[Agent, AgentState]:
     """Creates the agent of a configuration and restores its states from a checkpoint, with a leading axis of seeds."""
-    agent = AGENTS[config.algorithm].make(config.agent, observation_size, action_size)
+    agent, _ = config.agent.make(observation_size, action_size)
     keys = jax.vmap(jax.random.key)(np.arange(config.num_seeds))
     return agent, restore_tree(jax.eval_shape(jax.vmap(agent.init), keys), arrays, "agent")
 

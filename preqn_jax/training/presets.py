@@ -7,6 +7,7 @@ import json
 import pathlib
 from typing import Any
 
+from preqn_jax import settings
 from preqn_jax.agents import AGENTS
 from preqn_jax.envs import DISCRETE_ENVS, ENVS
 from preqn_jax.envs.config import EnvConfig
@@ -24,7 +25,7 @@ CONFIG_FILE = "config.json"  # in every work directory: the resolved configurati
 
 def names() -> list[str]:
     """All names that :func:`get_config` knows."""
-    fitting = [f"{agent}_{env}" for agent, entry in AGENTS.items() for env in _envs(entry.discrete)]
+    fitting = [f"{agent}_{env}" for agent, config in AGENTS.items() for env in _envs(config.discrete)]
     return fitting + [f"preqn_tuned_{env}" for env in TUNED]
 
 
@@ -44,8 +45,8 @@ def get_config(name: str) -> Config:
     agent, _, env = name.rpartition("_")
     overrides = (*SCHEDULES.get(env, ()), *(TUNED[env] if agent == "preqn_tuned" else ()))
     agent = agent.removesuffix("_tuned")
-    entry = AGENTS[agent]
-    config = Config(agent=entry.config(), algorithm=agent, env=EnvConfig(id=_envs(entry.discrete)[env]))
+    agent_config = AGENTS[agent]()
+    config = Config(agent=agent_config, env=EnvConfig(id=_envs(agent_config.discrete)[env]))
     return functools.reduce(override, overrides, config)
 
 
@@ -79,15 +80,19 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
         ) from None
 
 
+def to_dict(config: Config) -> dict[str, Any]:
+    """Converts a configuration to a nested dict for JSON; ``algorithm`` is the name of the agent."""
+    return {"algorithm": config.agent.name, **settings.to_dict(config)}
+
+
 def from_dict(values: dict[str, Any]) -> Config:
-    """Converts the nested dict of :func:`read_config` to a :class:`Config`.
+    """Converts a dict of :func:`to_dict`, after it was stored as JSON, to a :class:`Config`.
 
     Raises:
       SettingError: if another version of this library wrote it.
     """
     try:
-        algorithm = values["algorithm"]
-        config = Config(agent=AGENTS[algorithm].config(), algorithm=algorithm)
+        config = Config(agent=AGENTS[values["algorithm"]]())
         for leaf in list(leaves(config)):
             config = replace(config, leaf.path, recorded(values, leaf))
     except KeyError as error:
@@ -96,7 +101,7 @@ def from_dict(values: dict[str, Any]) -> Config:
 
 
 def recorded(values: Any, leaf: Leaf) -> Any:
-    """The value of a field in the dict of :func:`read_config`; raises KeyError if it is missing."""
+    """The value of a field in such a dict; raises KeyError if it is missing."""
     # Configurations written before these options existed lack them; they are read as empty.
     optional = isinstance(leaf.value, Options)
     *owners, name = leaf.path.split(".")

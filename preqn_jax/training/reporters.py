@@ -22,11 +22,11 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
-from preqn_jax.settings import SettingError, first_line, to_dict
+from preqn_jax.settings import SettingError, first_line
 from preqn_jax.training import plots
 from preqn_jax.training.config import Config
 from preqn_jax.training.files import replace_file
-from preqn_jax.training.presets import CONFIG_FILE
+from preqn_jax.training.presets import CONFIG_FILE, to_dict
 
 Row = dict[str, float]
 

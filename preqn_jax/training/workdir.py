@@ -13,7 +13,7 @@ from preqn_jax.settings import SettingError
 from preqn_jax.training import provenance
 from preqn_jax.training.config import Config
 from preqn_jax.training.files import replace_file
-from preqn_jax.training.presets import CONFIG_FILE, read_config, recorded
+from preqn_jax.training.presets import CONFIG_FILE, read_config, recorded, to_dict
 
 try:
     import fcntl
@@ -56,7 +56,7 @@ def _claim(workdir: pathlib.Path, config: Config) -> IO[str]:
 
 def write_record(workdir: pathlib.Path, config: Config) -> None:
     """Writes config.json into the work directory: configuration, versions, commit, device and command."""
-    content = {"config": settings.to_dict(config), **provenance.collect()}
+    content = {"config": to_dict(config), **provenance.collect()}
     if events := read_json(workdir / CONFIG_FILE).get("events"):
         content["events"] = events  # recorded by earlier parts of the run
     replace_file(workdir / CONFIG_FILE, json.dumps(content, indent=2) + "\n")
@@ -120,6 +120,8 @@ def check_same(workdir: pathlib.Path, config: Config, flag: str = "--workdir") -
       SettingError: if a field differs; the message names the first such field and the flag that sets the directory.
     """
     before = read_config(workdir)
+    if (agent := before.get("algorithm")) != config.agent.name:
+        raise SettingError(f"{workdir} holds a run of {agent}, not of {config.agent.name}; choose another {flag}")
     for leaf in settings.leaves(config):
         try:
             old = recorded(before, leaf)

@@ -13,9 +13,8 @@ B, O, A = 24, 5, 2
 
 @functools.cache
 def make(name, **settings):
-    """The same agent for the same settings, as jax.jit compiles each function once."""
-    entry = AGENTS[name]
-    return entry.make(entry.config(**{"hidden_sizes": (16, 16), **settings}), O, A)
+    """An agent and the view of its critic; the same ones for the same settings, as jax.jit compiles a function once."""
+    return AGENTS[name](**{"hidden_sizes": (16, 16), **settings}).make(O, A)
 
 
 def batch(seed=0, discrete=False):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from preqn_jax.agents import AGENTS
-from preqn_jax.agents.measured import diagnosis_of, with_alignment
+from preqn_jax.agents.critic_diagnostics import diagnosis_of, with_alignment
 from preqn_jax.ops import ntk
 from preqn_jax.ops.activations import ACTIVATIONS
 from preqn_jax.ops.diagnostics import row_ratio
@@ -23,7 +23,12 @@ def agent_name(request):
 
 @pytest.fixture
 def agent(agent_name):
-    return make(agent_name)
+    return make(agent_name)[0]
+
+
+@pytest.fixture
+def critic(agent_name):
+    return make(agent_name)[1]
 
 
 @pytest.fixture
@@ -34,6 +39,10 @@ def draw(agent_name):
 
 def assert_close(a, b, atol=3e-5):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=atol, rtol=1e-4), a, b)
+
+
+def test_every_configuration_has_a_name_of_its_own():
+    assert all("name" in vars(config) for config in AGENTS.values())
 
 
 def test_jit_changes_nothing(agent, draw):
@@ -85,9 +94,9 @@ def test_actions_are_of_their_kind_and_exploration_is_random(agent_name, agent):
     assert not np.array_equal(noisy, agent.explore(state, observation, jax.random.key(3)))
 
 
-@pytest.mark.parametrize("name", [name for name in AGENTS if hasattr(AGENTS[name].config(), "exploration_noise")])
+@pytest.mark.parametrize("name", [name for name in AGENTS if hasattr(AGENTS[name], "exploration_noise")])
 def test_a_deterministic_policy_explores_by_a_tenth_around_its_action(name):
-    agent = make(name)
+    agent, _ = make(name)
     state, observation = agent.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (500, O))
     action, noisy = agent.act(state, observation), agent.explore(state, observation, jax.random.key(2))
     inside = np.abs(action) < 0.5  # where the noise is not clipped
@@ -97,75 +106,79 @@ def test_a_deterministic_policy_explores_by_a_tenth_around_its_action(name):
 def test_every_activation_can_be_had(agent_name, draw):
     inputs = (draw().observation, draw().action)
     agents = [make(agent_name, activation=activation) for activation in ACTIVATIONS]
-    values = [agent.q_fn(agent.critic(agent.init(jax.random.key(0))), inputs) for agent in agents]
+    values = [critic.value(agent.init(jax.random.key(0)), *inputs) for agent, critic in agents]
     assert len({np.asarray(value).tobytes() for value in values}) == len(ACTIVATIONS)
 
 
 def test_every_network_can_have_layer_norm(agent_name, draw):
     kind = "learned" if agent_name in ("preqn", "sac") else "fixed"  # one of each, as every case is compiled
-    config = AGENTS[agent_name].config
-    names = [name for name in ("critic_layer_norm", "actor_layer_norm") if hasattr(config(), name)]
-    agent = make(agent_name, **dict.fromkeys(names, kind))
-    plain = make(agent_name, **dict.fromkeys(names, "none"))
+    names = [name for name in ("critic_layer_norm", "actor_layer_norm") if hasattr(AGENTS[agent_name], name)]
+    agent, critic = make(agent_name, **dict.fromkeys(names, kind))
+    plain, plain_critic = make(agent_name, **dict.fromkeys(names, "none"))
     state, data, key = agent.init(jax.random.key(0)), draw(), jax.random.key(1)
     new, info = jax.jit(agent.update)(state, data, key)
     assert all(np.isfinite(value) for value in info.values())
     unlike = lambda a, b: not np.allclose(a, b, atol=1e-3)  # noqa: E731
     inputs, before = (data.observation, data.action), plain.init(jax.random.key(0))
-    assert unlike(agent.q_fn(agent.critic(state), inputs), plain.q_fn(plain.critic(before), inputs))
+    assert unlike(critic.value(state, *inputs), plain_critic.value(before, *inputs))
     if "actor_layer_norm" in names:
         assert unlike(agent.act(state, data.observation), plain.act(before, data.observation))
-    learned = [path for path, _ in jax.tree_util.tree_leaves_with_path(agent.critic(state)) if "LayerNorm" in str(path)]
+    learned = [
+        path for path, _ in jax.tree_util.tree_leaves_with_path(critic.params(state)) if "LayerNorm" in str(path)
+    ]
     assert len(learned) == (4 if kind == "learned" else 0)
-    assert unlike(agent.q_fn(agent.critic(new), inputs), agent.q_fn(agent.critic(state), inputs))
+    assert unlike(critic.value(new, *inputs), critic.value(state, *inputs))
 
 
-def with_equal_critics(agent, state, first=None):
+def with_equal_critics(critic, state, first=None):
     """Where there are two critics, what is reported as the mean over both is then that of the first."""
     if hasattr(state, "agent"):  # around it are statistics of observations
-        return state._replace(agent=with_equal_critics(agent, state.agent, agent.critic(state)))
-    first = agent.critic(state) if first is None else first
+        return state._replace(agent=with_equal_critics(critic, state.agent, critic.params(state)))
+    first = critic.params(state) if first is None else first
     return state._replace(critics=(first,) * 2) if hasattr(state, "critics") else state
 
 
-def test_td_errors_are_those_that_the_update_takes(agent, draw):
-    state, data, key = with_equal_critics(agent, agent.init(jax.random.key(0))), draw(), jax.random.key(1)
-    td_error = jax.jit(agent.td_error)(state, data, key)
+def test_td_errors_are_those_that_the_update_takes(agent, critic, draw):
+    state, data, key = with_equal_critics(critic, agent.init(jax.random.key(0))), draw(), jax.random.key(1)
+    td_error = jax.jit(critic.td_error)(state, data, key)
     assert td_error.shape == data.reward.shape
     _, info = jax.jit(agent.update)(state, data, key)
-    parts = np.split(np.asarray(td_error), B // agent.critic_rows(B))  # one a critic, where they share the minibatch
+    parts = np.split(np.asarray(td_error), B // critic.rows(B))  # one a critic, where they share the minibatch
     np.testing.assert_allclose(np.mean([np.sqrt(np.mean(part**2)) for part in parts]), info["td_error"], rtol=1e-5)
-    value = agent.q_fn(agent.critic(state), (data.observation, data.action))
+    value = critic.value(state, data.observation, data.action)
     np.testing.assert_allclose(value.mean(), info["q"], rtol=1e-5)
 
 
-def test_measuring_the_alignment_changes_nothing_else(agent, draw):
+def test_measuring_the_alignment_changes_nothing_else(agent, critic, draw):
     state, data, other, key = agent.init(jax.random.key(0)), draw(0), draw(1), jax.random.key(1)
     both = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), data, other)
-    plain, measured = jax.jit(agent.update)(state, data, key), jax.jit(with_alignment(agent).update)(state, both, key)
+    plain, measured = (
+        jax.jit(agent.update)(state, data, key),
+        jax.jit(with_alignment(agent, critic).update)(state, both, key),
+    )
     found = [measured[1].pop(name) for name in ("update_alignment", "heldout_alignment")]
     assert_close(measured, plain)
-    for alignment, part, rows in zip(found, (data, other), (agent.critic_rows(B), B), strict=True):
-        inputs = (part.observation, part.action)
-        change = agent.q_fn(agent.critic(plain[0]), inputs) - agent.q_fn(agent.critic(state), inputs)
-        expected = oracles.cosine(change[:rows], agent.td_error(state, part, key)[:rows])
+    for alignment, part, rows in zip(found, (data, other), (critic.rows(B), B), strict=True):
+        before, after = (critic.value(s, part.observation, part.action) for s in (state, plain[0]))
+        change = after - before
+        expected = oracles.cosine(change[:rows], critic.td_error(state, part, key)[:rows])
         np.testing.assert_allclose(alignment, expected, atol=1e-4)
 
 
 def test_preqn_measures_what_its_linesearch_accepted():
-    agent = with_alignment(make("preqn"))
+    agent = with_alignment(*make("preqn"))
     both = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), batch(0), batch(1))
     _, info = jax.jit(agent.update)(agent.init(jax.random.key(0)), both, jax.random.key(1))
     assert info["accepted"]
     np.testing.assert_allclose(info["update_alignment"], info["alignment"], atol=1e-5)
 
 
-def test_a_diagnosis_tells_preqn_from_gradient_descent(agent_name, agent, draw):
+def test_a_diagnosis_tells_preqn_from_gradient_descent(agent_name, agent, critic, draw):
     state, data, key = agent.init(jax.random.key(0)), draw(), jax.random.key(1)
-    diagnosis = jax.jit(diagnosis_of(agent))(state, data, key)
+    diagnosis = jax.jit(diagnosis_of(agent, critic))(state, data, key)
     assert all(value.shape == () and np.isfinite(value) for value in diagnosis.values())
-    rows = agent.critic_rows(B)
-    gram = ntk.per_example(agent.q_fn)(agent.critic(state), (data.observation[:rows], data.action[:rows])).gram
+    rows = critic.rows(B)
+    gram = ntk.per_example(critic.q_fn)(critic.params(state), (data.observation[:rows], data.action[:rows])).gram
     np.testing.assert_allclose(diagnosis["row_ratio"], np.mean(row_ratio(gram)), rtol=1e-4)
     assert 0 < diagnosis["linearization"] < 1
     preconditioned = agent_name.startswith("preqn")
@@ -179,7 +192,7 @@ def test_a_diagnosis_tells_preqn_from_gradient_descent(agent_name, agent, draw):
     magnitudes = np.abs(np.asarray(gram, np.float64))
     diagonal = np.diagonal(magnitudes)
     spill = (magnitudes.sum(axis=1) - diagonal) / diagonal
-    of_gradient_descent = (1 + agent.gamma) / (1 - agent.gamma) * spill.max()
+    of_gradient_descent = (1 + critic.gamma) / (1 - critic.gamma) * spill.max()
     if preconditioned:
         assert diagnosis["over_generalization"] < 0.1 * of_gradient_descent
     else:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from preqn_jax.agents import AGENTS
-from preqn_jax.agents.ddpg import DDPGConfig, make
+from preqn_jax.agents.ddpg import DDPGConfig
 from tests import oracles
 from tests.agents.batches import A, O, batch
 
@@ -48,7 +48,7 @@ def written_out(state, batches, target_network, activation):
     ("target_network", "activation"), [(True, "relu"), (False, "relu"), (True, "sin"), (True, "tanh")]
 )
 def test_updates_are_the_algorithm_written_out(target_network, activation):
-    agent = make(DDPGConfig(hidden_sizes=(8, 8), target_network=target_network, activation=activation), O, A)
+    agent, _ = DDPGConfig(hidden_sizes=(8, 8), target_network=target_network, activation=activation).make(O, A)
     start = state = agent.init(jax.random.key(1))
     batches = [batch(i) for i in range(UPDATES)]
     update = jax.jit(agent.update)
@@ -67,12 +67,12 @@ def test_updates_are_the_algorithm_written_out(target_network, activation):
 
 
 def test_target_networks_begin_as_copies():
-    state = make(DDPGConfig(hidden_sizes=(8, 8)), O, A).init(jax.random.key(1))
+    state = DDPGConfig(hidden_sizes=(8, 8)).make(O, A)[0].init(jax.random.key(1))
     jax.tree.map(np.testing.assert_array_equal, state.online, state.target)
 
 
 def test_defaults():
-    config, naive = AGENTS["ddpg"].config(), AGENTS["naive_ddpg"].config()
+    config, naive = AGENTS["ddpg"](), AGENTS["naive_ddpg"]()
     assert (config.gamma, config.polyak, config.exploration_noise) == (0.99, 0.995, 0.1)
     assert (config.critic_learning_rate, config.actor_learning_rate) == (1e-3, 1e-3)
     assert (config.hidden_sizes, config.activation) == ((256, 256), "relu")

@@ -15,7 +15,7 @@ CRITIC = DiscreteCritic(A, (16, 16))
 
 
 def agent_of(name, **settings):
-    return AGENTS[name].make(AGENTS[name].config(hidden_sizes=(16, 16), **settings), O, A)
+    return AGENTS[name](hidden_sizes=(16, 16), **settings).make(O, A)[0]
 
 
 def target(params, data, critic=CRITIC):

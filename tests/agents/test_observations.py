@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from preqn_jax.agents import AGENTS
-from preqn_jax.agents.measured import diagnosis_of, with_alignment
+from preqn_jax.agents.critic_diagnostics import diagnosis_of, with_alignment
 from preqn_jax.agents.observations import include, no_statistics, normalize
 from tests.agents.batches import O, batch, make
 
@@ -110,7 +110,7 @@ def test_nothing_changes_before_the_first_observation():
 
 @pytest.fixture(params=AGENTS)
 def pair(request):
-    """The same agent without and with normalization, and whether its actions are discrete."""
+    """The same agent and its critic without and with normalization, and whether its actions are discrete."""
     numbers = {"observation_moment": 4.0, "observation_floor": 0.1, "observation_clip": 2.0}
     agents = [make(request.param, normalize_observations=on, **numbers) for on in (False, True)]
     return agents, AGENTS[request.param].discrete
@@ -130,15 +130,15 @@ def by_hand(state, batch):
 
 
 def test_an_agent_works_on_normalized_observations(pair):
-    (plain, agent), discrete = pair
+    ((plain, plain_critic), (agent, critic)), discrete = pair
     data, key, state = batch(discrete=discrete), jax.random.key(1), observed(agent)
     same = by_hand(state, data)
     assert np.abs(np.asarray(same.observation - data.observation)).max() > 0.5
     equal = lambda a, b: jax.tree.map(np.testing.assert_array_equal, a, b)  # noqa: E731
     equal(agent.act(state, data.observation), plain.act(state.agent, same.observation))
     equal(agent.explore(state, data.observation, key), plain.explore(state.agent, same.observation, key))
-    equal(agent.td_error(state, data, key), plain.td_error(state.agent, same, key))
-    equal(agent.preprocess(state, data.observation), same.observation)
+    equal(critic.td_error(state, data, key), plain_critic.td_error(state.agent, same, key))
+    equal(critic.preprocess(state, data.observation), same.observation)
     new, info = jax.jit(agent.update)(state, data, key)
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)  # noqa: E731 (fused differently)
     jax.tree.map(close, (new.agent, info), jax.jit(plain.update)(state.agent, same, key))
@@ -146,16 +146,17 @@ def test_an_agent_works_on_normalized_observations(pair):
 
 
 def test_what_is_measured_is_measured_on_normalized_observations(pair):
-    (plain, agent), discrete = pair
+    ((plain, plain_critic), (agent, critic)), discrete = pair
     data, key, state = batch(discrete=discrete), jax.random.key(1), observed(agent)
     same = by_hand(state, data)
     close = lambda a, b: jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=3e-4), a, b)  # noqa: E731
-    for measure in (diagnosis_of, lambda agent: lambda *arguments: with_alignment(agent).update(*arguments)[1]):
-        close(jax.jit(measure(agent))(state, data, key), jax.jit(measure(plain))(state.agent, same, key))
+    for measure in (diagnosis_of, lambda *pair: lambda *arguments: with_alignment(*pair).update(*arguments)[1]):
+        measured, expected = jax.jit(measure(agent, critic)), jax.jit(measure(plain, plain_critic))
+        close(measured(state, data, key), expected(state.agent, same, key))
 
 
 def test_observing_changes_the_statistics_alone(pair):
-    (_, agent), _ = pair
+    (_, (agent, _)), _ = pair
     state = agent.init(jax.random.key(0))
     new = agent.observe(state, jnp.ones((5, O)))
     jax.tree.map(np.testing.assert_array_equal, new.agent, state.agent)
@@ -164,7 +165,7 @@ def test_observing_changes_the_statistics_alone(pair):
 
 
 def test_an_agent_without_normalization_has_nothing_to_observe(pair):
-    (plain, _), _ = pair
+    ((plain, _), _), _ = pair
     state = plain.init(jax.random.key(0))
     assert plain.observe(state, jnp.ones((5, O))) is state
     assert not hasattr(state, "statistics")

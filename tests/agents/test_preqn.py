@@ -7,7 +7,6 @@ import numpy as np
 import optax
 import pytest
 
-from preqn_jax.agents import preqn as preqn_agent
 from preqn_jax.agents.preqn import PreQNConfig
 from preqn_jax.networks import KERNEL_INITS, Actor, Critic
 from preqn_jax.ops import ntk, solvers
@@ -19,7 +18,7 @@ SMALL = PreQNConfig(hidden_sizes=(16, 16))
 
 
 def test_one_update_is_algorithm_1_written_out():
-    agent = preqn_agent.make(SMALL, O, A)
+    agent, _ = SMALL.make(O, A)
     state = agent.init(jax.random.key(1))
     data = batch()
     new, info = jax.jit(agent.update)(state, data, jax.random.key(2))
@@ -58,7 +57,7 @@ def test_defaults_are_the_papers():
 
 
 def test_kernels_are_glorot_uniform_and_biases_zero():
-    state = preqn_agent.make(PreQNConfig(), O, A).init(jax.random.key(0))
+    state = PreQNConfig().make(O, A)[0].init(jax.random.key(0))
     for name, layer in state.critic["params"]["MLP_0"].items():
         fan_in, fan_out = layer["kernel"].shape
         bound = np.sqrt(6.0 / (fan_in + fan_out))
@@ -69,8 +68,7 @@ def test_kernels_are_glorot_uniform_and_biases_zero():
 @pytest.mark.parametrize("solver", solvers.SOLVERS)
 @pytest.mark.parametrize("linearizer", ["dense", "per_example"])
 def test_every_solver_and_linearizer_makes_an_aligned_step(solver, linearizer):
-    config = dataclasses.replace(SMALL, solver=solver, linearizer=linearizer)
-    agent = preqn_agent.make(config, O, A)
+    agent, _ = dataclasses.replace(SMALL, solver=solver, linearizer=linearizer).make(O, A)
     _, info = jax.jit(agent.update)(agent.init(jax.random.key(1)), batch(), jax.random.key(2))
     assert info["accepted"]
     assert info["alignment"] >= 0.97
@@ -90,7 +88,7 @@ VARIANCES = {  # of a kernel from 256 to 64 units, and that ratio
 @pytest.mark.parametrize("name", KERNEL_INITS)
 def test_every_initialization_is_drawn_as_its_name_says_by_critic_and_actor(name):
     config = dataclasses.replace(SMALL, hidden_sizes=(256, 64), kernel_init=name)
-    state = preqn_agent.make(config, O, A).init(jax.random.key(0))
+    state = config.make(O, A)[0].init(jax.random.key(0))
     for params in (state.critic, state.actor):
         (kernel,) = [np.asarray(leaf) for leaf in jax.tree.leaves(params) if leaf.shape == (256, 64)]
         if name == "orthogonal":

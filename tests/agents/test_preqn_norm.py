@@ -9,8 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from preqn_jax.agents import preqn, preqn_norm
-from preqn_jax.agents.measured import diagnosis_of, with_alignment
+from preqn_jax.agents.critic_diagnostics import diagnosis_of, with_alignment
 from preqn_jax.agents.preqn import PreQNConfig
 from preqn_jax.agents.preqn_norm import PreQNNormConfig
 from preqn_jax.networks import Critic
@@ -25,7 +24,7 @@ CRITIC = Critic((16, 16), "relu", layer_norm="fixed")
 
 @functools.cache
 def make(**changes):
-    return preqn_norm.make(dataclasses.replace(SMALL, **changes), O, A)
+    return dataclasses.replace(SMALL, **changes).make(O, A)
 
 
 papers_update = jax.jit(functools.partial(preqn_update, ntk.module_q_fn(CRITIC), solver=solvers.ridge(1e-4)))
@@ -44,8 +43,8 @@ def after(agent, updates=1, data=None):
 )
 def test_with_every_option_off_it_is_the_papers_agent_bit_for_bit(activation, more):
     shared = {"hidden_sizes": (16, 16), "activation": activation, "normalize_observations": False}
-    ours, info = after(preqn_norm.make(PreQNNormConfig(**shared, **{**OFF, **more}), O, A), updates=3)
-    papers, papers_info = after(preqn.make(PreQNConfig(**shared), O, A), updates=3)
+    ours, info = after(PreQNNormConfig(**shared, **{**OFF, **more}).make(O, A)[0], updates=3)
+    papers, papers_info = after(PreQNConfig(**shared).make(O, A)[0], updates=3)
     jax.tree.map(np.testing.assert_array_equal, ours.critics, (papers.critic,))
     jax.tree.map(np.testing.assert_array_equal, ours.actor.params, papers.actor)
     jax.tree.map(np.testing.assert_array_equal, info, papers_info)
@@ -53,7 +52,7 @@ def test_with_every_option_off_it_is_the_papers_agent_bit_for_bit(activation, mo
 
 @pytest.mark.parametrize(("split", "pessimism"), [(True, 1.0), (True, 0.4), (False, 0.0)])
 def test_each_critic_takes_preqns_step_on_its_rows_towards_one_target(split, pessimism):
-    agent, data = make(split_minibatch=split, target_pessimism=pessimism), batch()
+    (agent, _), data = make(split_minibatch=split, target_pessimism=pessimism), batch()
     state = agent.init(jax.random.key(1))
     new, _ = jax.jit(agent.update)(state, data, jax.random.key(2))
     action = agent.act(state, data.next_observation)
@@ -68,12 +67,12 @@ def test_each_critic_takes_preqns_step_on_its_rows_towards_one_target(split, pes
 
 
 def test_critics_start_apart():
-    critics = make().init(jax.random.key(0)).critics
+    critics = make()[0].init(jax.random.key(0)).critics
     assert not np.array_equal(*(jax.tree.leaves(params)[1] for params in critics))
 
 
 def test_the_actor_climbs_the_first_critic_just_improved():
-    agent, data = make(), batch()
+    (agent, _), data = make(), batch()
     state = agent.init(jax.random.key(1))
     new, info = jax.jit(agent.update)(state, data, jax.random.key(2))
 
@@ -89,7 +88,7 @@ def test_the_actor_climbs_the_first_critic_just_improved():
 
 
 def test_a_delayed_actor_moves_at_every_third_update_alone():
-    agent = make(policy_delay=3)
+    agent, _ = make(policy_delay=3)
     state, moved = agent.init(jax.random.key(1)), []
     for i in range(7):
         new, info = jax.jit(agent.update)(state, batch(i), jax.random.key(i))
@@ -100,18 +99,18 @@ def test_a_delayed_actor_moves_at_every_third_update_alone():
 
 
 def test_target_noise_changes_targets_within_its_bound():
-    data, plain, noisy = batch(), make(), make(target_noise=0.5, target_noise_bound=1e-4)
-    state = plain.init(jax.random.key(1))
-    one, two = (agent.td_error(state, data, jax.random.key(3)) for agent in (plain, noisy))
+    data, (agent, plain), (_, noisy) = batch(), make(), make(target_noise=0.5, target_noise_bound=1e-4)
+    state = agent.init(jax.random.key(1))
+    one, two = (critic.td_error(state, data, jax.random.key(3)) for critic in (plain, noisy))
     assert not np.array_equal(one, two)
     np.testing.assert_allclose(one, two, atol=1e-3)
 
 
 def test_adam_in_the_kernels_place_is_adam():
-    agent, data = make(critic_update="adam", critic_learning_rate=3e-3), batch()
+    (agent, critic), data = make(critic_update="adam", critic_learning_rate=3e-3), batch()
     state = agent.init(jax.random.key(1))
     new, _ = jax.jit(agent.update)(state, data, jax.random.key(2))
-    target = agent.td_error(state, data, jax.random.key(2)) + CRITIC.apply(
+    target = critic.td_error(state, data, jax.random.key(2)) + CRITIC.apply(
         state.critics[0], data.observation, data.action
     )
     for k, own in enumerate((slice(0, B // 2), slice(B // 2, B))):
@@ -126,10 +125,10 @@ def test_adam_in_the_kernels_place_is_adam():
 
 
 def test_the_diagonal_in_the_kernels_place_corrects_each_row_by_itself():
-    agent, data = make(critic_update="diagonal", step_size=0.7), batch()
+    (agent, critic), data = make(critic_update="diagonal", step_size=0.7), batch()
     state = agent.init(jax.random.key(1))
     new, _ = jax.jit(agent.update)(state, data, jax.random.key(2))
-    td_error = agent.td_error(state, data, jax.random.key(2))[: B // 2]
+    td_error = critic.td_error(state, data, jax.random.key(2))[: B // 2]
     before, steps = state.critics[0], []
     for i in range(B // 2):
         gradient = jax.grad(lambda params, i=i: CRITIC.apply(params, data.observation[i], data.action[i]))(before)
@@ -140,22 +139,22 @@ def test_the_diagonal_in_the_kernels_place_corrects_each_row_by_itself():
 
 
 def test_the_diagnosis_knows_the_step_by_the_diagonal():
-    agent, data = make(critic_update="diagonal", step_size=0.01), batch()
-    diagnosis = jax.jit(diagnosis_of(agent))(agent.init(jax.random.key(0)), data, jax.random.key(1))
+    (agent, critic), data = make(critic_update="diagonal", step_size=0.01), batch()
+    diagnosis = jax.jit(diagnosis_of(agent, critic))(agent.init(jax.random.key(0)), data, jax.random.key(1))
     np.testing.assert_allclose(diagnosis["overshooting"], 0.01 / (B // 2), rtol=1e-3)
     assert diagnosis["linearization"] < 0.2
 
 
 def test_the_alignment_is_measured_on_the_rows_of_the_first_critic():
     data = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), batch(0), batch(1))
-    _, info = after(with_alignment(make()), data=data)
+    _, info = after(with_alignment(*make()), data=data)
     assert info["update_alignment"] > 0.97
     assert info["heldout_alignment"] < 0.97
 
 
 def test_the_diagnosis_is_of_the_first_critics_step():
-    agent = make()
-    diagnosis = jax.jit(diagnosis_of(agent))(agent.init(jax.random.key(0)), batch(), jax.random.key(1))
+    agent, critic = make()
+    diagnosis = jax.jit(diagnosis_of(agent, critic))(agent.init(jax.random.key(0)), batch(), jax.random.key(1))
     _, info = jax.jit(agent.update)(agent.init(jax.random.key(0)), batch(), jax.random.key(1))
     assert diagnosis["overshooting"] == pytest.approx(float(info["step_size"]), rel=0.05)
     assert diagnosis["over_generalization"] < 100

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from preqn_jax.agents.sac import SACConfig, make
+from preqn_jax.agents.sac import SACConfig
 from tests import oracles
 from tests.agents.batches import A, O, batch
 
@@ -41,7 +41,7 @@ def written_out(state, batches, noises):
 
 
 def test_updates_are_the_algorithm_written_out():
-    agent = make(SMALL, O, A)
+    agent, _ = SMALL.make(O, A)
     start = state = agent.init(jax.random.key(1))
     batches, keys = [batch(i) for i in range(UPDATES)], jax.random.split(jax.random.key(2), UPDATES)
     noises = [
@@ -61,7 +61,7 @@ def test_updates_are_the_algorithm_written_out():
 
 
 def test_it_acts_by_the_mean_and_explores_by_samples():
-    agent = make(SMALL, O, A)
+    agent, _ = SMALL.make(O, A)
     state, observation = agent.init(jax.random.key(1)), jax.random.normal(jax.random.key(2), (1, O))
     mean, log_std = oracles.gaussian_actor(oracles.float64(state.actor), np.asarray(observation))
     np.testing.assert_allclose(agent.act(state, observation), np.tanh(mean), rtol=1e-5)
@@ -80,7 +80,7 @@ def with_output_bias(state, mean, log_std):
 
 
 def test_log_std_is_clipped():
-    agent = make(SMALL, O, A)
+    agent, _ = SMALL.make(O, A)
     observation, key = jnp.zeros((2000, O)), jax.random.key(3)
     narrow = with_output_bias(agent.init(jax.random.key(1)), 0.0, -100.0)
     np.testing.assert_allclose(np.std(agent.explore(narrow, observation, key)), np.exp(-20), rtol=0.1)
@@ -91,7 +91,7 @@ def test_log_std_is_clipped():
 
 
 def test_a_saturated_policy_stays_finite():
-    agent = make(SMALL, O, A)
+    agent, _ = SMALL.make(O, A)
     state = with_output_bias(agent.init(jax.random.key(1)), 30.0, 2.0)
     new, info = jax.jit(agent.update)(state, batch(), jax.random.key(2))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((new, info)))

@@ -54,7 +54,7 @@ def test_at_its_target_the_entropy_leaves_the_temperature():
 
 @pytest.mark.parametrize("name", ["sac", "preqn_norm"])
 def test_a_fixed_temperature_has_no_state(name):
-    agent = make(name)
+    agent, _ = make(name)
     state, info = jax.jit(agent.update)(agent.init(jax.random.key(0)), batch(), jax.random.key(1))
     assert temperature(name, state) is None
     assert "temperature" not in info
@@ -62,7 +62,7 @@ def test_a_fixed_temperature_has_no_state(name):
 
 @pytest.mark.parametrize("name", ["sac", "preqn_norm"])
 def test_an_agent_learns_the_temperature_from_the_entropy_of_its_minibatch(name):
-    agent, config = make(name, **LEARNED), soft.TemperatureConfig(**LEARNED)
+    (agent, _), config = make(name, **LEARNED), soft.TemperatureConfig(**LEARNED)
     state = agent.init(jax.random.key(0))
     new, info = jax.jit(agent.update)(state, batch(), jax.random.key(1))
     expected, _ = soft.update_temperature(config, temperature(name, state), info["entropy"], A)
@@ -71,23 +71,21 @@ def test_an_agent_learns_the_temperature_from_the_entropy_of_its_minibatch(name)
 
 
 def test_preqns_gaussian_target_has_the_entropy_of_the_next_action():
-    agent = make("preqn_norm", normalize_observations=False, temperature=0.5, target_pessimism=0.3)
+    agent, critic = make("preqn_norm", normalize_observations=False, temperature=0.5, target_pessimism=0.3)
     state, data, key = agent.init(jax.random.key(0)), batch(), jax.random.key(1)
-    td_error = agent.td_error(state, data, key)
+    td_error = critic.td_error(state, data, key)
     mean, log_std = oracles.gaussian_actor(oracles.float64(state.actor.params), np.asarray(data.next_observation))
     noise = np.asarray(jax.random.normal(jax.random.split(key)[0], mean.shape))
     action, log_prob = np.tanh(mean + np.exp(log_std) * noise), oracles.squashed_log_prob(mean, log_std, noise)
     following = (data.next_observation, jnp.asarray(action, jnp.float32))
-    one, two = (np.asarray(agent.q_fn(params, following)) for params in state.critics)
+    one, two = (np.asarray(critic.q_fn(params, following)) for params in state.critics)
     value = (one + two) / 2 - 0.3 * np.abs(one - two) / 2 - 0.5 * log_prob
     target = np.asarray(data.reward) + 0.99 * np.asarray(data.discount) * value
-    np.testing.assert_allclose(
-        td_error, target - agent.q_fn(state.critics[0], (data.observation, data.action)), atol=1e-4
-    )
+    np.testing.assert_allclose(td_error, target - critic.value(state, data.observation, data.action), atol=1e-4)
 
 
 def test_preqns_gaussian_policy_explores_by_samples():
-    agent = make("preqn_norm", normalize_observations=False)
+    agent, _ = make("preqn_norm", normalize_observations=False)
     state, observation = agent.init(jax.random.key(1)), jax.random.normal(jax.random.key(2), (1, O))
     mean, log_std = oracles.gaussian_actor(oracles.float64(state.actor.params), np.asarray(observation))
     np.testing.assert_allclose(agent.act(state, observation), np.tanh(mean), rtol=1e-5)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from preqn_jax.agents import common
-from preqn_jax.agents.td3 import TD3Config, make
+from preqn_jax.agents.td3 import TD3Config
 from tests import oracles
 from tests.agents.batches import A, O, batch
 
@@ -38,7 +38,7 @@ def written_out(state, batches, noises):
 
 
 def test_updates_are_the_algorithm_written_out():
-    agent = make(SMALL, O, A)
+    agent, _ = SMALL.make(O, A)
     start = state = agent.init(jax.random.key(1))
     batches, keys = [batch(i) for i in range(UPDATES)], jax.random.split(jax.random.key(2), UPDATES)
     noises = [np.asarray(jax.random.normal(key, data.action.shape)) for key, data in zip(keys, batches, strict=True)]
@@ -57,7 +57,7 @@ def test_updates_are_the_algorithm_written_out():
 
 
 def test_seeds_side_by_side_may_be_at_different_updates():
-    agent = make(SMALL, O, A)
+    agent, _ = SMALL.make(O, A)
     key, data, update = jax.random.key(2), batch(), jax.jit(agent.update)
     fresh = agent.init(jax.random.key(1))
     states = [fresh, update(fresh, data, key)[0]]  # the actor is due in the first alone
@@ -70,7 +70,7 @@ def test_seeds_side_by_side_may_be_at_different_updates():
 
 
 def test_actor_and_targets_stay_between_their_updates():
-    agent = make(TD3Config(hidden_sizes=(8, 8), policy_delay=3), O, A)
+    agent, _ = TD3Config(hidden_sizes=(8, 8), policy_delay=3).make(O, A)
     states, update = [agent.init(jax.random.key(1))], jax.jit(agent.update)
     for i in range(4):
         states.append(update(states[-1], batch(i), jax.random.key(i))[0])
@@ -82,7 +82,7 @@ def test_actor_and_targets_stay_between_their_updates():
 
 
 def test_both_critics_differ_and_targets_begin_as_copies():
-    state = make(SMALL, O, A).init(jax.random.key(1))
+    state = SMALL.make(O, A)[0].init(jax.random.key(1))
     jax.tree.map(np.testing.assert_array_equal, tuple(state.delayed.target), (state.critics, state.delayed.actor))
     first, second = (critic["params"]["MLP_0"]["Dense_0"]["kernel"] for critic in state.critics)
     assert not np.array_equal(first, second)

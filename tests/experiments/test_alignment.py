@@ -174,13 +174,13 @@ def test_a_folder_without_stored_runs_is_named(tmp_path):
 )
 def test_variants_of_the_papers_two_open_questions(name, field, value):
     config = Job(alignment_report.VARIANTS[name], "hopper", 0, STEPS).config()
-    assert name.startswith(f"{config.algorithm}-{config.agent.activation}-")
+    assert name.startswith(f"{config.agent.name}-{config.agent.activation}-")
     assert getattr(config.agent, field) == value
     assert name not in alignment_report.PAPER
 
 
 def test_variants_measure_what_the_report_reads():
     config = Job(alignment_report.VARIANTS["td3-sin"], "hopper", 0, STEPS).config()
-    assert (config.algorithm, config.agent.activation) == ("td3", "sin")
+    assert (config.agent.name, config.agent.activation) == ("td3", "sin")
     assert config.measure_alignment
     assert config.record_updates

@@ -70,8 +70,8 @@ def test_the_critic_finds_the_value(env_id, value):
 @pytest.mark.parametrize("name", ["preqn", "sac"])  # of a deterministic and of a random policy
 def test_the_actor_finds_the_best_action(name):
     other = {"critic_learning_rate": 1e-2, "temperature": 0.01} if name == "sac" else {}
-    agent = AGENTS[name].config(hidden_sizes=(16, 16), gamma=0.5, **other)
-    _, recorder, *_ = trained(config("action", agent=agent, algorithm=name, total_steps=2000, evaluate_every=2000))
+    agent = AGENTS[name](hidden_sizes=(16, 16), gamma=0.5, **other)
+    _, recorder, *_ = trained(config("action", agent=agent, total_steps=2000, evaluate_every=2000))
     assert recorder.rows[-1]["return_mean"] > 0.98
 
 
@@ -170,9 +170,9 @@ def test_training_goes_on_where_simulations_break_and_says_so():
 
 @pytest.mark.parametrize("name", ["preqn", "preqn_norm"])  # the second has a counter and statistics in its state
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(name):
-    agent = AGENTS[name].config(hidden_sizes=(16, 16))
+    agent = AGENTS[name](hidden_sizes=(16, 16))
     more = {"n_step": 3, "measure_alignment": True} if name == "preqn_norm" else {}
-    configuration = config("delayed", agent=agent, algorithm=name, num_seeds=2, diagnose_every=50, **more)
+    configuration = config("delayed", agent=agent, num_seeds=2, diagnose_every=50, **more)
     _, whole, saved, _ = trained(configuration)
     partial = saved[100]
     _, second, resumed, _ = trained(configuration, arrays=partial)
@@ -183,8 +183,8 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(name):
 
 
 def test_statistics_are_of_every_observation_of_every_environment():
-    agent = AGENTS["preqn_norm"].config(hidden_sizes=(16, 16), observation_moment=2.0)
-    trainer, *_ = trained(config("delayed", agent=agent, algorithm="preqn_norm", total_steps=100))
+    agent = AGENTS["preqn_norm"](hidden_sizes=(16, 16), observation_moment=2.0)
+    trainer, *_ = trained(config("delayed", agent=agent, total_steps=100))
     statistics, seen = trainer.population.agent.statistics, trainer.population.replay.transitions.observation[0, :100]
     np.testing.assert_allclose(statistics.mean[0], seen.mean(0), atol=1e-5)
     np.testing.assert_allclose(statistics.spread[0], np.std(seen, axis=0), rtol=0.05)
@@ -227,7 +227,7 @@ def test_a_member_is_bit_for_bit_what_it_is_alone():
 
 
 WILD = {"critic_learning_rate": 1e30}
-TD3 = {"agent": AGENTS["td3"].config(hidden_sizes=(16, 16)), "algorithm": "td3"}
+TD3 = {"agent": AGENTS["td3"](hidden_sizes=(16, 16))}
 
 
 @pytest.mark.parametrize("count", [1, 3])  # devices
@@ -331,7 +331,7 @@ def float64():
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", ["preqn", "sac"])  # of a deterministic and of a random policy
 def test_agents_train_where_jax_has_float64(name):
-    configuration = config("delayed", agent=AGENTS[name].config(hidden_sizes=(8,)), algorithm=name, diagnose_every=100)
+    configuration = config("delayed", agent=AGENTS[name](hidden_sizes=(8,)), diagnose_every=100)
     _, recorder, saved, _ = trained(configuration)
     assert [row["step"] for row in recorder.rows] == [100, 200]
     assert np.isfinite(recorder.rows[-1]["first_q"])

@@ -123,12 +123,12 @@ def small(name):
         settings |= {"critic_learning_rate": 1e-2}
     if name == "sac":
         settings |= {"temperature": 0.01}
-    return AGENTS[name].config(**settings)
+    return AGENTS[name](**settings)
 
 
 @pytest.mark.parametrize("name", [name for name in AGENTS if not AGENTS[name].discrete])
 def test_the_actor_finds_the_best_action(name):
-    settings = {"agent": small(name), "algorithm": name, "total_steps": 2000}
+    settings = {"agent": small(name), "total_steps": 2000}
     trainer, recorder, *_ = trained(config("ProbeAction-v0", **settings))
     # 4 in a box from -2 to 6 is 0.5 in [-1, 1].
     action = trainer.act(trainer.state, np.array([[[1.0, -1.0], [1.0, 1.0]]], np.float32))
@@ -139,7 +139,7 @@ def test_the_actor_finds_the_best_action(name):
 
 @pytest.mark.parametrize("name", [name for name in AGENTS if AGENTS[name].discrete])
 def test_the_best_of_discrete_actions_is_found(name):
-    settings = {"agent": small(name), "algorithm": name, "total_steps": 1000}
+    settings = {"agent": small(name), "total_steps": 1000}
     row = trained(config("ProbeChoice-v0", **settings))[1].rows[-1]
     assert row["return_mean"] == 1.0
     np.testing.assert_allclose(row["first_q"], 1.0, atol=0.1)
@@ -153,8 +153,8 @@ def test_the_best_of_discrete_actions_is_found(name):
     ],
 )
 def test_an_agent_for_the_other_kind_of_actions_is_refused(env_id, name, allowed):
-    with pytest.raises(SettingError, match=rf"config.algorithm={name} does not support; allowed: {allowed}$"):
-        HostTrainer(config(env_id, agent=small(name), algorithm=name))
+    with pytest.raises(SettingError, match=rf"which {name} does not support; allowed agents: {allowed}$"):
+        HostTrainer(config(env_id, agent=small(name)))
 
 
 def test_the_value_claimed_at_the_first_state_stands_beside_the_discounted_return():
@@ -304,7 +304,7 @@ def test_a_run_that_gets_longer_is_one_that_was_that_long_from_the_start():
 @pytest.mark.parametrize("name", AGENTS)
 def test_every_agent_goes_on_bit_for_bit(name):
     env_id = "ProbeChoice-v0" if AGENTS[name].discrete else "ProbeDelayed-v0"
-    configuration = config(env_id, agent=small(name), algorithm=name, num_seeds=2)
+    configuration = config(env_id, agent=small(name), num_seeds=2)
     _, whole, saved, _ = trained(configuration)
     _, first, partial, _ = trained(configuration, stop_at=130)
     _, second, resumed, _ = trained(configuration, arrays=partial[130])
@@ -342,8 +342,8 @@ def test_targets_sum_the_rewards_of_n_steps():
 
 
 def test_statistics_are_of_every_observation_collected():
-    agent = AGENTS["preqn_norm"].config(hidden_sizes=(16, 16), observation_moment=2.0)
-    trainer, *_ = trained(config("ProbeDelayed-v0", agent=agent, algorithm="preqn_norm", total_steps=100, num_seeds=2))
+    agent = AGENTS["preqn_norm"](hidden_sizes=(16, 16), observation_moment=2.0)
+    trainer, *_ = trained(config("ProbeDelayed-v0", agent=agent, total_steps=100, num_seeds=2))
     for s in range(2):
         seen = trainer.replay.data.observation[s, :100]
         np.testing.assert_allclose(trainer.state.statistics.mean[s], seen.mean(0), atol=1e-5)

@@ -4,7 +4,6 @@ import pathlib
 import pytest
 
 from experiments.configuration_reference import markdown
-from preqn_jax import settings
 from preqn_jax.agents import AGENTS
 from preqn_jax.envs import DISCRETE_ENVS, ENVS
 from preqn_jax.settings import SettingError
@@ -16,10 +15,11 @@ from preqn_jax.training.config import check_config
 def test_every_name_is_a_configuration_that_a_run_can_write_and_read(name):
     config = presets.get_config(name)
     check_config(config)
-    assert name.startswith(config.algorithm)
-    envs = DISCRETE_ENVS if AGENTS[config.algorithm].discrete else ENVS
+    assert name.startswith(config.agent.name)
+    envs = DISCRETE_ENVS if config.agent.discrete else ENVS
     assert config.env.id == envs[name.rpartition("_")[2]]
-    assert isinstance(config.agent, type(AGENTS[config.algorithm].config()))
+    assert type(config.agent) is AGENTS[config.agent.name]
+    assert presets.from_dict(json.loads(json.dumps(presets.to_dict(config)))) == config
 
 
 def test_tuned_names_differ_from_the_papers_where_they_say():
@@ -69,7 +69,7 @@ def test_an_old_name_of_a_field_is_refused_with_the_new_one(name):
 
 def test_a_record_by_old_names_can_be_read():
     config = presets.override(presets.get_config("preqn_ant"), "agent.min_alignment=0.5")
-    record = json.loads(json.dumps(settings.to_dict(config)))
+    record = json.loads(json.dumps(presets.to_dict(config)))
     for old, new in RENAMED.items():
         record["agent"][old] = record["agent"].pop(new)
     assert presets.from_dict(record) == config
@@ -78,7 +78,7 @@ def test_a_record_by_old_names_can_be_read():
 def test_options_of_the_environment_are_kept_with_the_run_and_a_run_without_them_can_be_read():
     config = presets.override(presets.get_config("preqn_ant"), "env.kwargs.healthy_z_range=[0.1, 1]")
     config = presets.override(config, "env.reset_options.goal=north")
-    record = json.loads(json.dumps(settings.to_dict(config)))
+    record = json.loads(json.dumps(presets.to_dict(config)))
     assert record["env"]["kwargs"] == {"healthy_z_range": [0.1, 1]}
     assert presets.from_dict(record) == config
     del record["env"]["kwargs"], record["env"]["reset_options"]

@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 
+from preqn_jax.agents.ddpg import DDPGConfig
 from preqn_jax.settings import SettingError
 from preqn_jax.training import presets
 from preqn_jax.training.workdir import claim
@@ -27,6 +28,14 @@ def test_a_run_may_get_longer_and_nothing_else(tmp_path):
     claim(tmp_path / "run", dataclasses.replace(CONFIG, total_steps=2_000_000)).close()
     with pytest.raises(SettingError, match=r"config\.seed=0, not 1"):
         claim(tmp_path / "run", dataclasses.replace(CONFIG, seed=1))
+
+
+def test_a_run_of_another_agent_is_refused_even_if_all_fields_agree(tmp_path):
+    naive = presets.get_config("naive_ddpg_hopper")
+    claim(tmp_path / "run", naive).close()
+    same_fields = dataclasses.replace(presets.get_config("ddpg_hopper"), agent=DDPGConfig(target_network=False))
+    with pytest.raises(SettingError, match="holds a run of naive_ddpg, not of ddpg; choose another --workdir"):
+        claim(tmp_path / "run", same_fields)
 
 
 def test_a_run_s_environment_keeps_its_arguments(tmp_path):

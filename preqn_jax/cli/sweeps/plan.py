@@ -20,7 +20,7 @@ from preqn_jax.training.files import replace_file
 
 PLAN = "plan.json"  # in the directory of every sweep
 
-_RESERVED = ("algorithm", "seed", "num_seeds", "total_steps")
+_RESERVED = ("seed", "num_seeds", "total_steps")
 
 
 class Axis(NamedTuple):
@@ -203,7 +203,7 @@ def _comparable(units: Sequence[Unit]) -> Any:
 
 def _to_json(unit: Unit) -> dict[str, Any]:
     runs = [run._asdict() for run in unit.runs]
-    return {"name": unit.name, "config": settings.to_dict(unit.config), "runs": runs}
+    return {"name": unit.name, "config": presets.to_dict(unit.config), "runs": runs}
 
 
 def _from_json(entry: dict[str, Any]) -> Unit:

@@ -7,14 +7,14 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from preqn_jax.agents.base import Agent, AgentState
+from preqn_jax.agents.base import Agent, AgentState, CriticView
 from preqn_jax.ops import diagnostics, ntk
 from preqn_jax.ops.alignment import cosine, relative_norm
 from preqn_jax.ops.sharding import vary, varying_axes
 from preqn_jax.types import Array, Transition
 
 
-def with_alignment(agent: Agent) -> Agent:
+def with_alignment(agent: Agent, critic: CriticView) -> Agent:
     """Adds the metrics ``update_alignment`` and ``heldout_alignment`` to the updates of an agent.
 
     Both are cos(Q' - Q, y - Q), where Q is the critic before the update, Q' the critic after it, and y are the targets
@@ -30,12 +30,12 @@ def with_alignment(agent: Agent) -> Agent:
         size = batch.reward.shape[0] // 2
         trained, held_out = _rows(batch, 0, size), _rows(batch, size, 2 * size)
         # Targets with random target actions equal those of the update only for the same key and the same rows.
-        errors = [agent.td_error(state, part, key) for part in (trained, held_out)]
-        values = lambda state, part: agent.q_fn(agent.critic(state), _inputs(agent, state, part))  # noqa: E731
+        errors = [critic.td_error(state, part, key) for part in (trained, held_out)]
+        values = lambda state, part: critic.value(state, part.observation, part.action)  # noqa: E731
         before = [values(state, part) for part in (trained, held_out)]
         state, info = agent.update(state, trained, key)
         changes = [values(state, part) - old for part, old in zip((trained, held_out), before, strict=True)]
-        rows = agent.critic_rows(size)
+        rows = critic.rows(size)
         alignment = cosine(changes[0][:rows], errors[0][:rows])
         return state, {**info, "update_alignment": alignment, "heldout_alignment": cosine(changes[1], errors[1])}
 
@@ -46,12 +46,7 @@ def _rows(batch: Transition, start: int, stop: int) -> Transition:
     return jax.tree.map(lambda leaf: leaf[start:stop], batch)
 
 
-def _inputs(agent: Agent, state: AgentState, batch: Transition) -> tuple[Array, Array]:
-    """Observations and actions in the form that the critic expects."""
-    return agent.preprocess(state, batch.observation), batch.action
-
-
-def diagnosis_of(agent: Agent) -> Callable[[AgentState, Transition, Array], dict[str, Array]]:
+def diagnosis_of(agent: Agent, critic: CriticView) -> Callable[[AgentState, Transition, Array], dict[str, Array]]:
     """Returns (state, transitions [B, ...], key) -> metrics, which analyzes the update that the agent would make now.
 
     The metrics describe the critic's kernel (``diagnostics.row_ratio``, ``diagnostics.effective_rank``) and the four
@@ -59,32 +54,32 @@ def diagnosis_of(agent: Agent) -> Callable[[AgentState, Transition, Array], dict
     parameters. Three kernels are formed from per-example gradients: for B = 256 and hidden layers [256, 256] this takes
     half a second on a CPU core, as long as fifty updates or more, and 146 MB.
     """
-    linearizer = ntk.per_example(agent.q_fn)
+    linearizer = ntk.per_example(critic.q_fn)
 
     def diagnose(state: AgentState, batch: Transition, key: Array) -> dict[str, Array]:
-        own = _rows(batch, 0, agent.critic_rows(batch.reward.shape[0]))
-        params, inputs = agent.critic(state), _inputs(agent, state, own)
+        own = _rows(batch, 0, critic.rows(batch.reward.shape[0]))
+        params, inputs = critic.params(state), (critic.preprocess(state, own.observation), own.action)
         next_action = agent.act(state, own.next_observation)
-        next_inputs = (agent.preprocess(state, own.next_observation), next_action)
+        next_inputs = (critic.preprocess(state, own.next_observation), next_action)
         values, tangents = linearizer.tangents(params, inputs)
         _, next_tangents = linearizer.tangents(params, next_inputs)
         gram, cross = linearizer.gram(tangents), linearizer.inner(next_tangents, tangents)
         next_diagonal = jnp.diagonal(linearizer.gram(next_tangents))
 
         new_state, info = agent.update(state, batch, key)
-        step = jax.tree.map(jnp.subtract, agent.critic(new_state), params)
+        step = jax.tree.map(jnp.subtract, critic.params(new_state), params)
         at = vary(params, varying_axes(step))
-        predicted = jax.jvp(lambda params: agent.q_fn(params, inputs), (at,), (step,))[1]
-        change = agent.q_fn(agent.critic(new_state), inputs) - values
-        kernel, rho, step_size = agent.operator(gram, info)
+        predicted = jax.jvp(lambda params: critic.q_fn(params, inputs), (at,), (step,))[1]
+        change = critic.q_fn(critic.params(new_state), inputs) - values
+        kernel, rho, step_size = critic.operator(gram, info)
         modes = diagnostics.failure_modes(
             kernel,
             rho,
-            agent.td_error(state, batch, key)[: own.reward.shape[0]],
+            critic.td_error(state, batch, key)[: own.reward.shape[0]],
             change,
             diagnostics.unsupported_share(gram, cross, next_diagonal),
             step_size=step_size,
-            gamma=agent.gamma,
+            gamma=critic.gamma,
         )._replace(linearization=relative_norm(change - predicted, predicted))
         return {
             "row_ratio": diagnostics.row_ratio(gram).mean(),
