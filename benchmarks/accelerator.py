@@ -8,18 +8,18 @@ a CPU too, to see that it works. Results to keep go to docs/results/accelerator 
 
 from __future__ import annotations
 
+import sys
 import time
 
 import jax
-import tqdm
 from absl import flags
 
-from benchmarks import machine
 from benchmarks.device import QUICK, SECTIONS, Sizes
 from benchmarks.stored import Store
 from preqn_jax.cli import command_line, compilation, lists
 from preqn_jax.envs import MJX_TASKS
 from preqn_jax.training import provenance
+from preqn_jax.training.progress import message, track
 
 _OUT = flags.DEFINE_string("out", "runs/accelerator", "directory for the results, one JSON file per section")
 _QUICK = flags.DEFINE_bool("quick", False, "small sizes, which show only that everything runs")
@@ -42,10 +42,10 @@ def main() -> int:
     if done := [name for name in _SECTIONS.value if name not in missing]:
         print(f"in {store.folder} already: {', '.join(done)}; delete a file to measure its section again")
     start = time.perf_counter()
-    for name in machine.with_progress(missing):
+    for name in track(missing, str, "section"):
         section = SECTIONS[name](sizes)
         store.save(name, section)
-        tqdm.tqdm.write(str(section))
+        message(str(section), sys.stdout)
     path = store.write_text("accelerator.txt", list(SECTIONS), heading)
     print(f"\n{time.perf_counter() - start:.0f} s; saved {path}")
     return 0

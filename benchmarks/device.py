@@ -31,7 +31,6 @@ from benchmarks.timing import (
     table,
 )
 from preqn_jax import ntk, preqn_update, solvers
-from preqn_jax.agents import AGENTS
 from preqn_jax.agents.preqn import PreQNConfig
 from preqn_jax.envs import MJX_TASKS, device, make_mjx
 from preqn_jax.envs.config import EnvConfig
@@ -150,7 +149,7 @@ def updates_section(sizes: Sizes) -> Section:
     for name in OURS:
         widths = ",".join(map(str, sizes.hidden_sizes))
         config = presets.override(presets.get_config(f"{name}_halfcheetah"), f"agent.hidden_sizes={widths}")
-        agent = AGENTS[name].make(config.agent, OBSERVATION, ACTION)
+        agent, _ = config.agent.make(OBSERVATION, ACTION)
         candidates.append(burst_of_agent(name, agent, batches))
     arguments = (problem.critic_params, problem.inputs, problem.target)
     candidates.append(in_loop("critic update of PreQN", _update(problem), *arguments))

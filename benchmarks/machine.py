@@ -6,11 +6,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
-import sys
-from collections.abc import Iterator, Sequence
 from typing import Any
-
-import tqdm
 
 from benchmarks.timing import Section
 from preqn_jax.settings import SettingError
@@ -49,18 +45,6 @@ def threads() -> dict[str, Any]:
     return {"cores allowed": affinity, "load before": load, "XLA_FLAGS": os.environ.get("XLA_FLAGS", "(not set)")}
 
 
-def with_progress(names: Sequence[str]) -> Iterator[str]:
-    """Yields names and shows progress: a bar in a terminal, else one line per name."""
-    bar = tqdm.tqdm(total=len(names), unit="section", disable=not sys.stderr.isatty(), dynamic_ncols=True)
-    for i, name in enumerate(names):
-        bar.set_description(name)
-        if bar.disable:
-            print(f"[{i + 1}/{len(names)}] {name}", file=sys.stderr, flush=True)
-        yield name
-        bar.update()
-    bar.close()
-
-
 def version(package: str) -> str:
     """The installed version of a package; "unknown" if it is not installed."""
     try:
@@ -89,9 +73,3 @@ def save(path: pathlib.Path, record: dict[str, Any], sections: list[Section]) ->
     """Writes sections with versions, device and ``record`` as JSON."""
     whole = {**provenance.collect(), **record, "sections": [section.to_dict() for section in sections]}
     replace_file(path, json.dumps(whole, indent=2) + "\n")
-
-
-def markdown(columns: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

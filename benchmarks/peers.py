@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import importlib
 import math
-import sys
 from types import ModuleType
 from typing import Any
 
 import jax
-import tqdm
 from absl import flags
 
 from benchmarks import machine
@@ -26,6 +24,8 @@ from preqn_jax.envs.config import EnvConfig
 from preqn_jax.settings import SettingError, first_line
 from preqn_jax.training import provenance
 from preqn_jax.training.files import replace_file
+from preqn_jax.training.progress import Progress
+from preqn_jax.training.tables import to_markdown
 
 _OURS = flags.DEFINE_list("ours", ",".join(OURS), f"agents of this library; allowed: {', '.join(OURS)}")
 _PEERS = flags.DEFINE_list("peers", ",".join(PEERS), f"algorithms of SBX; allowed: {', '.join(PEERS)}")
@@ -103,7 +103,7 @@ def _measure(every: list[int], sbx: ModuleType) -> tuple[Section, str]:
     """The table as text and in Markdown."""
     setting = Setting(_ENV.value, _BATCH_SIZE.value, _STEPS.value)
     rounds = (len(_OURS.value) + len(_PEERS.value) * len(every)) * (1 + _REPEATS.value)
-    bar = tqdm.tqdm(total=rounds, unit="run", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+    bar = Progress(rounds, "run")
     candidates = []
     for name in _OURS.value:
         candidates.append(_with_progress(bar, name, lambda name=name: ours(name, setting)))
@@ -111,9 +111,9 @@ def _measure(every: list[int], sbx: ModuleType) -> tuple[Section, str]:
         for period in every:
             make = lambda name=name, period=period: of_sbx(name, setting, period, sbx)  # noqa: E731
             candidates.append(_with_progress(bar, peer_name(name, period), make))
-    bar.set_description("measuring")
+    bar.describe("measuring")
     references = ["sac" if "sac" in _OURS.value else _OURS.value[0], peer_name(_PEERS.value[0], every[0])]
-    timings, ratios = measure_against(candidates, _REPEATS.value, references, after_run=bar.update)
+    timings, ratios = measure_against(candidates, _REPEATS.value, references, after_run=bar.advance)
     bar.close()
     lines = table(timings)
     for reference in references:
@@ -123,13 +123,11 @@ def _measure(every: list[int], sbx: ModuleType) -> tuple[Section, str]:
     return Section(title, lines, {**numbers(timings), "relative": relative}), _document(timings, ratios)
 
 
-def _with_progress(bar: Any, name: str, make: Any) -> Any:
-    """Makes a candidate; shows its name in a terminal in the bar, else as a line."""
-    bar.set_description(f"compiling {name}")
-    if bar.disable:
-        print(f"compiling {name}", file=sys.stderr, flush=True)
+def _with_progress(bar: Progress, name: str, make: Any) -> Any:
+    """Makes a candidate and shows its name."""
+    bar.describe(f"compiling {name}")
     candidate = make()
-    bar.update()
+    bar.advance()
     return candidate
 
 
@@ -147,7 +145,7 @@ def _document(timings: dict[str, Timing], ratios: dict[str, dict[str, Ratio]]) -
             row.append(f"{of[name].clock:.2f} ({low:.2f} to {high:.2f})")
         rows.append(row)
     columns = ["", "ms per step", "processor ms", *(f"relative to {reference}" for reference in ratios)]
-    return machine.markdown(columns, rows)
+    return "\n".join([*to_markdown(columns, rows), ""])
 
 
 if __name__ == "__main__":

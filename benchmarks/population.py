@@ -42,7 +42,7 @@ def main(config: Config) -> int:
     compilation.keep()
     print(f"device {provenance.device()}, JAX {jax.__version__}, medians of {_REPEATS.value} interleaved rounds")
     print(updates_section(counts, config), flush=True)
-    if config.env.backend != "gymnasium":
+    if config.env.facts.on_device:
         print(training_section(counts, config), flush=True)
     print(arithmetic_section(config))
     return 0

@@ -16,7 +16,7 @@ from preqn_jax.agents.base import Agent
 from preqn_jax.agents.preqn import PreQNConfig
 from preqn_jax.networks import Actor, Critic
 from preqn_jax.ops import ntk, td
-from preqn_jax.training.base import burst_of
+from preqn_jax.training.base import gradient_steps_of
 from preqn_jax.types import Array, Params, Transition
 
 OBSERVATION, ACTION = 17, 6  # default sizes, those of HalfCheetah
@@ -95,7 +95,7 @@ def burst_of_agent(
     """Returns a candidate that runs consecutive whole updates of an agent, as training does."""
     updates = batches.reward.shape[0]
     keys = jax.vmap(jax.random.key)(jnp.arange(num_seeds))
-    function, init = burst_of(agent), agent.init
+    function, init = gradient_steps_of(agent), agent.init
     arguments = (init(keys[0]), batches, keys[0])
     if num_seeds > 1:
         function = over_seeds(function, in_axes=(0, 0, 0, None))

@@ -31,12 +31,11 @@ from absl import flags
 
 from benchmarks.problem import ACTION, OBSERVATION, make_problem
 from benchmarks.timing import in_loop, measure
-from preqn_jax.agents import AGENTS
 from preqn_jax.cli import command_line
 from preqn_jax.ops.precision import full_precision
 from preqn_jax.settings import SettingError
 from preqn_jax.training import provenance
-from preqn_jax.training.base import burst_of
+from preqn_jax.training.base import gradient_steps_of
 from preqn_jax.training.config import Config
 
 _REPEATS = flags.DEFINE_integer("repeats", 20, "iterations of training that are measured", lower_bound=1)
@@ -79,13 +78,13 @@ class Operation(NamedTuple):
 
 def main(config: Config) -> int:
     """Measures and prints; returns the exit code."""
-    if AGENTS[config.algorithm].discrete:
-        raise SettingError(f"--config of {config.algorithm} is not supported: its actions are discrete")
+    if config.agent.discrete:
+        raise SettingError(f"--config of {config.agent.name} is not supported: its actions are discrete")
     problem = make_problem(config.batch_size, config.agent.hidden_sizes)
-    agent = AGENTS[config.algorithm].make(config.agent, OBSERVATION, ACTION)
+    agent, _ = config.agent.make(OBSERVATION, ACTION)
     state = agent.observe(agent.init(jax.random.key(0)), problem.bursts.observation.reshape(-1, OBSERVATION))
     arguments = (state, problem.bursts, jax.random.key(1), np.uint32(0))
-    compiled = jax.jit(burst_of(agent)).lower(*arguments).compile()
+    compiled = jax.jit(gradient_steps_of(agent)).lower(*arguments).compile()
     updates = problem.bursts.reward.shape[0]
 
     seconds = _time(lambda: compiled(*arguments))
@@ -96,7 +95,7 @@ def main(config: Config) -> int:
         durations = read_durations(pathlib.Path(folder))
     operations = read_operations(compiled.as_text() or "")
     calls = updates * _REPEATS.value
-    print(f"{config.algorithm}, device {provenance.device()}, B = {config.batch_size}, milliseconds per update\n")
+    print(f"{config.agent.name}, device {provenance.device()}, B = {config.batch_size}, milliseconds per update\n")
     print("\n".join(table(durations, operations, calls)))
     work = sum(operations[name].flops * len(times) for name, times in durations.items() if name in operations) / calls
     rate = _products_per_second()

@@ -17,14 +17,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import psutil
 from absl import flags
 
 from benchmarks.buffers import ACTION, BUFFERS, INSERTED, OBSERVATION, SAMPLED, Buffer
 from benchmarks.timing import Candidate, Section, carried, measure, numbers, table
 from preqn_jax.cli import command_line
 from preqn_jax.settings import SettingError
-from preqn_jax.training import provenance, replay
+from preqn_jax.training import memory, provenance, replay
 from preqn_jax.types import Array, Transition, transition_bytes
 
 _REPEATS = flags.DEFINE_integer("repeats", 7, "number of rounds over which medians are taken", lower_bound=1)
@@ -84,10 +83,7 @@ def _capacity(text: str) -> int:
             f"--capacities={text} must be a multiple of {2 * INSERTED} of at least {2 * SAMPLED}, for example 100000"
         )
     # All buffers are in memory at the same time, and a full queue is copied when it moves its data.
-    needed, available = (len(BUFFERS) + 1) * _bytes(int(text)), psutil.virtual_memory().available
-    if needed > available:
-        gib = f"{needed / 2**30:.1f} GiB, but {available / 2**30:.1f} GiB"
-        raise SettingError(f"--capacities={text} needs {gib} of memory are available")
+    memory.check((len(BUFFERS) + 1) * _bytes(int(text)), f"--capacities={text}", "all buffers", "choose fewer")
     return int(text)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,8 +24,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import psutil
-import tqdm
 from absl import flags
 
 from benchmarks import machine
@@ -39,9 +38,10 @@ from preqn_jax.ops.linesearch import Linesearch
 from preqn_jax.ops.precision import full_precision
 from preqn_jax.ops.preqn import preqn_update
 from preqn_jax.settings import SettingError
-from preqn_jax.training import provenance
+from preqn_jax.training import memory, provenance
 from preqn_jax.training.config import Config
 from preqn_jax.training.host import HostTrainer
+from preqn_jax.training.progress import message, track
 from preqn_jax.types import Array, Params
 
 _OUT = flags.DEFINE_string("out", "runs/benchmark_update.json", "path of the JSON file for the results")
@@ -88,9 +88,9 @@ def main() -> int:
     start, processor = time.perf_counter(), time.process_time()
     problem = make_problem(options.batch_size, options.hidden_sizes)
     sections = []
-    for name in machine.with_progress(options.sections):
+    for name in track(options.sections, str, "section"):
         sections.append(SECTIONS[name](problem, options))
-        tqdm.tqdm.write(str(sections[-1]))
+        message(str(sections[-1]), sys.stdout)
 
     wall, processor = time.perf_counter() - start, time.process_time() - processor
     print(f"\n{wall:.0f} s in all, {processor / wall:.2f} processors in use (1 on an otherwise idle core)")
@@ -123,13 +123,9 @@ def _read_options() -> Options:
 def _check_memory(batch_size: int, hidden_sizes: tuple[int, ...]) -> None:
     """Raises SettingError if memory is too small for the reference: per-example gradients, and some arrays like K."""
     parameters = sum((a + 1) * b for a, b in layers((OBSERVATION + ACTION, *hidden_sizes, 1)))
+    what = f"--batch-size={batch_size} with --hidden-sizes={_HIDDEN_SIZES.value}"
     needed = 8 * batch_size * (parameters + 5 * batch_size)
-    available = psutil.virtual_memory().available
-    if needed > available:
-        raise SettingError(
-            f"--batch-size={batch_size} and --hidden-sizes={_HIDDEN_SIZES.value} need about {needed / 2**30:.1f} GiB "
-            f"for per-example gradients, but {available / 2**30:.1f} GiB of memory are available; choose smaller ones"
-        )
+    memory.check(needed, what, "per-example gradients", "choose smaller ones")
 
 
 def _grams(problem: Problem) -> dict[str, Callable[[Params, Any], Array]]:

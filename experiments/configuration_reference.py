@@ -9,6 +9,7 @@ from preqn_jax.agents import AGENTS
 from preqn_jax.cli import command_line
 from preqn_jax.envs import DISCRETE_ENVS, ENVS
 from preqn_jax.training import presets
+from preqn_jax.training.tables import to_markdown
 
 _HEAD = """# Configuration
 
@@ -34,25 +35,24 @@ def markdown() -> str:
 
 
 def _names() -> str:
-    lines = ["| agents | environments |", "| --- | --- |"]
+    rows = []
     for discrete, envs in ((False, ENVS), (True, DISCRETE_ENVS)):
         agents = [name for name, config in AGENTS.items() if config.discrete == discrete]
-        lines.append(f"| {_code(agents)} | {', '.join(f'`{name}` ({env_id})' for name, env_id in envs.items())} |")
+        rows.append([_code(agents), ", ".join(f"`{name}` ({env_id})" for name, env_id in envs.items())])
     tuned = [name for name in presets.names() if name.startswith("preqn_tuned_")]
     short = f"{_code(presets.SCHEDULES)} have a shorter schedule: {_code(presets.SHORT)}."
     tuned_names = f"Configurations with values that performed better than the paper's: {_code(tuned)}."
-    return "\n".join([*lines, "", short, "", tuned_names, ""])
+    return "\n".join([*to_markdown(("agents", "environments"), rows), "", short, "", tuned_names, ""])
 
 
 def _table(leaves: Iterable[settings.Leaf]) -> str:
-    lines = ["| field | default | meaning [unit] | allowed |", "| --- | --- | --- | --- |"]
+    rows = []
     for leaf in leaves:
         rule = leaf.rule
         allowed = _code(rule.choices) if rule.choices is not None else (rule.interval or "").replace("inf", "∞")
-        lines.append(
-            f"| `config.{leaf.path}` | `{settings.spell(leaf.value)}` | {rule.help.replace('<', '&lt;')} | {allowed} |"
-        )
-    return "\n".join([*lines, ""])
+        names = f"`config.{leaf.path}`", f"`{settings.spell(leaf.value)}`"
+        rows.append([*names, rule.help.replace("<", "&lt;"), allowed])
+    return "\n".join([*to_markdown(("field", "default", "meaning [unit]", "allowed"), rows), ""])
 
 
 def _code(names: Iterable[str]) -> str:

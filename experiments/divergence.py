@@ -12,19 +12,15 @@ outcome correlates with the initial row ratio of the networks.
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 import pathlib
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tqdm
 from absl import flags
 
 from experiments.studies.divergence import pictures
@@ -44,8 +40,9 @@ from preqn_jax.ops.activations import ACTIVATIONS
 from preqn_jax.ops.diagnostics import FailureModes
 from preqn_jax.settings import SettingError
 from preqn_jax.theory import mdps
-from preqn_jax.training import provenance
+from preqn_jax.training import provenance, tables
 from preqn_jax.training.files import replace_file
+from preqn_jax.training.progress import track
 from preqn_jax.training.statistics import rank_correlation
 from preqn_jax.training.workdir import results_folder
 
@@ -89,7 +86,8 @@ def main() -> int:
     tasks = _tasks()
     start = time.perf_counter()
     curves = []
-    for name, method in _with_progress([(task, method) for task in tasks for method in _METHODS.value]):
+    pairs = [(task, method) for task in tasks for method in _METHODS.value]
+    for name, method in track(pairs, " ".join, "run"):
         seeds = _SEEDS.value if name.startswith("pendulum") else 1
         updates = _UPDATES.value or tasks[name].updates
         curves.append(run(name, tasks[name], method, seeds, updates, _RECORDS.value))
@@ -172,16 +170,6 @@ def variants(*lists: list[Any]) -> dict[str, tuple[Any, ...]]:
     return found
 
 
-def _with_progress(runs: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Yields all runs and shows progress: a bar in a terminal, else one line per run."""
-    bar = tqdm.tqdm(runs, unit="run", disable=not sys.stderr.isatty(), dynamic_ncols=True)
-    for i, (task, method) in enumerate(bar):
-        bar.set_description(f"{task} {method}")
-        if bar.disable:
-            print(f"[{i + 1}/{len(runs)}] {task} {method}", file=sys.stderr, flush=True)
-        yield task, method
-
-
 def run(name: str, task: Task, method: str, seeds: int, updates: int, records: int = 100) -> Curve:
     """Runs one method on one task, with all seeds at once."""
     updates = -(-updates // records) * records
@@ -197,16 +185,14 @@ def _learner(task: Task, method: Method, updates: int, records: int) -> Callable
 
 def to_csv(curves: list[Curve]) -> str:
     """The table in CSV, with one row per record."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
     scalars = [name for name in Record._fields if name != "failure_modes"]
-    writer.writerow(["task", "method", "seed", "update", *scalars, *FailureModes._fields])
+    rows: list[list[Any]] = []
     for curve in curves:
         columns = [getattr(curve.record, name) for name in scalars] + list(curve.record.failure_modes)
         for seed, step in np.ndindex(curve.record.q_abs.shape):
-            values = [f"{column[seed, step]:.6g}" for column in columns]
-            writer.writerow([curve.task, curve.method, seed, curve.updates[step], *values])
-    return buffer.getvalue()
+            values = [float(column[seed, step]) for column in columns]
+            rows.append([curve.task, curve.method, seed, curve.updates[step], *values])
+    return tables.to_csv(rows, ["task", "method", "seed", "update", *scalars, *FailureModes._fields])
 
 
 def summary(curves: list[Curve]) -> list[str]:

@@ -13,19 +13,15 @@ the star after each update), linear_regime.png and linear_regime.json (options, 
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 import json
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tqdm
 from absl import flags
 
 from experiments.studies.linear_regime.measurements import Problem, Trajectory, baird, follow, garnet
@@ -35,6 +31,8 @@ from preqn_jax.ops.activations import ACTIVATIONS
 from preqn_jax.settings import SettingError
 from preqn_jax.training import provenance
 from preqn_jax.training.files import replace_file
+from preqn_jax.training.progress import track
+from preqn_jax.training.tables import to_csv
 from preqn_jax.training.workdir import results_folder
 
 _WIDTHS = flags.DEFINE_list(
@@ -102,12 +100,8 @@ def _read_options() -> Options:
 def _with_progress(options: Options) -> Iterator[tuple[Row, Trajectory]]:
     """Measures all networks and shows progress: a bar in a terminal, else one line per width."""
     kinds = [(a, study, width) for a in options.activations for study in STUDIES for width in options.widths]
-    bar = tqdm.tqdm(kinds, unit="width", disable=not sys.stderr.isatty(), dynamic_ncols=True)
-    for i, (activation, study, width) in enumerate(bar):
-        name = f"{activation}, {TITLES[study]}, width {width}"
-        bar.set_description(name)
-        if bar.disable:
-            print(f"[{i + 1}/{len(kinds)}] {name}", file=sys.stderr, flush=True)
+    name = lambda kind: f"{kind[0]}, {TITLES[kind[1]]}, width {kind[2]}"  # noqa: E731
+    for activation, study, width in track(kinds, name, "width"):
         yield from measure(activation, study, width, options)
 
 
@@ -122,12 +116,7 @@ def measure(activation: str, study: tuple[str, str], width: int, options: Option
 
 
 def _save_rows(header: Sequence[str], rows: Sequence[Sequence[Any]], path: pathlib.Path) -> None:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    for row in rows:
-        writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in row])
-    replace_file(path, buffer.getvalue())
+    replace_file(path, to_csv(rows, header))
 
 
 if __name__ == "__main__":

@@ -15,17 +15,13 @@ ntk_analysis.csv without measuring.
 from __future__ import annotations
 
 import csv
-import io
 import itertools
 import json
 import pathlib
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import psutil
-import tqdm
 from absl import flags
 
 from experiments.studies.ntk import figures
@@ -42,8 +38,10 @@ from experiments.studies.ntk.measurements import (
 from preqn_jax.cli import command_line, lists
 from preqn_jax.networks import KERNEL_INITS
 from preqn_jax.settings import SettingError
-from preqn_jax.training import provenance
+from preqn_jax.training import memory, provenance
 from preqn_jax.training.files import replace_file
+from preqn_jax.training.progress import Progress
+from preqn_jax.training.tables import to_csv
 from preqn_jax.training.workdir import results_folder
 
 _TASKS = flags.DEFINE_list("tasks", list(TASKS), f"tasks; allowed: {', '.join(TASKS)}")
@@ -132,12 +130,7 @@ def _read_options() -> Options:
         ("--inits", _INITS.value, KERNEL_INITS),
     ):
         lists.check_names(flag, given, sorted(known))
-    needed, available = 3 * 4 * _PAIRS.value**2, psutil.virtual_memory().available  # K and intermediate copies
-    if needed > available:
-        raise SettingError(
-            f"--pairs={_PAIRS.value} needs about {needed / 2**30:.1f} GiB for K, but {available / 2**30:.1f} GiB of "
-            "memory are available; choose fewer"
-        )
+    memory.check(3 * 4 * _PAIRS.value**2, f"--pairs={_PAIRS.value}", "K and its copies", "choose fewer")
     tasks = tuple(f"{TASKS[name]}-{version}" for version in _VERSIONS.value for name in _TASKS.value)
     return Options(tasks, tuple(_INITS.value), _TRIALS.value, _PAIRS.value)
 
@@ -145,16 +138,12 @@ def _read_options() -> Options:
 def _with_progress(options: Options) -> Iterator[Measurement]:
     """Measures all networks and shows progress: a bar in a terminal, else one line per task."""
     networks = len(ACTIVATIONS) * len(ARCHITECTURES) * len(options.inits) * options.trials
-    total = networks * len(options.tasks)
-    bar = tqdm.tqdm(total=total, unit="network", disable=not sys.stderr.isatty(), dynamic_ncols=True)
-    for i, task in enumerate(options.tasks):
-        bar.set_description(task)
-        if bar.disable:
-            print(f"[{i + 1}/{len(options.tasks)}] {task}: {networks} networks", file=sys.stderr, flush=True)
-        for rows in measure(task, collect(task, options.pairs), options.inits, options.trials):
-            bar.update(len(rows))
-            yield from rows
-    bar.close()
+    with Progress(networks * len(options.tasks), "network") as progress:
+        for number, task in enumerate(options.tasks, 1):
+            progress.describe(f"[{number}/{len(options.tasks)}] {task}: {networks} networks")
+            for rows in measure(task, collect(task, options.pairs), options.inits, options.trials):
+                progress.advance(len(rows))
+                yield from rows
 
 
 def _by_version_and_init(rows: Sequence[Measurement]) -> dict[tuple[str, str], list[Measurement]]:
@@ -166,12 +155,7 @@ def _by_version_and_init(rows: Sequence[Measurement]) -> dict[tuple[str, str], l
 
 
 def _save_table(rows: Sequence[Measurement], path: pathlib.Path) -> None:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(Measurement._fields)
-    for row in rows:
-        writer.writerow([f"{value:.8g}" if isinstance(value, float) else value for value in row])
-    replace_file(path, buffer.getvalue())
+    replace_file(path, to_csv(rows, Measurement._fields, digits=8))
 
 
 if __name__ == "__main__":

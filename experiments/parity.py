@@ -17,17 +17,13 @@ parity.csv, and parity.json (options, versions, hardware).
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 from absl import flags
 
 from experiments.studies.parity.measurements import OPTIONS, Row, Stepper, collect, compare
@@ -35,6 +31,8 @@ from preqn_jax.cli import command_line, lists
 from preqn_jax.envs import MJX_TASKS
 from preqn_jax.training import provenance
 from preqn_jax.training.files import replace_file
+from preqn_jax.training.progress import Progress
+from preqn_jax.training.tables import to_csv, to_markdown
 from preqn_jax.training.workdir import results_folder
 
 _TASKS = flags.DEFINE_list("tasks", list(MJX_TASKS), f"tasks; allowed: {', '.join(MJX_TASKS)}")
@@ -66,18 +64,13 @@ def _measure(task: str) -> list[Row]:
     """Measures the rows of one task and shows progress: a bar in a terminal, else one line per set of options."""
     cases, rows = collect(task, _STATES.value), []
     for options in _OPTIONS.value:
-        if not sys.stderr.isatty():
-            print(f"{task}, {options}: {_STATES.value} states", file=sys.stderr, flush=True)
-        stepper = Stepper(task, cases, _BATCH.value, OPTIONS[options])
-        bar = tqdm.tqdm(
-            stepper.run(),
-            f"{task}, {options}",
-            total=-(-_STATES.value // _BATCH.value),
-            unit="batch",
-            disable=not sys.stderr.isatty(),
-            dynamic_ncols=True,
-        )
-        outcomes, times = zip(*bar, strict=True)
+        stepper, batches = Stepper(task, cases, _BATCH.value, OPTIONS[options]), []
+        with Progress(-(-_STATES.value // _BATCH.value), "batch") as progress:
+            progress.describe(f"{task}, {options}: {_STATES.value} states")
+            for batch in stepper.run():
+                batches.append(batch)
+                progress.advance()
+        outcomes, times = zip(*batches, strict=True)
         outcome = jax.tree.map(lambda *leaves: np.concatenate(leaves), *outcomes)
         rows += compare(task, options, cases, outcome, float(np.median(times)), stepper.compile_seconds)
     return rows
@@ -86,22 +79,17 @@ def _measure(task: str) -> list[Row]:
 def _markdown(rows: Sequence[Row]) -> list[str]:
     head = ["task", "physics", "states", "velocities: median", "p99", "max", "observation: p99", "max"]
     head += ["reward: p99", "max", "termination differs", "ms a step", "compile s"]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for row in rows:
         errors = [row.velocity_median, row.velocity_p99, row.velocity_max, row.observation_p99, row.observation_max]
         errors += [row.reward_p99, row.reward_max]
         line = [row.task, row.options, f"{row.kind}: {row.states}", *(f"{error:.1e}" for error in errors)]
         lines.append([*line, str(row.disagreements), f"{row.ms_per_step:.3g}", f"{row.compile_seconds:.0f}"])
-    return [f"| {' | '.join(line)} |" for line in lines]
+    return to_markdown(head, lines)
 
 
 def _save(rows: Sequence[Row], out: pathlib.Path) -> None:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(Row._fields)
-    for row in rows:
-        writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in row])
-    replace_file(out / "parity.csv", buffer.getvalue())
+    replace_file(out / "parity.csv", to_csv(rows, Row._fields))
     record = {**provenance.collect(), "settings": _settings(), "rows": [row._asdict() for row in rows]}
     replace_file(out / "parity.json", json.dumps(record, indent=2) + "\n")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import pathlib
 import re
 from collections.abc import Sequence
@@ -17,6 +15,7 @@ from preqn_jax.envs import ENVS
 from preqn_jax.settings import SettingError
 from preqn_jax.training import plots, statistics
 from preqn_jax.training.files import replace_file
+from preqn_jax.training.tables import to_csv, to_markdown
 
 MEASURING = ("measure_alignment", "record_updates")  # fields that are set in every run
 
@@ -84,17 +83,12 @@ def write(jobs: Sequence[suite.Job], folder: pathlib.Path) -> str:
         for name in [(cell.variant, cell.task)]
     }
     rows = [_row(cell, measured[cell.variant, cell.task]) for cell in cells]
-    buffer = io.StringIO()
-    table = csv.writer(buffer, lineterminator="\n")
-    table.writerow(_COLUMNS)
-    table.writerows(rows)
-    replace_file(folder / "alignment.csv", buffer.getvalue())
+    replace_file(folder / "alignment.csv", to_csv(rows, _COLUMNS))
     cosines = {name: _curve(runs) for name, runs in measured.items()}
     draw(cells, [cosines[cell.variant, cell.task] for cell in cells], folder)
     titles = ("agent", "task", "seeds", "updates", f"mean {_COSINE}", "on a second minibatch",
               "lowest of an accepted step", "below min_alignment", "accepted and below it", "accepted")  # fmt: skip
-    lines = [f"| {' | '.join(titles)} |", "| --- " * len(titles) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows), ""])
+    return "\n".join([*to_markdown(titles, rows), ""])
 
 
 def _read(folder: pathlib.Path, cell: report.Cell, seed: int, min_alignment: float) -> Alignments:
@@ -194,14 +188,9 @@ def write_stored(stored: pathlib.Path, folder: pathlib.Path) -> str:
     rows = [_pooled(cell) for cell in cells]
     header = ("algo", "task", "seeds", "alignment", "alignment_by_seed", "heldout_alignment", "final", "final_low",
               "final_high", "final_by_seed")  # fmt: skip
-    buffer = io.StringIO()
-    table = csv.writer(buffer, lineterminator="\n")
-    table.writerow(header)
-    table.writerows(rows)
-    replace_file(folder / "pooled.csv", buffer.getvalue())
+    replace_file(folder / "pooled.csv", to_csv(rows, header))
     draw(cells, [(cell.steps, cell.metric("update_alignment")) for cell in cells], folder)
-    lines = [f"| {' | '.join(name.replace('_', ' ') for name in header)} |", "| --- " * len(header) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows), ""])
+    return "\n".join([*to_markdown([name.replace("_", " ") for name in header], rows), ""])
 
 
 def stored_cells(stored: pathlib.Path) -> list[report.Cell]:

@@ -7,8 +7,6 @@ extent. The step of the largest difference shows whether overestimation occurs m
 
 from __future__ import annotations
 
-import csv
-import io
 import pathlib
 from collections.abc import Sequence
 
@@ -17,6 +15,7 @@ import numpy as np
 from experiments.suites import report, suite
 from preqn_jax.training import plots, statistics
 from preqn_jax.training.files import replace_file
+from preqn_jax.training.tables import to_csv, to_markdown
 
 _ROWS = {
     "return": "return_mean",
@@ -35,17 +34,12 @@ def write(jobs: Sequence[suite.Job], folder: pathlib.Path) -> str:
     if not cells:
         return ""
     rows = [_row(cell) for cell in cells]
-    buffer = io.StringIO()
-    table = csv.writer(buffer, lineterminator="\n")
-    table.writerow(_COLUMNS)
-    table.writerows(rows)
-    replace_file(folder / "overestimation.csv", buffer.getvalue())
+    replace_file(folder / "overestimation.csv", to_csv(rows, _COLUMNS))
     plots.rows_of_curves({title: report.panels(cells, name) for title, name in _ROWS.items()},
                          folder / "overestimation.png")  # fmt: skip
-    lines = ["| agent | task | runs | steps | return | largest Q of the first state | Q of the first state | "
-             "discounted return | mean abs(action) | largest excess of Q | at step (median) |",
-             "| --- " * len(_COLUMNS) + "|"]  # fmt: skip
-    return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows), ""])
+    titles = ("agent", "task", "runs", "steps", "return", "largest Q of the first state", "Q of the first state",
+              "discounted return", "mean abs(action)", "largest excess of Q", "at step (median)")  # fmt: skip
+    return "\n".join([*to_markdown(titles, rows), ""])
 
 
 def _measured(cell: report.Cell) -> report.Cell:

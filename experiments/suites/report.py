@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import pathlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +15,7 @@ from preqn_jax.training import plots, provenance, statistics
 from preqn_jax.training.files import replace_file
 from preqn_jax.training.presets import CONFIG_FILE
 from preqn_jax.training.statistics import Estimate
+from preqn_jax.training.tables import to_csv, to_markdown
 from preqn_jax.training.workdir import read_json
 
 # Scores that are averaged over tasks are returns in units of this agent's published return on the same task.
@@ -104,14 +103,13 @@ def panels(cells: Sequence[Cell], metric: str = "return_mean") -> dict[str, dict
 
 
 def _summary(cells: Sequence[Cell]) -> str:
-    buffer = io.StringIO()
-    table = csv.writer(buffer, lineterminator="\n")
-    table.writerow(["algo", "task", "version", "seeds", "steps", "final_mean", "final_low", "final_high", "max_mean"])
+    header = ["algo", "task", "version", "seeds", "steps", "final_mean", "final_low", "final_high", "max_mean"]
+    rows = []
     for cell in cells:
         final = statistics.estimate(np.mean, cell.final)
-        numbers = [f"{number:.8g}" for number in (*final, cell.returns.max(axis=1).mean())]
-        table.writerow([cell.variant, cell.task, _version(cell), len(cell.seeds), cell.steps[-1], *numbers])
-    return buffer.getvalue()
+        numbers = [float(number) for number in (*final, cell.returns.max(axis=1).mean())]
+        rows.append([cell.variant, cell.task, _version(cell), len(cell.seeds), cell.steps[-1], *numbers])
+    return to_csv(rows, header, digits=8)
 
 
 def _version(cell: Cell) -> str:
@@ -173,19 +171,21 @@ def _markdown(cells: Sequence[Cell], jobs: int, title: str, made_with: str) -> s
 
 
 def _table_of_returns(cells: Sequence[Cell]) -> list[str]:
-    lines = ["| task | agent | runs | steps | FINAL | MAX, or source |", "| --- | --- | --- | --- | --- | --- |"]
+    rows: list[list[Any]] = []
     for task in _names(cells)[1]:
         of_task = [cell for cell in cells if cell.task == task]
         for cell in of_task:
             final = _spell(statistics.estimate(np.mean, cell.final), 1)
             most = cell.returns.max(axis=1).mean()
-            lines.append(f"| {cell.environment} | {cell.variant} | {len(cell.seeds)} | {cell.steps[-1]:,} | {final} | "
-                         f"{most:.1f} |")  # fmt: skip
+            steps = f"{cell.steps[-1]:,}"
+            rows.append([cell.environment, cell.variant, len(cell.seeds), steps, final, f"{most:.1f}"])
         for row in PUBLISHED:
             if task in row.returns and row.steps in (of_task[0].steps[-1], _UNIT.steps):
-                lines.append(f"| {task} {row.version} | published: {row.agent} | | {row.steps:,} | "
-                             f"{row.returns[task]:g} | {row.source} |")  # fmt: skip
-    return lines
+                value = f"{row.returns[task]:g}"
+                rows.append(
+                    [f"{task} {row.version}", f"published: {row.agent}", "", f"{row.steps:,}", value, row.source]
+                )
+    return to_markdown(("task", "agent", "runs", "steps", "FINAL", "MAX, or source"), rows)
 
 
 def _aggregates(cells: Sequence[Cell]) -> list[str]:
@@ -196,17 +196,11 @@ def _aggregates(cells: Sequence[Cell]) -> list[str]:
     if not common:
         return ["There is no aggregate over tasks, since no task has finished runs of every agent yet."]
     scores = {algo: [by_name[algo, task].final / _UNIT.returns[task] for task in common] for algo in algos}
-    lines = [
-        f"Over {', '.join(common)}, stratified bootstrap over runs. A score is FINAL in units of TD3's published "
-        f"return on the task ({_UNIT.source}, {_UNIT.steps:,} steps, {_UNIT.version}).",
-        "",
-        "| agent | interquartile mean of scores |",
-        "| --- | --- |",
-    ]
+    middles = []
     for algo in algos:
         middle = statistics.estimate(lambda *samples: statistics.interquartile_mean(samples), *scores[algo])
-        lines.append(f"| {algo} | {_spell(middle, 3)} |")
-    lines += ["", "| better than | probability of improvement |", "| --- | --- |"]
+        middles.append((algo, _spell(middle, 3)))
+    comparisons = []
     for i, algo in enumerate(algos):
         for other in algos[i + 1 :]:
 
@@ -215,8 +209,15 @@ def _aggregates(cells: Sequence[Cell]) -> list[str]:
                 return statistics.probability_of_improvement(samples[:half], samples[half:])
 
             value = statistics.estimate(improvement, *scores[algo], *scores[other])
-            lines.append(f"| {algo} than {other} | {_spell(value, 2)} |")
-    return lines
+            comparisons.append((f"{algo} than {other}", _spell(value, 2)))
+    return [
+        f"Over {', '.join(common)}, stratified bootstrap over runs. A score is FINAL in units of TD3's published "
+        f"return on the task ({_UNIT.source}, {_UNIT.steps:,} steps, {_UNIT.version}).",
+        "",
+        *to_markdown(("agent", "interquartile mean of scores"), middles),
+        "",
+        *to_markdown(("better than", "probability of improvement"), comparisons),
+    ]
 
 
 def _spell(estimate: Estimate, digits: int) -> str:

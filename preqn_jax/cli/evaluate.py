@@ -10,6 +10,7 @@ import numpy as np
 from absl import flags
 
 from preqn_jax.cli import film
+from preqn_jax.envs import BACKENDS
 from preqn_jax.envs import host as host_env
 from preqn_jax.envs.host import HostEnv
 from preqn_jax.settings import SettingError
@@ -35,9 +36,12 @@ def main() -> int:
             f"--video={video}: the directory {video.parent} does not exist; create it, or choose another"
         )
     config = presets.from_dict(presets.read_config(workdir))
-    if config.env.backend not in policy.HOST_BACKENDS:
-        raise SettingError(f"--workdir={workdir} was trained with backend={config.env.backend}, which this command "
-                           f"cannot evaluate; allowed: {', '.join(policy.HOST_BACKENDS)}")  # fmt: skip
+    if not config.env.facts.in_gymnasium:
+        allowed = ", ".join(name for name, facts in BACKENDS.items() if facts.in_gymnasium)
+        raise SettingError(
+            f"--workdir={workdir} was trained with backend={config.env.backend}, which this command cannot evaluate; "
+            f"allowed: {allowed}"
+        )
     seeds = range(config.seed, config.seed + config.num_seeds)
     try:
         envs = [[host_env.make(config.env, [seed, _STREAM]) for _ in range(_EPISODES.value)] for seed in seeds]

@@ -14,11 +14,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import tqdm
-
 from preqn_jax.settings import SettingError
 from preqn_jax.training import plots, provenance
 from preqn_jax.training.files import replace_file
+from preqn_jax.training.progress import Progress, message
 from preqn_jax.training.workdir import read_json
 
 RECORD = "suite.json"  # in the directory of every suite: kind, options, versions and hardware
@@ -100,8 +99,7 @@ class Runner:
         self._say(f"{len(self._jobs) - waiting} of {len(self._jobs)} runs are complete, {waiting} remain, "
                   f"{self._workers} at a time")  # fmt: skip
         total = sum(job.steps for job in self._jobs)
-        self._bar = tqdm.tqdm(total=total, initial=sum(self._done.values()), unit=" steps", smoothing=0.05,
-                              disable=not sys.stderr.isatty(), dynamic_ncols=True)  # fmt: skip
+        self._bar = Progress(total, " steps", sum(self._done.values()), smoothing=0.05)
         try:
             while self._running or (self._waiting and not self._stopped):
                 while len(self._running) < self._workers and self._waiting and not self._stopped:
@@ -121,8 +119,7 @@ class Runner:
         return 1 if self.failed else 0
 
     def _say(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # a log on a full disk, or a closed terminal
-            tqdm.tqdm.write(text, file=sys.stderr)
+        message(text)
 
     def _stop(self, number: int, frame: Any) -> None:
         """Makes every run write a checkpoint and stop; a second signal kills them immediately."""
@@ -187,7 +184,7 @@ class Runner:
                 done = min(process.job.steps, steps_done(process.job, self._folder))
             except SettingError:  # no reason to stop the others; the report will mention it
                 continue
-            self._bar.update(done - self._done[process.job.name])
+            self._bar.advance(done - self._done[process.job.name])
             self._done[process.job.name] = done
 
 

@@ -22,10 +22,11 @@ from preqn_jax.cli import compilation, lists, processes
 from preqn_jax.cli.sweeps import cluster, plan, report
 from preqn_jax.cli.sweeps import unit as sweep_unit
 from preqn_jax.cli.sweeps.plan import Run, Unit
+from preqn_jax.envs import BACKENDS
 from preqn_jax.settings import SettingError
-from preqn_jax.training import session
+from preqn_jax.training import memory, session
 from preqn_jax.training.config import Config
-from preqn_jax.training.device import DeviceTrainer, Member, memory_of
+from preqn_jax.training.device import DeviceTrainer, Member
 
 _GRID = flags.DEFINE_multi_string(
     "grid", [], "a field and its values, for example agent.min_alignment=0.9,0.97; can be repeated"
@@ -103,9 +104,12 @@ def _check_where(config: Config) -> str:
                            "localhost:1234")  # fmt: skip
     if _PROCESS.value >= _PROCESSES.value:
         raise SettingError(f"--process-id={_PROCESS.value} must be below --num-processes={_PROCESSES.value}")
-    if config.env.backend == "gymnasium":
-        raise SettingError("--coordinator needs an environment on the device, but config.env.backend=gymnasium runs on "
-                           "the CPU; allowed: mjx, brax, playground, or --cluster instead")  # fmt: skip
+    if not config.env.facts.on_device:
+        allowed = ", ".join(name for name, facts in BACKENDS.items() if facts.on_device)
+        raise SettingError(
+            f"--coordinator needs an environment on the device, but config.env.backend={config.env.backend} runs on the "
+            f"CPU; allowed: {allowed}, or --cluster instead"
+        )
     return "together"
 
 
@@ -123,17 +127,15 @@ def _join() -> None:
 
 def _check_memory(replays: Sequence[int]) -> None:
     """Raises SettingError unless the largest of these replay buffers [bytes], one per worker, fit into memory."""
-    needed, available = sum(sorted(replays)[-_WORKERS.value :]), memory_of(jax.local_devices()[0], 1)
-    if needed > available:
-        workers = min(len(replays), _WORKERS.value)
-        raise SettingError(f"{workers} parallel worker(s) need {needed / 2**30:.1f} GiB for replay buffers, but "
-                           f"{available / 2**30:.1f} GiB are available; lower --workers, --members-per-chunk or "
-                           "config.replay_capacity")  # fmt: skip
+    largest = sorted(replays)[-_WORKERS.value :]
+    remedy = "lower --workers, --members-per-chunk or config.replay_capacity"
+    available = memory.of_devices(jax.local_devices()[0])
+    memory.check(sum(largest), f"--workers={_WORKERS.value}", f"{len(largest)} replay buffer(s)", remedy, available)
 
 
 def _plan(config: Config, runs: Sequence[Run], where: str) -> list[Unit]:
     """Groups all runs into units, each with ``--members-per-chunk`` members, or with as many as fit into memory."""
-    if config.env.backend == "gymnasium":
+    if not config.env.facts.on_device:
         return plan.units_of(config, runs, lambda config, count: 1)
     devices = 1 if where not in ("together", "none") else len(jax.devices())  # a task of a cluster has one
     if where == "together" and len(runs) % devices:
@@ -154,7 +156,7 @@ def _fitting(config: Config, count: int, devices: int) -> int:
     member = trainer.member_bytes()
     if on_cpu:
         member += trainer.replay_bytes  # writing a checkpoint needs a copy, which is in the same memory
-    of_process = memory_of(jax.local_devices()[0], devices // processes)
+    of_process = memory.of_devices(jax.local_devices()[0], devices // processes)
     fit = processes * int(0.9 * of_process / shares / member)
     if processes > 1:  # all processes must use the same number
         fit = int(multihost_utils.process_allgather(np.asarray(fit)).min())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from preqn_jax.envs.mjx_tasks import TASKS as MJX_TASKS
 from preqn_jax.settings import SettingError, unknown
@@ -35,7 +35,49 @@ DISCRETE_ENVS: dict[str, str] = {
     "spaceinvaders": "MinAtar/SpaceInvaders-v1",
 }
 
-BACKENDS = ("gymnasium", "mjx", "brax", "playground")
+
+class Backend(NamedTuple):
+    """What the rest of the library has to know about a backend, the software that runs environments.
+
+    Attributes:
+      on_device: whether environments are compiled with the agent and run on its device; if not, they run on the CPU.
+      in_gymnasium: whether Gymnasium provides the same environments, so that a policy can be evaluated in them.
+      discrete_actions: whether there are environments with discrete actions.
+      unsupported: fields of the environment's configuration that the backend does not use.
+    """
+
+    on_device: bool
+    in_gymnasium: bool
+    discrete_actions: bool
+    unsupported: tuple[str, ...]
+
+
+BACKENDS = {
+    "gymnasium": Backend(
+        on_device=False,
+        in_gymnasium=True,
+        discrete_actions=True,
+        unsupported=("num_envs", "solver_iterations"),
+    ),
+    "mjx": Backend(
+        on_device=True,
+        in_gymnasium=True,
+        discrete_actions=False,
+        unsupported=("kwargs", "reset_options"),
+    ),
+    "brax": Backend(
+        on_device=True,
+        in_gymnasium=False,
+        discrete_actions=False,
+        unsupported=("reset_options", "solver_iterations"),
+    ),
+    "playground": Backend(
+        on_device=True,
+        in_gymnasium=False,
+        discrete_actions=False,
+        unsupported=("kwargs", "reset_options", "solver_iterations"),
+    ),
+}
 
 
 def make_mjx(env_id: str, **options: Any) -> MjxEnv:

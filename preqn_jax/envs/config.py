@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from preqn_jax.envs import BACKENDS
+from preqn_jax.envs import BACKENDS, Backend
 from preqn_jax.settings import Options, setting
 
 
@@ -41,6 +41,11 @@ class EnvConfig:
     reset_options: Options = setting(
         Options(), "options passed to every reset, with backend=gymnasium, in the same format as kwargs"
     )
+
+    @property
+    def facts(self) -> Backend:
+        """The properties of the backend."""
+        return BACKENDS[self.backend]
 
     def __post_init__(self) -> None:
         for name in ("kwargs", "reset_options"):  # may be given as plain dictionaries

@@ -19,7 +19,7 @@ from preqn_jax.types import Array, NonFiniteError, Transition
 
 Infos = dict[str, np.ndarray]  # metrics of each gradient step by name, [S, U]: S seeds, U gradient steps
 Row = dict[str, float]  # a row of metrics.csv
-Burst = Callable[[AgentState, Transition, Array, Array], tuple[AgentState, dict[str, Array]]]
+GradientSteps = Callable[[AgentState, Transition, Array, Array], tuple[AgentState, dict[str, Array]]]
 
 # Streams of JAX keys. Each draw depends only on (seed, stream, counter), so a run resumes exactly without storing
 # any random state.
@@ -242,27 +242,27 @@ def stream(key: Array, number: int, counter: Array) -> Array:
     return jax.random.fold_in(jax.random.fold_in(key, number), counter)
 
 
-def burst_of(agent: Agent) -> Burst:
+def gradient_steps_of(agent: Agent) -> GradientSteps:
     """Returns (state, transitions [U, B, ...], key, step) -> (state, metrics [U]), which runs U gradient steps."""
 
-    def burst(state: AgentState, batches: Transition, key: Array, step: Array) -> tuple[AgentState, dict[str, Array]]:
+    def steps(state: AgentState, batches: Transition, key: Array, step: Array) -> tuple[AgentState, dict[str, Array]]:
         keys = jax.random.split(stream(key, UPDATE, step), batches.reward.shape[0])
         return jax.lax.scan(lambda state, x: agent.update(state, *x), state, (batches, keys))
 
-    return burst
+    return steps
 
 
-def guarded_burst_of(agent: Agent) -> Callable[..., tuple[AgentState, dict[str, Array], Array]]:
-    """Like :func:`burst_of`, with an additional last argument and result: whether the learner is running.
+def guarded_steps_of(agent: Agent) -> Callable[..., tuple[AgentState, dict[str, Array], Array]]:
+    """Like :func:`gradient_steps_of`, with an additional last argument and result: whether the learner is running.
 
     If the new state or a metric contains a NaN or an infinity, the old state is kept and the result is False.
     """
-    burst = burst_of(agent)
+    steps = gradient_steps_of(agent)
 
     def guarded(
         state: AgentState, batches: Transition, key: Array, step: Array, running: Array
     ) -> tuple[AgentState, dict[str, Array], Array]:
-        after, infos = burst(state, batches, key, step)
+        after, infos = steps(state, batches, key, step)
         running = running & all_finite((after, infos))
         return jax.tree.map(lambda new, old: jnp.where(running, new, old), after, state), infos, running
 

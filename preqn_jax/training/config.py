@@ -68,22 +68,18 @@ def check_config(config: Config) -> None:
     for name in ("total_steps", "update_after", "evaluate_every", "checkpoint_every", "diagnose_every"):
         _check_multiple(f"config.{name}", getattr(config, name), "config.update_every", config.update_every)
     env = config.env
-    useless = {
-        "gymnasium": ("num_envs", "solver_iterations"),
-        "mjx": ("kwargs", "reset_options"),
-        "brax": ("reset_options", "solver_iterations"),
-        "playground": ("kwargs", "reset_options", "solver_iterations"),
-    }
-    for name in useless[env.backend]:
+    for name in env.facts.unsupported:
         value, default = getattr(env, name), getattr(EnvConfig, name)
         if value != default:
             raise SettingError(
                 f"config.env.{name}={spell(value)} is not supported by backend={env.backend}; allowed: {spell(default)}"
             )
-    if env.backend != "gymnasium":
-        if config.agent.discrete:
-            raise SettingError(f"config.env.backend={env.backend} has only environments with continuous actions"
-                               + _not_made(config, discrete=False))  # fmt: skip
+    if config.agent.discrete and not env.facts.discrete_actions:
+        raise SettingError(
+            f"config.env.backend={env.backend} has only environments with continuous actions"
+            + _not_supported(config, discrete=False)
+        )
+    if env.facts.on_device:
         _check_multiple("config.update_every", config.update_every, "config.env.num_envs", config.env.num_envs)
         _check_multiple("config.replay_capacity", config.replay_capacity, "config.update_every", config.update_every)
 
@@ -92,11 +88,13 @@ def check_actions(config: Config, discrete: bool) -> None:
     """Raises SettingError unless the agent and the environment have the same kind of actions."""
     if config.agent.discrete != discrete:
         kind = "discrete" if discrete else "continuous"
-        raise SettingError(f"config.env.id={config.env.id} (backend={config.env.backend}) has {kind} actions"
-                           + _not_made(config, discrete))  # fmt: skip
+        raise SettingError(
+            f"config.env.id={config.env.id} (backend={config.env.backend}) has {kind} actions"
+            + _not_supported(config, discrete)
+        )
 
 
-def _not_made(config: Config, discrete: bool) -> str:
+def _not_supported(config: Config, discrete: bool) -> str:
     """The end of the error message for an agent that does not support the environment's kind of actions."""
     fit = ", ".join(name for name, agent in AGENTS.items() if agent.discrete == discrete)
     return f", which {config.agent.name} does not support; allowed agents: {fit}"

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +20,7 @@ from preqn_jax.training.base import Infos, Interval, Notice, Trainer
 from preqn_jax.training.checkpoint import Arrays
 from preqn_jax.training.config import Config, check_actions
 from preqn_jax.training.evaluation import Evaluation, evaluate
+from preqn_jax.training.mapping import over_learners
 from preqn_jax.training.replay import HostReplay
 from preqn_jax.types import Array, NonFiniteError, Transition, transition_shapes
 
@@ -58,23 +58,22 @@ class HostTrainer(Trainer):
         start = time.perf_counter()
         config, env, agent = self.config, self.envs[0], self.agent
         seeds = config.num_seeds
-        init = _over_seeds(lambda key: agent.init(jax.random.fold_in(key, base.INIT)), seeds, in_axes=(0,))
+        init = over_learners(lambda key: agent.init(jax.random.fold_in(key, base.INIT)))
         self.state: AgentState = jax.jit(init)(self.keys)
-        self.act = jax.jit(_over_seeds(agent.act, seeds, in_axes=(0, 0)))
-        self._explore = jax.jit(_over_seeds(_explore_at(agent), seeds, in_axes=(0, 0, 0, None)))
-        self._observe = jax.jit(_over_seeds(agent.observe, seeds, in_axes=(0, 0)), donate_argnums=0)
-        value = functools.partial(base.value_of_policy, agent, self._critic)
-        self._value = jax.jit(_over_seeds(value, seeds, in_axes=(0, 0)))
+        self.act = jax.jit(over_learners(agent.act))
+        self._explore = jax.jit(over_learners(functools.partial(_explore_at, agent), in_axes=(0, 0, 0, None)))
+        self._observe = jax.jit(over_learners(agent.observe), donate_argnums=0)
+        self._value = jax.jit(over_learners(functools.partial(base.value_of_policy, agent, self._critic)))
         jax.block_until_ready(self._explore(self.state, self.observation, self.keys, np.uint32(0)))
         jax.block_until_ready(self.act(self.state, self._evaluation_shape()))
         jax.block_until_ready(self._value(self.state, self._evaluation_shape()))
         lead = (seeds, config.update_every, config.batch_size * (1 + config.measure_alignment))
         shapes = transition_shapes(env.observation_size, env.action_size)
         batches = Transition(*(jax.ShapeDtypeStruct((*lead, *shape), jnp.float32) for shape in shapes))
-        burst = jax.jit(_over_seeds(base.guarded_burst_of(agent), seeds, in_axes=(0, 0, 0, None, 0)), donate_argnums=0)
-        lowered = burst.lower(self.state, batches, self.keys, np.uint32(0), self.running)
+        steps = jax.jit(over_learners(base.guarded_steps_of(agent), in_axes=(0, 0, 0, None, 0)), donate_argnums=0)
+        lowered = steps.lower(self.state, batches, self.keys, np.uint32(0), self.running)
         # Compiled ahead of time, so that a call with other shapes fails instead of recompiling.
-        self._burst = lowered.compile()
+        self._steps = lowered.compile()
         self._diagnose = self._compile_diagnosis(batches) if config.diagnose_every else None
         diagnosis = sorted(self._diagnose.out_info) if self._diagnose else []
         self.interval = Interval(seeds, sorted(lowered.out_info[1]), diagnosis)
@@ -88,7 +87,7 @@ class HostTrainer(Trainer):
             first = jax.tree.map(lambda leaf: leaf[0, : self.config.batch_size], batches)
             return diagnose(state, first, base.stream(key, base.DIAGNOSE, step))
 
-        over_seeds = _over_seeds(diagnose_at, self.config.num_seeds, in_axes=(0, 0, 0, None))
+        over_seeds = over_learners(diagnose_at, in_axes=(0, 0, 0, None))
         return jax.jit(over_seeds).lower(self.state, batches, self.keys, np.uint32(0)).compile()
 
     def _evaluation_shape(self) -> np.ndarray:
@@ -162,7 +161,7 @@ class HostTrainer(Trainer):
             batches = jax.tree.map(lambda *parts: np.concatenate(parts, axis=2), *both)
         if self._diagnose and self.step % self.config.diagnose_every == 0:
             self.interval.add_diagnosis(self._diagnose(self.state, batches, self.keys, np.uint32(self.step)))
-        self.state, info, running = self._burst(self.state, batches, self.keys, np.uint32(self.step), self.running)
+        self.state, info, running = self._steps(self.state, batches, self.keys, np.uint32(self.step), self.running)
         return self._record({name: np.asarray(value) for name, value in info.items()}, np.asarray(running))
 
     def _draw(self, stream: int) -> Transition:
@@ -258,22 +257,5 @@ def _during(what: str) -> Iterator[None]:
         raise NonFiniteError(f"{error}, in {what}") from None
 
 
-def _explore_at(agent: Agent) -> Callable[[AgentState, Array, Array, Array], Array]:
-    def explore(state: AgentState, observation: Array, key: Array, step: Array) -> Array:
-        return agent.explore(state, observation, base.stream(key, base.EXPLORE, step))
-
-    return explore
-
-
-def _over_seeds(function: Callable[..., Any], num_seeds: int, in_axes: tuple[int | None, ...]) -> Callable[..., Any]:
-    """Maps ``function`` over the leading axis of the arguments whose entry of ``in_axes`` is 0."""
-    if num_seeds > 1:
-        return jax.vmap(function, in_axes)
-
-    # For one seed, avoid the overhead that vmap adds to while_loop and cond: a tenth of an update's time on CPU.
-    def of_one(*arguments: Any) -> Any:
-        pairs = zip(arguments, in_axes, strict=True)
-        squeezed = (a if axis is None else jax.tree.map(lambda leaf: leaf[0], a) for a, axis in pairs)
-        return jax.tree.map(lambda leaf: leaf[None], function(*squeezed))
-
-    return of_one
+def _explore_at(agent: Agent, state: AgentState, observation: Array, key: Array, step: Array) -> Array:
+    return agent.explore(state, observation, base.stream(key, base.EXPLORE, step))

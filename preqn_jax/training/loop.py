@@ -50,7 +50,7 @@ def make_trainer(config: Config) -> Trainer:
     Raises:
       SettingError: if the configuration is invalid.
     """
-    if config.env.backend == "gymnasium":
+    if not config.env.facts.on_device:
         return HostTrainer(config)
     from preqn_jax.training.device import DeviceTrainer  # imported here because it needs optional packages
 

@@ -21,8 +21,6 @@ from preqn_jax.training.checkpoint import Checkpoints
 from preqn_jax.training.config import Config
 from preqn_jax.types import Array
 
-HOST_BACKENDS = ("gymnasium", "mjx")  # backends whose environments Gymnasium provides too
-
 
 class Policy:
     """The deterministic policy of one trained seed.
@@ -157,7 +155,7 @@ def restore(
 
 def _spaces(config: Config, arrays: dict[str, np.ndarray]) -> tuple[gymnasium.Space, gymnasium.Space]:
     """The observation and action spaces. Backends without Gymnasium use vectors, and actions in [-1, 1]."""
-    if config.env.backend in HOST_BACKENDS:
+    if config.env.facts.in_gymnasium:
         env = host.make(config.env, [config.seed])
         env.close()
         return env.observation_space, env.action_space

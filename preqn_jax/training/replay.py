@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import psutil
 
-from preqn_jax.settings import SettingError
+from preqn_jax.training import memory
 from preqn_jax.types import Array, Transition, transition_bytes, transition_shapes
 
 
@@ -39,13 +38,9 @@ class HostReplay:
         """
         self.capacity = capacity
         self.nbytes = num_seeds * capacity * transition_bytes(observation_size, action_size)
-        available = psutil.virtual_memory().available
-        if self.nbytes > available:
-            fits = int(capacity * available / self.nbytes)
-            raise SettingError(
-                f"config.replay_capacity={capacity} needs {self.nbytes / 2**30:.1f} GiB for {num_seeds} seed(s), but "
-                f"{available / 2**30:.1f} GiB of memory are available; at most {fits} transitions fit"
-            )
+        available = memory.of_machine()
+        remedy = f"at most {int(capacity * available / self.nbytes)} transitions fit"
+        memory.check(self.nbytes, f"config.replay_capacity={capacity}", f"{num_seeds} seed(s)", remedy, available)
         shapes = transition_shapes(observation_size, action_size)
         self.data = Transition(*(np.zeros((num_seeds, capacity, *shape), np.float32) for shape in shapes))
         self.last = np.zeros((num_seeds, capacity), bool)

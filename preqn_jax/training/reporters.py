@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import functools
 import importlib.util
-import io
 import json
 import os
 import pathlib
-import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-import tqdm
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
@@ -27,6 +22,8 @@ from preqn_jax.training import plots
 from preqn_jax.training.config import Config
 from preqn_jax.training.files import replace_file
 from preqn_jax.training.presets import CONFIG_FILE, to_dict
+from preqn_jax.training.progress import Progress, message, time_left
+from preqn_jax.training.tables import to_csv
 
 Row = dict[str, float]
 
@@ -290,15 +287,9 @@ class MetricsTable:
         """
         if self._text and self._text.partition("\n")[0].split(",") != list(rows[0]):
             raise SettingError(f"{self.path} has the columns of another version of preqn_jax; choose another --workdir")
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        if self._text:
-            self._text = self._upto(int(rows[0]["step"]) - 1)
-        else:
-            writer.writerow(rows[0])
-        for row in rows:
-            writer.writerow([f"{value:.8g}" for value in row.values()])
-        self._text += buffer.getvalue()
+        header = None if self._text else list(rows[0])
+        values = [[float(value) for value in row.values()] for row in rows]
+        self._text = self._upto(int(rows[0]["step"]) - 1) + to_csv(values, header, digits=8)
 
     def write(self) -> None:
         """Rewrites the file."""
@@ -315,24 +306,24 @@ class UpdatesRecord:
             if int(path.name.partition(".")[0]) > first_step:
                 path.unlink()
         self._folder = folder
-        self._bursts: list[dict[str, np.ndarray]] = []
+        self._parts: list[dict[str, np.ndarray]] = []
 
     def add(self, step: int, info: dict[str, np.ndarray]) -> None:
         """Buffers the metrics ``[S, U]`` of the gradient steps that followed environment step ``step``."""
         updates = next(iter(info.values())).shape[1]
-        self._bursts.append({"step": np.full((1, updates), step), **info})
+        self._parts.append({"step": np.full((1, updates), step), **info})
 
     def write(self) -> None:
         """Writes the buffered metrics to a new file."""
-        if not self._bursts:
+        if not self._parts:
             return
-        columns = {name: np.concatenate([burst[name] for burst in self._bursts], axis=1) for name in self._bursts[0]}
+        columns = {name: np.concatenate([part[name] for part in self._parts], axis=1) for name in self._parts[0]}
         path = self._folder / f"{columns['step'].max():09d}.npz"
         partial = path.with_name(path.name + ".partial")
         with partial.open("wb") as file:
             np.savez(file, allow_pickle=False, **columns)
         partial.replace(path)
-        self._bursts = []
+        self._parts = []
 
 
 class Terminal:
@@ -354,14 +345,11 @@ class Terminal:
         self._step, self._return = first_step, np.nan
         self._mark = (time.perf_counter(), first_step)  # time and step from which the speed is measured
         self.steps_per_second = np.nan  # environment steps of all seeds together
-        self._bar = None
-        if sys.stderr.isatty():
-            self._bar = tqdm.tqdm(total=total_steps, initial=first_step, unit=" steps", dynamic_ncols=True)
+        self._bar = Progress(total_steps, " steps", first_step)
 
     def message(self, text: str) -> None:
         """Prints one line, above the progress bar if there is one."""
-        with contextlib.suppress(OSError):  # a log on a full disk, or a closed terminal
-            tqdm.tqdm.write(text, file=sys.stderr)
+        message(text)
 
     def progress(self, step: int, latest: Row) -> None:
         """Advances to ``step`` and shows the latest metrics."""
@@ -374,12 +362,9 @@ class Terminal:
         rates = {"return": f"{self._return:.1f}", "steps/s": f"{self.steps_per_second:.0f}"}
         shown = {name: text for name, text in rates.items() if text != "nan"}  # not measured yet
         shown |= {label: f"{latest[name]:.3g}" for name, label in self._labels.items() if name in latest}
-        if self._bar is not None:
-            with contextlib.suppress(OSError):
-                self._bar.set_postfix(shown, refresh=False)
-                self._bar.update(moved)
-        elif due:
-            eta = tqdm.tqdm.format_interval((self._total - step) * self._num_seeds / self.steps_per_second)
+        self._bar.advance(moved, shown)
+        if due and not self._bar.visible:
+            eta = time_left((self._total - step) * self._num_seeds / self.steps_per_second)
             self.message("  ".join([f"{step}/{self._total} steps", f"ETA {eta}", *map(" ".join, shown.items())]))
 
     def evaluation(self, rows: list[Row]) -> None:
@@ -391,6 +376,4 @@ class Terminal:
 
     def close(self) -> None:
         """Closes the progress bar and leaves it visible."""
-        if self._bar is not None:
-            with contextlib.suppress(OSError):
-                self._bar.close()
+        self._bar.close()

@@ -194,7 +194,7 @@ def test_a_sweep_stops_at_a_signal_and_goes_on(whole, tmp_path):
         (["--coordinator=localhost"], "--coordinator=localhost must be host:port of process 0"),
         (["--coordinator=localhost:1", "--cluster=auto"], "exclude each other"),
         (["--cluster=here"], "--cluster=here is unknown; allowed: local, auto, ray://host:port, none"),
-        (MANY, "24 parallel worker(s) need"),
+        (MANY, "for 24 replay buffer(s), but"),
         (["--coordinator=localhost:1", *HOST], "but config.env.backend=gymnasium runs on the CPU"),
         (["--cluster=ray://nowhere.invalid:1"], "Ray, which is not installed; pip install"),
         (["--grid=agent.min_alignement=1"], "did you mean agent.min_alignment?"),

@@ -292,7 +292,7 @@ def test_members_all_at_once_as_on_an_accelerator_equal_one_after_the_other(monk
     members = [Member(0, {"step_size": 0.1, "min_alignment": 0.9}), Member(1, {"step_size": 0.03, "gamma": 0.4})]
     configuration = config("action", diagnose_every=50)
     one_by_one = trained(configuration, members=members)[1].rows
-    monkeypatch.setattr("preqn_jax.training.device.over_members", lambda function, *given: jax.vmap(function)(*given))
+    monkeypatch.setattr("preqn_jax.training.population.over_learners", lambda function, in_turn: jax.vmap(function))
     at_once = trained(configuration, members=members)[1].rows
     for ours, theirs in zip(at_once, one_by_one, strict=True):
         for name in ours:

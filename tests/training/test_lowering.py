@@ -7,7 +7,7 @@ import pytest
 from preqn_jax.agents import AGENTS
 from preqn_jax.envs import device, make_mjx
 from preqn_jax.envs.config import EnvConfig
-from preqn_jax.training.base import guarded_burst_of
+from preqn_jax.training.base import guarded_steps_of
 from preqn_jax.training.config import Config
 from preqn_jax.training.device import DeviceTrainer, Member
 from preqn_jax.types import Transition, transition_shapes
@@ -33,9 +33,9 @@ def trainer(monkeypatch):
         return device.from_brax(probe, time_limit)
 
     def make(name):
-        agent = AGENTS[name].config(hidden_sizes=(8,), **AGENT_OPTIONS.get(name, {}))
+        agent = AGENTS[name](hidden_sizes=(8,), **AGENT_OPTIONS.get(name, {}))
         env = EnvConfig("action", backend="brax", num_envs=2)
-        config = Config(agent=agent, algorithm=name, env=env, **{**SCHEDULE, **OPTIONS.get(name, {})})
+        config = Config(agent=agent, env=env, **{**SCHEDULE, **OPTIONS.get(name, {})})
         # A hyperparameter that differs between members is an argument of the program.
         members = [Member(seed, {"gamma": 0.9 + 0.01 * seed}) for seed in range(MEMBERS)]
         return DeviceTrainer(config, members, jax.devices()[:DEVICES])
@@ -58,8 +58,8 @@ def test_the_programs_of_a_population_on_four_devices_lower(name, trainer):
 @pytest.mark.parametrize("name", [name for name in NAMES if AGENTS[name].discrete])
 def test_the_gradient_steps_of_discrete_agents_lower(name):
     """Their environments run on the CPU; the gradient steps of an iteration need not."""
-    agent = AGENTS[name].make(AGENTS[name].config(hidden_sizes=(8,)), 3, 2)
-    steps = jax.jit(jax.vmap(guarded_burst_of(agent), in_axes=(0, 0, 0, None, 0)))
+    agent, _ = AGENTS[name](hidden_sizes=(8,)).make(3, 2)
+    steps = jax.jit(jax.vmap(guarded_steps_of(agent), in_axes=(0, 0, 0, None, 0)))
     keys = jax.random.split(jax.random.key(0), 2)
     state = jax.eval_shape(jax.vmap(agent.init), keys)
     batches = Transition(*(jnp.zeros((2, 5, 4, *shape)) for shape in transition_shapes(3, 2)))

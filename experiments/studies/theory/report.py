@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
-
 from experiments.studies.theory.checks import WRONG, Check
+from preqn_jax.training import tables
 
 
 def exit_code(checks: list[Check]) -> int:
@@ -15,12 +13,7 @@ def exit_code(checks: list[Check]) -> int:
 
 def to_csv(checks: list[Check]) -> str:
     """The table in CSV, with one row per check."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(Check._fields)
-    for check in checks:
-        writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in check])
-    return buffer.getvalue()
+    return tables.to_csv(checks, Check._fields)
 
 
 def table(checks: list[Check]) -> list[str]:

@@ -12,11 +12,10 @@ import tempfile
 from collections.abc import Sequence
 from typing import IO, Any
 
-import tqdm
-
 from preqn_jax.cli.processes import Runner, one_thread
 from preqn_jax.cli.sweeps.plan import Unit
 from preqn_jax.settings import SettingError
+from preqn_jax.training.progress import Progress, message
 from preqn_jax.training.workdir import fcntl
 
 RETRIES = 3  # by Ray itself, of a task whose worker died; each retry resumes from the unit's checkpoint
@@ -85,24 +84,24 @@ def _collect(units: Sequence[Unit], folder: pathlib.Path) -> tuple[int, dict[str
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(_run)
     start = functools.partial(task.remote, str(folder.absolute()))
     waiting, failed = {start(unit.name): (unit, 1) for unit in units}, {}
-    with tqdm.tqdm(total=len(waiting), unit=" units", disable=not sys.stderr.isatty()) as bar:
+    with Progress(len(waiting), " units") as progress:
         while waiting:
             (done, *_), _ = ray.wait(list(waiting), num_returns=1)
             unit, attempt = waiting.pop(done)
             try:
                 ray.get(done)
-                bar.write(f"finished {unit.name}", file=sys.stderr)
+                message(f"finished {unit.name}")
             except ray.exceptions.RayError as error:
                 reason = _reason(error)
                 # Only if the task raised an exception: if its worker died, Ray itself has retried already.
                 again = attempt < Runner.attempts and isinstance(error, ray.exceptions.RayTaskError)
                 what_next = "it will be retried once" if again else "the other units continue"
-                bar.write(f"{unit.name} failed ({reason}); {what_next}", file=sys.stderr)
+                message(f"{unit.name} failed ({reason}); {what_next}")
                 if again:
                     waiting[start(unit.name)] = unit, attempt + 1
                     continue
                 failed[unit.name] = reason
-            bar.update()
+            progress.advance()
     return (1 if failed else 0), failed
 
 

@@ -109,7 +109,7 @@ def units_of(
     """
     for run in runs:
         check_config(_at(config, run))
-    if config.env.backend == "gymnasium":
+    if not config.env.facts.on_device:
         return [Unit(f"run{run.number:04d}", _at(config, run), (run,), None) for run in runs]
     groups: dict[Config, list[Run]] = {}
     for run in runs:
@@ -150,7 +150,7 @@ def resume(folder: pathlib.Path, config: Config, runs: Sequence[Run]) -> list[Un
 
 def _of_its_program(config: Config, run: Run) -> Config:
     """The configuration that a run shares with the other runs of one compiled program; on the CPU, its own."""
-    if config.env.backend == "gymnasium":
+    if not config.env.facts.on_device:
         return _at(config, run)
     fixed = {path: value for path, value in run.point.items() if not varies_inside(config, path)}
     return _at(config, Run(run.number, fixed, config.seed))
@@ -210,5 +210,5 @@ def _from_json(entry: dict[str, Any]) -> Unit:
     config = presets.from_dict(entry["config"])
     points = [{path: settings.hashable(value) for path, value in run["point"].items()} for run in entry["runs"]]
     runs = tuple(Run(run["number"], point, run["seed"]) for run, point in zip(entry["runs"], points, strict=True))
-    population = None if config.env.backend == "gymnasium" else tuple(_member(config, run) for run in runs)
+    population = tuple(_member(config, run) for run in runs) if config.env.facts.on_device else None
     return Unit(entry["name"], config, runs, population)

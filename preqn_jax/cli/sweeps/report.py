@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import collections
-import csv
-import io
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,6 +13,7 @@ from preqn_jax import settings
 from preqn_jax.cli.sweeps.plan import Axis, Run, Unit
 from preqn_jax.training import plots, statistics
 from preqn_jax.training.files import replace_file
+from preqn_jax.training.tables import to_csv, to_markdown
 from preqn_jax.training.workdir import read_json
 
 _MOST_CURVES = 8  # in one figure
@@ -96,37 +95,28 @@ def _stopped_line(run: Run, reason: str) -> str:
 
 def _summary(points: Sequence[Point], stopped: Mapping[tuple[Any, ...], int]) -> str:
     """The table of all points with the number of stopped runs; points without finished runs come last."""
-    buffer = io.StringIO()
-    table = csv.writer(buffer, lineterminator="\n")
-    table.writerow(
-        [*points[0].values, "seeds", "steps", "final_mean", "final_low", "final_high", "max_mean", "stopped"]
-    )
+    header = [*points[0].values, "seeds", "steps", "final_mean", "final_low", "final_high", "max_mean", "stopped"]
+    rows: list[list[Any]] = []
     for point in points:
-        numbers = [f"{number:.8g}" for number in (*point.final, point.returns.max(axis=1).mean())]
-        spelled = [settings.spell(value) for value in point.values.values()]
-        count = stopped.get(tuple(point.values.values()), 0)
-        table.writerow([*spelled, len(point.seeds), point.steps[-1], *numbers, count])
+        values = tuple(point.values.values())
+        numbers = [float(number) for number in (*point.final, point.returns.max(axis=1).mean())]
+        counts = len(point.seeds), point.steps[-1]
+        rows.append([*map(settings.spell, values), *counts, *numbers, stopped.get(values, 0)])
     reported = [tuple(point.values.values()) for point in points]
     for values in [values for values in stopped if values not in reported]:
-        table.writerow([*map(settings.spell, values), 0, "", "", "", "", "", stopped[values]])
-    return buffer.getvalue()
+        rows.append([*map(settings.spell, values), 0, "", "", "", "", "", stopped[values]])
+    return to_csv(rows, header, digits=8)
 
 
 def _table(points: Sequence[Point], axes: Sequence[Axis]) -> str:
-    names = [axis.path for axis in axes]
-    lines = [
-        "| "
-        + " | ".join([*names, "runs", "final: mean of the last three evaluations", "95% bootstrap interval"])
-        + " |",
-        "|" + " --- |" * (len(names) + 3),
-    ]
+    header = [axis.path for axis in axes]
+    header += ["runs", "final: mean of the last three evaluations", "95% bootstrap interval"]
+    rows = []
     for point in sorted(points, key=lambda point: -point.final.value):
         value, low, high = point.final
         spelled = [settings.spell(value) for value in point.values.values()]
-        lines.append(
-            "| " + " | ".join([*spelled, str(len(point.seeds)), f"{value:.1f}", f"{low:.1f} to {high:.1f}"]) + " |"
-        )
-    return "\n".join(lines)
+        rows.append([*spelled, len(point.seeds), f"{value:.1f}", f"{low:.1f} to {high:.1f}"])
+    return "\n".join(to_markdown(header, rows))
 
 
 @plots.harmless
