@@ -91,7 +91,7 @@ class DeviceTrainer(Trainer):
         memory.check(self.replay_bytes + minibatches, what, members, remedy, available)
 
     def compile(self) -> float:
-        """Initializes the learners and compiles all functions of the run; returns the elapsed time [s]."""
+        """See :meth:`Trainer.compile`."""
         start = time.perf_counter()
         programs = self.programs()
         init, arguments = programs.pop("init")
@@ -158,14 +158,7 @@ class DeviceTrainer(Trainer):
         return self._distribution.program(of_one_device, shared, donate)
 
     def advance(self) -> Infos:
-        """Runs one iteration: ``update_every`` environment steps, then the same number of gradient steps.
-
-        Returns:
-          Metrics of each gradient step, ``[M, U]`` by name; empty before ``update_after``.
-
-        Raises:
-          NonFiniteError: if all learners have been stopped.
-        """
+        """See :meth:`Trainer.advance`."""
         config = self.config
         if self._diagnose and self.step >= config.update_after and self.step % config.diagnose_every == 0:
             self.interval.add_diagnosis(local(self._diagnose(*self._arguments())))
@@ -182,14 +175,14 @@ class DeviceTrainer(Trainer):
         return ", ".join([f"seed {self.seeds[s]}", *(f"{name} {value:g}" for name, value in numbers)])
 
     def play(self, should_stop: Callable[[], bool]) -> tuple[Evaluation, np.ndarray] | None:
-        """Runs evaluation episodes; see :meth:`Trainer.play`.
+        """See :meth:`Trainer.play`.
 
         The evaluation is one compiled program, so ``should_stop`` is only called before it starts.
         """
         return None if should_stop() else local(self._play(*self._arguments()))
 
     def arrays(self) -> Arrays:
-        """The state of the run for a checkpoint, as arrays by name; the input of :meth:`restore`.
+        """See :meth:`Trainer.arrays`.
 
         With several processes these are global arrays of all members.
         """
@@ -208,11 +201,7 @@ class DeviceTrainer(Trainer):
         return arrays
 
     def restore(self, arrays: Arrays) -> None:
-        """Restores the state of a trainer with the same configuration; call after :meth:`compile`.
-
-        Raises:
-          CheckpointError: if the arrays belong to another configuration.
-        """
+        """See :meth:`Trainer.restore`."""
         arrays = {"running": np.ones(len(self.members), bool), **arrays}  # missing in older checkpoints
         spread = [name for name, array in arrays.items() if isinstance(array, jax.Array)]
         arrays = {name: local(array) if name in spread else array for name, array in arrays.items()}

@@ -54,7 +54,7 @@ class HostTrainer(Trainer):
         self.notices += [Notice(f"warning: {caveat}") for caveat in env.caveats]
 
     def compile(self) -> float:
-        """Initializes the learners and compiles all functions of the run; returns the elapsed time [s]."""
+        """See :meth:`Trainer.compile`."""
         start = time.perf_counter()
         config, env, agent = self.config, self.envs[0], self.agent
         seeds = config.num_seeds
@@ -95,10 +95,7 @@ class HostTrainer(Trainer):
         return np.zeros(size, np.float32)
 
     def advance(self) -> Infos:
-        """Runs one iteration: ``update_every`` environment steps, then the same number of gradient steps.
-
-        Returns:
-          Metrics of each gradient step, ``[S, U]`` by name; empty before ``update_after``.
+        """See :meth:`Trainer.advance`.
 
         Raises:
           NonFiniteError: if an environment returns a value that float32 cannot represent, or all learners have been
@@ -171,7 +168,7 @@ class HostTrainer(Trainer):
         return self.replay.sample(self._generators(stream), shape, config.n_step, config.agent.gamma)
 
     def play(self, should_stop: Callable[[], bool]) -> tuple[Evaluation, np.ndarray] | None:
-        """Runs evaluation episodes; see :meth:`Trainer.play`."""
+        """See :meth:`Trainer.play`."""
         config = self.config
         if not self._eval_envs:
             self._eval_envs = [
@@ -189,7 +186,7 @@ class HostTrainer(Trainer):
         return evaluation, np.asarray(self._value(self.state, evaluation.first_observation))
 
     def arrays(self) -> Arrays:
-        """The state of the run for a checkpoint, as arrays by name; the input of :meth:`restore`."""
+        """See :meth:`Trainer.arrays`."""
         arrays = {"step": np.asarray(self.step), "evaluation_due": np.asarray(self.evaluation_due)}
         arrays["running"] = self.running
         arrays |= {"returns": self.returns, "observation": self.observation}
@@ -202,13 +199,10 @@ class HostTrainer(Trainer):
         return arrays
 
     def restore(self, arrays: Arrays) -> None:
-        """Restores the state of a trainer with the same configuration; call after :meth:`compile`.
+        """See :meth:`Trainer.restore`.
 
         Environments are restored by replaying the actions of the current episode. One that does not reach the
         checkpoint's state this way begins a new episode, with a notice.
-
-        Raises:
-          CheckpointError: if the arrays belong to another configuration.
         """
         self.state = base.restore_tree(self.state, arrays, "agent")
         self.step, self.evaluation_due = int(arrays["step"]), bool(arrays.get("evaluation_due", False))
