@@ -17,6 +17,7 @@ from preqn_jax.ops import ntk, solvers
 from preqn_jax.ops.linesearch import Linesearch
 from preqn_jax.ops.preqn import Status, preqn_update
 from preqn_jax.optim import precondition_by_ntk, preqn, preqn_info, scale_by_alignment_linesearch
+from tests.helpers import bits, normal, overflowing
 from tests.ops.precision import double
 
 B = 12
@@ -26,15 +27,6 @@ CRITIC_Q = ntk.module_q_fn(CRITIC)
 
 def Q_FN(params, x):
     return jnp.tanh(x @ params["w"]) @ params["v"]
-
-
-def normal(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
-
-
-def overflowing(gram, td_error):
-    del gram
-    return jnp.full_like(td_error, jnp.inf)
 
 
 CRITIC_INPUTS = normal(B, 3), normal(B, 2, seed=1)
@@ -51,11 +43,6 @@ PAIRS = {
     "failing": (Q_FN, {"solver": overflowing}),
 }
 OPTIONS = {"step_size": 0.1, "min_alignment": 0.97, "decay": 0.8, "max_backtracks": 20}
-
-
-def bits(tree):
-    """Tells -0.0 from 0.0, and equals itself where there is a NaN."""
-    return [(leaf.dtype, np.asarray(leaf).tobytes()) for leaf in jax.tree.leaves(tree)]
 
 
 def shapes(tree):

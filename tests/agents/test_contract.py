@@ -12,7 +12,7 @@ from preqn_jax.agents.critic_diagnostics import diagnosis_of, with_alignment
 from preqn_jax.ops import ntk
 from preqn_jax.ops.activations import ACTIVATIONS
 from preqn_jax.ops.diagnostics import row_ratio
-from tests import oracles
+from tests import helpers, oracles
 from tests.agents.batches import A, B, O, batch, make
 
 
@@ -37,8 +37,7 @@ def draw(agent_name):
     return functools.partial(batch, discrete=AGENTS[agent_name].discrete)
 
 
-def assert_close(a, b, atol=3e-5):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=atol, rtol=1e-4), a, b)
+assert_close = functools.partial(helpers.assert_close, rtol=1e-4, atol=3e-5)
 
 
 def test_every_configuration_has_a_name_of_its_own():

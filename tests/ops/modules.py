@@ -15,10 +15,6 @@ LINEARIZERS = {"per_example": lambda m: ntk.per_example(ntk.module_q_fn(m)), "de
 each_linearizer = pytest.mark.parametrize("make", LINEARIZERS.values(), ids=LINEARIZERS)
 
 
-def normal(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
-
-
 def initialize(module, inputs, seed=0):
     """Parameters of which none is zero, as initial biases are: a zero would hide its part in the kernel."""
     rng = np.random.default_rng(seed)

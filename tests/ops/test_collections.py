@@ -1,5 +1,7 @@
 """Variables of a module that are no parameters: held fixed, whoever asks for the kernel or the update."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,9 @@ from flax.core import freeze
 
 from preqn_jax import Linesearch, ntk, ntk_probe, preqn, preqn_info, preqn_update, scale_by_alignment_linesearch
 from preqn_jax.ops.solvers import SOLVERS
-from tests.ops.modules import B, Net, each_linearizer, normal
+from tests import helpers
+from tests.helpers import normal
+from tests.ops.modules import B, Net, each_linearizer
 
 X, DELTA = normal(B, 3), normal(B, seed=1)
 
@@ -60,8 +64,7 @@ def assert_fixed(variables):
             assert np.asarray(after).tobytes() == np.asarray(before).tobytes()
 
 
-def assert_close(actual, expected):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), actual, expected)
+assert_close = functools.partial(helpers.assert_close, rtol=1e-4, atol=1e-5)
 
 
 @each_linearizer

@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 
 from preqn_jax import ntk, preqn_update
-from tests.ops.modules import B, Convolutional, Net, Normalized, Tokens, initialize, normal
+from tests.helpers import normal
+from tests.ops.modules import B, Convolutional, Net, Normalized, Tokens, initialize
 
 pytestmark = pytest.mark.slow
 

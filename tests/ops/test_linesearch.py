@@ -6,6 +6,7 @@ import pytest
 from preqn_jax.ops import linesearch
 from preqn_jax.ops.linesearch import Linesearch
 from tests import oracles
+from tests.helpers import bits
 from tests.ops.precision import double
 
 B = 12
@@ -34,11 +35,6 @@ def backtrack(value_fn, params, direction, values, td_error, **options):
 def search(strength, start, direction, td_error, options):
     value_fn = bent(strength)
     return backtrack(value_fn, start, direction, value_fn(start), td_error, **options)
-
-
-def bits(tree):
-    """Tells -0.0 from 0.0, and equals itself where there is a NaN."""
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
 
 # Strengths from one that needs no backtrack to one that 20 do not help.

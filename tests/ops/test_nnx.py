@@ -9,7 +9,8 @@ from flax import nnx
 from preqn_jax.ops import ntk
 from preqn_jax.ops.preqn import preqn_update
 from preqn_jax.optim import preqn, preqn_info
-from tests.ops.modules import B, Net, normal
+from tests.helpers import normal
+from tests.ops.modules import B, Net
 
 X, DELTA = normal(B, 3), normal(B, seed=1)
 

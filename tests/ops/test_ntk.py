@@ -8,6 +8,7 @@ import pytest
 from preqn_jax.networks import Critic
 from preqn_jax.ops import ntk
 from tests import oracles
+from tests.helpers import normal
 from tests.ops.jaxprs import dot_precisions, largest_intermediate
 from tests.ops.modules import (
     LINEARIZERS,
@@ -29,7 +30,6 @@ from tests.ops.modules import (
     initialize,
     net_oracle,
     no_dense_oracle,
-    normal,
     normalized_oracle,
     tempered_oracle,
     tokens_oracle,

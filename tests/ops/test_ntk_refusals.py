@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import pytest
 
 from preqn_jax.ops import ntk
-from tests.ops.modules import LINEARIZERS, B, Net, NoDense, TwoInputs, each_linearizer, initialize, normal
+from tests.helpers import normal
+from tests.ops.modules import LINEARIZERS, B, Net, NoDense, TwoInputs, each_linearizer, initialize
 
 
 class Rematerialized(nn.Module):

@@ -11,6 +11,7 @@ from preqn_jax.ops import ntk, preqn, solvers
 from preqn_jax.ops.linesearch import Linesearch
 from preqn_jax.ops.preqn import Status, describe, preqn_update
 from tests import oracles
+from tests.helpers import assert_close, bits, linear, overflowing
 from tests.ops.jaxprs import dot_precisions
 
 B = 12
@@ -52,19 +53,6 @@ def jitted(pair):
         return preqn_update(q, params, inputs, target, solver=solver, linesearch=Linesearch(**options))
 
     return jax.jit(update)
-
-
-def linear(params, x):
-    return x @ params
-
-
-def bits(tree):
-    """Tells -0.0 from 0.0, and equals itself where there is a NaN."""
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
-
-
-def assert_close(actual, expected, rtol=1e-5, atol=1e-6):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), actual, expected)
 
 
 def stack(trees):
@@ -178,11 +166,6 @@ def test_fast_pair_agrees_with_the_reference_pair(x64):
 def root(params, x):
     """Finite values with infinite gradients at the third weight, which is 0."""
     return x @ params + jnp.sqrt(jnp.abs(params[2]))
-
-
-def overflowing(gram, td_error):
-    del gram
-    return jnp.full_like(td_error, jnp.inf)
 
 
 X, W, DELTA = jnp.eye(4), jnp.asarray([-0.0, 0.5, 0.0, -1.0]), jnp.asarray([1.0, -2.0, 0.5, 1.0])

@@ -8,7 +8,8 @@ import pytest
 from preqn_jax.ops import diagnostics, probe
 from preqn_jax.ops.probe import NTKProbe, ntk_probe
 from tests import oracles
-from tests.ops.modules import LINEARIZERS, B, Net, each_linearizer, initialize, net_oracle, normal
+from tests.helpers import normal
+from tests.ops.modules import LINEARIZERS, B, Net, each_linearizer, initialize, net_oracle
 
 NET, X, DELTA = Net(), normal(B, 3), normal(B, seed=1)
 PARAMS = initialize(NET, X)

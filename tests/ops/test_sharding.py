@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from preqn_jax import Linesearch, diagnostics, linesearch, ntk, ntk_probe, preqn, preqn_info, preqn_update, solvers
 from preqn_jax.ops import activations
 from preqn_jax.ops.solvers import SOLVERS
-from tests.ops.modules import normal
+from tests.helpers import normal
 
 pytestmark = pytest.mark.slow
 

@@ -15,6 +15,7 @@ from preqn_jax.ops.preqn import Status, preqn_update
 from preqn_jax.theory import mdps, operators
 from preqn_jax.theory.mdps import FiniteMDP
 from tests import oracles
+from tests.helpers import linear
 from tests.ops.precision import double
 from tests.theory.mdp_cases import (
     A,
@@ -406,10 +407,6 @@ def test_theorem_3_fails_where_kernels_expand():
 # ---------------------------------------------------------------------------------------------------------------------
 # Theorem 1, Lemma 3 and Eq. 21: what a step of the parameters does to Q
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def linear(params, x):
-    return x @ params
 
 
 @many
