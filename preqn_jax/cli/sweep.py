@@ -107,8 +107,8 @@ def _check_where(config: Config) -> str:
     if not config.env.facts.on_device:
         allowed = ", ".join(name for name, facts in BACKENDS.items() if facts.on_device)
         raise SettingError(
-            f"--coordinator needs an environment on the device, but config.env.backend={config.env.backend} runs on the "
-            f"CPU; allowed: {allowed}, or --cluster instead"
+            f"--coordinator needs an environment on the device, but config.env.backend={config.env.backend} runs on "
+            f"the CPU; allowed: {allowed}, or --cluster instead"
         )
     return "together"
 

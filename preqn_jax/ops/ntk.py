@@ -11,25 +11,22 @@ compute them:
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from preqn_jax.ops.checks import batch_size, check_arguments, check_one_example
+from preqn_jax.ops import dense_layers, example_gradients
+from preqn_jax.ops.checks import batch_size, check_arguments
 from preqn_jax.ops.precision import full_precision
 from preqn_jax.ops.q_functions import QFunction as QFunction  # part of the interface of this module, like the next two
 from preqn_jax.ops.q_functions import merge, split, unmoved
 from preqn_jax.ops.q_functions import module_q_fn as module_q_fn
 from preqn_jax.ops.q_functions import nnx_q_fn as nnx_q_fn
-from preqn_jax.ops.sharding import resized, vary, varying_axes, whole
+from preqn_jax.ops.sharding import resized, whole
 from preqn_jax.types import Array, Inputs, Params
 
 
@@ -107,12 +104,12 @@ def per_example(q_fn: QFunction) -> Linearizer:
     def tangents(params: Params, inputs: Inputs) -> tuple[Array, Params]:
         check_arguments(q_fn, params, inputs)
         free, q_of_free = _of_free(q_fn, params)
-        return _per_example_gradients(q_of_free, free, inputs)
+        return example_gradients.gradients(q_of_free, free, inputs)
 
     def gram(gradients: Params) -> Array:
-        return _inner_of_gradients(gradients, gradients)
+        return example_gradients.inner(gradients, gradients)
 
-    return Linearizer(q_fn, tangents, gram, _inner_of_gradients, _pull_back_gradients)
+    return Linearizer(q_fn, tangents, gram, example_gradients.inner, example_gradients.pull_back)
 
 
 def linearizer_of(q: Linearizer | QFunction) -> Linearizer:
@@ -136,54 +133,6 @@ def _of_free(q_fn: QFunction, params: Params) -> tuple[Params, QFunction]:
     """The parameters that updates move, and Q as a function of them."""
     free, fixed = split(q_fn, params)
     return free, (lambda free, inputs: q_fn(merge(free, fixed), inputs)) if fixed else q_fn
-
-
-def _per_example_gradients(q_fn: QFunction, params: Params, inputs: Inputs) -> tuple[Array, Params]:
-    """Values ``[B]``, and gradients with the dtype of the values, each leaf ``[B, *leaf.shape]``."""
-    # JAX would sum the gradients of parameters that do not vary between devices as the values do; see vary.
-    params = vary(params, varying_axes(check_one_example(q_fn, params, inputs)))
-
-    def q_of_one(params: Params, example: Inputs) -> Array:
-        return q_fn(params, jax.tree.map(lambda leaf: leaf[None], example))[0]
-
-    values, gradients = jax.vmap(jax.value_and_grad(q_of_one), in_axes=(None, 0))(params, inputs)
-    return values, jax.tree.map(lambda leaf: leaf.astype(values.dtype), gradients)
-
-
-def _inner_of_gradients(left: Params, right: Params) -> Array:
-    def of_leaf(a: Array, b: Array) -> Array:
-        size = math.prod(a.shape[1:])  # not -1, which is ambiguous for zero examples (half of a single example)
-        return a.reshape(a.shape[0], size) @ b.reshape(b.shape[0], size).T
-
-    return functools.reduce(jnp.add, jax.tree.leaves(jax.tree.map(of_leaf, left, right)))
-
-
-def _pull_back_gradients(gradients: Params, z: Array) -> Params:
-    return jax.tree.map(lambda leaf: jnp.tensordot(z, leaf, axes=1), gradients)
-
-
-class _DenseCall(NamedTuple):
-    """One call of a Dense layer, with the shape of its output [B, ..., out]."""
-
-    path: tuple[str, ...]
-    has_bias: bool
-    output: jax.ShapeDtypeStruct
-
-
-class _DenseTangents(NamedTuple):
-    """Gradients in factored form: for the kernel of a layer, g_i = A_i^T D_i with A_i [T, in] and D_i [T, out].
-
-    T is the number of rows per example on which the layer is applied, for example over tokens or repeated calls.
-
-    Attributes:
-      biased: path of a layer with bias -> (A [B, T, in], D [B, T, out]).
-      unbiased: path of a layer without bias -> (A [B, T, in], D [B, T, out]).
-      others: path of any other parameter -> its per-example gradients [B, ...].
-    """
-
-    biased: dict[tuple[str, ...], tuple[Array, Array]]
-    unbiased: dict[tuple[str, ...], tuple[Array, Array]]
-    others: dict[tuple[str, ...], Array]
 
 
 def dense(module: nn.Module) -> Linearizer:
@@ -210,191 +159,13 @@ def dense(module: nn.Module) -> Linearizer:
     """
     q_fn = module_q_fn(module)
 
-    def tangents(params: Params, inputs: Inputs) -> tuple[Array, _DenseTangents]:
-        _check_variables(params)
+    def tangents(params: Params, inputs: Inputs) -> tuple[Array, dense_layers.Factors]:
+        dense_layers.check_variables(params)
         value = check_arguments(q_fn, params, inputs)
-        size = value.shape[0]
         free, q_of_free = _of_free(q_fn, params)
-        calls = _dense_calls(q_of_free, free, inputs, size)
-        # The zeros must vary between devices as the values do, or JAX would sum their gradients over devices.
-        zeros = vary([jnp.zeros(call.output.shape, call.output.dtype) for call in calls], varying_axes(value))
-        values, layer_inputs, output_gradients = _forward_and_backward(q_of_free, free, inputs, zeros)
+        return dense_layers.factors(q_of_free, free, inputs, value)
 
-        factors: dict[bool, dict[tuple[str, ...], tuple[Array, Array]]] = {True: {}, False: {}}
-        for call, a, d in zip(calls, layer_inputs, output_gradients, strict=True):
-            a, d = (x.reshape(size, -1, x.shape[-1]).astype(values.dtype) for x in (a, d))
-            layers = factors[call.has_bias]
-            if call.path in layers:  # the layer is called repeatedly: append its rows
-                a, d = (jnp.concatenate(pair, axis=1) for pair in zip(layers[call.path], (a, d), strict=True))
-            layers[call.path] = (a, d)
-
-        others = _gradients_outside_dense(q_of_free, free, inputs, calls)
-        return values, _DenseTangents(factors[True], factors[False], others)
-
-    return Linearizer(q_fn, tangents, _gram_of_dense, _inner_of_dense, _pull_back_dense)
-
-
-def _intercept_dense(q_fn: QFunction, params: Params, inputs: Inputs, on_call: Callable[..., Array]) -> Array:
-    """Q-values, with the output of every Dense call replaced by ``on_call(layer, layer_input, output)``."""
-
-    def interceptor(next_function: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
-        output = next_function(*arguments, **keywords)
-        layer = context.module
-        # Subclasses, and layers with their own product, may not be linear: they need per-example gradients.
-        plain = type(layer) is nn.Dense and layer.dot_general is None and layer.dot_general_cls is None
-        if not plain or context.method_name != "__call__":
-            return output
-        return on_call(layer, arguments[0] if arguments else keywords["inputs"], output)
-
-    with nn.intercept_methods(interceptor):
-        return q_fn(params, inputs)
-
-
-def _dense_calls(q_fn: QFunction, params: Params, inputs: Inputs, size: int) -> list[_DenseCall]:
-    """Every Dense call of one evaluation, in order, with shapes instead of arrays (nothing is computed)."""
-    # The trace with one more example detects inputs with an axis that has B entries by chance, and is not the batch.
-    _trace_dense_calls(q_fn, params, inputs, size + 1)
-    return _trace_dense_calls(q_fn, params, inputs, size)
-
-
-def _trace_dense_calls(q_fn: QFunction, params: Params, inputs: Inputs, size: int) -> list[_DenseCall]:
-    inputs = resized(inputs, size)
-    calls: list[_DenseCall] = []
-
-    def trace(params: Params, inputs: Inputs) -> tuple[list[Array], Array]:
-        leaves, layer_inputs = dict(_flatten(params)), []
-
-        def on_call(layer: nn.Dense, layer_input: Array, output: Array) -> Array:
-            if layer.get_variable("params", "kernel") is not leaves.get(("params", *layer.path, "kernel")):
-                raise _refusal((*layer.path, "kernel"), _LIFTED)
-            if layer_input.ndim < 2 or layer_input.shape[0] != size:
-                raise _refusal(
-                    (*layer.path, "kernel"), f"for {size} examples its layer's input has shape {layer_input.shape}"
-                )
-            shape = jax.ShapeDtypeStruct(output.shape, output.dtype)
-            calls.append(_DenseCall(layer.path, layer.use_bias, shape))
-            layer_inputs.append(layer_input)
-            return output
-
-        values = _intercept_dense(q_fn, params, inputs, on_call)
-        return layer_inputs, values
-
-    jaxpr = jax.make_jaxpr(trace)(params, inputs).jaxpr
-    known = {id(v) for v in jaxpr.invars} | {id(v) for equation in jaxpr.eqns for v in equation.outvars}
-    for call, layer_input in zip(calls, jaxpr.outvars, strict=False):  # the values come last
-        if id(layer_input) not in known:
-            raise _refusal((*call.path, "kernel"), _LIFTED)
-    _check_sole_use(params, jaxpr, calls)
-    return calls
-
-
-_LIFTED = "it reaches its layer through a lifted transform (nn.vmap, nn.scan, nn.remat, nn.WeightNorm, ...)"
-
-
-def _refusal(path: tuple[str, ...], reason: str) -> ValueError:
-    return ValueError(
-        f"ntk.dense cannot handle parameter {'/'.join(path)!r}: {reason}; use ntk.per_example for this module"
-    )
-
-
-def _check_sole_use(params: Params, jaxpr: Any, calls: list[_DenseCall]) -> None:
-    """Raises ValueError if Dense parameters are used outside of calls of their layer (tied weights, penalties)."""
-    allowed = collections.Counter(("params", *call.path, name) for call in calls for name in ("kernel", "bias"))
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    for (path, _), variable in zip(leaves, jaxpr.invars, strict=False):  # the inputs' variables come after
-        uses = sum(used is variable for equation in jaxpr.eqns for used in equation.invars)
-        key = tuple(entry.key for entry in path)
-        if key in allowed and uses > allowed[key]:
-            raise _refusal(key[1:], "it is also used outside of its layer")
-
-
-def _forward_and_backward(
-    q_fn: QFunction, params: Params, inputs: Inputs, zeros: list[Array]
-) -> tuple[Array, list[Array], list[Array]]:
-    """Values, and for each Dense call the input A of the layer and the gradient D with respect to its output.
-
-    ``zeros`` are added to the outputs; D is the gradient with respect to them.
-    """
-
-    def perturbed(perturbations: list[Array]) -> tuple[Array, list[Array]]:
-        layer_inputs: list[Array] = []
-
-        def on_call(layer: nn.Dense, layer_input: Array, output: Array) -> Array:
-            del layer
-            layer_inputs.append(layer_input)
-            return output + perturbations[len(layer_inputs) - 1]
-
-        values = _intercept_dense(q_fn, params, inputs, on_call)
-        return values, layer_inputs
-
-    values, backward, layer_inputs = jax.vjp(perturbed, zeros, has_aux=True)
-    (output_gradients,) = backward(jnp.ones_like(values))
-    return values, layer_inputs, output_gradients
-
-
-def _gradients_outside_dense(
-    q_fn: QFunction, params: Params, inputs: Inputs, calls: list[_DenseCall]
-) -> dict[tuple[str, ...], Array]:
-    """Per-example gradients of the parameters outside of Dense layers, by path; usually empty."""
-    covered = {("params", *call.path, name) for call in calls for name in ("kernel", "bias")}
-    leaves = dict(_flatten(params))
-    others = {path: leaf for path, leaf in leaves.items() if path not in covered}
-    if not others:
-        return {}
-
-    def q_of_others(others: dict[tuple[str, ...], Array], inputs: Inputs) -> Array:
-        return q_fn(flax.traverse_util.unflatten_dict(leaves | others), inputs)
-
-    return _per_example_gradients(q_of_others, others, inputs)[1]
-
-
-def _gram_of_dense(tangents: _DenseTangents) -> Array:
-    """K(X, X) with three quarters of the work: the upper right block is the transpose of the lower left block."""
-    half = jax.tree.leaves(tangents)[0].shape[0] // 2
-    upper = jax.tree.map(lambda leaf: leaf[:half], tangents)
-    lower = jax.tree.map(lambda leaf: leaf[half:], tangents)
-    corner = _inner_of_dense(lower, upper)
-    return jnp.block([[_inner_of_dense(upper, upper), corner.T], [corner, _inner_of_dense(lower, lower)]])
-
-
-def _inner_of_dense(left: _DenseTangents, right: _DenseTangents) -> Array:
-    terms = [_inner_of_gradients(left.others, right.others)] if left.others else []
-    for layers, others, bias in ((left.biased, right.biased, 1.0), (left.unbiased, right.unbiased, 0.0)):
-        for path, (a, d) in layers.items():
-            a_other, d_other = others[path]
-            terms.append(_sum_over_rows((_products(a, a_other) + bias) * _products(d, d_other), a.shape[1]))
-    return functools.reduce(jnp.add, terms)
-
-
-def _products(a: Array, b: Array) -> Array:
-    """Inner products of all rows of a ``[B, T, n]`` with all rows of b ``[B', T, n]``, ``[B T, B' T]``."""
-    return a.reshape(-1, a.shape[-1]) @ b.reshape(-1, b.shape[-1]).T
-
-
-def _sum_over_rows(products: Array, rows: int) -> Array:
-    """``[B T, B' T]`` -> ``[B, B']``, summed over both T."""
-    if rows == 1:
-        return products
-    split = (products.shape[0] // rows, rows, products.shape[1] // rows, rows)
-    return products.reshape(split).sum(axis=(1, 3))
-
-
-def _pull_back_dense(tangents: _DenseTangents, z: Array) -> Params:
-    flat = {}
-    for layers, biased in ((tangents.biased, True), (tangents.unbiased, False)):
-        for path, (a, d) in layers.items():
-            weighted = (d * z[:, None, None]).reshape(-1, d.shape[-1])
-            flat["params", *path, "kernel"] = _transposed_product(a.reshape(-1, a.shape[-1]), weighted)
-            if biased:
-                flat["params", *path, "bias"] = weighted.sum(axis=0)
-    return flax.traverse_util.unflatten_dict(flat | _pull_back_gradients(tangents.others, z))
-
-
-def _transposed_product(a: Array, b: Array) -> Array:
-    """a.T @ b, in a form that is fast on XLA's CPU backend, where products with a transposed left factor are slow."""
-    if b.shape[1] == 1:
-        return (b.T @ a).T
-    return jax.lax.optimization_barrier(a.T) @ b  # the barrier makes XLA transpose first
+    return Linearizer(q_fn, tangents, dense_layers.gram, dense_layers.inner, dense_layers.pull_back)
 
 
 def kernel(
@@ -518,21 +289,3 @@ def _blocks(inputs: Inputs, block_size: int) -> tuple[int, Inputs]:
         return jnp.concatenate([leaf, fill]).reshape(blocks, block_size, *leaf.shape[1:])
 
     return n, jax.tree.map(split, inputs)
-
-
-def _flatten(params: Params) -> list[tuple[tuple[str, ...], Array]]:
-    return list(flax.traverse_util.flatten_dict(params).items())
-
-
-def _check_variables(params: Params) -> None:
-    if type(params) is not dict or "params" not in params:
-        found = sorted(params) if hasattr(params, "keys") else type(params).__name__
-        raise ValueError(
-            f"ntk.dense takes params as module.init returns them, a dict {{'params': ...}}; got "
-            f"{type(params).__name__} with {found}"
-        )
-    boxes = jax.tree.leaves(params["params"], is_leaf=lambda leaf: isinstance(leaf, nn.meta.AxisMetadata))
-    if any(isinstance(leaf, nn.meta.AxisMetadata) for leaf in boxes):
-        raise ValueError(
-            "ntk.dense takes params without boxes (nn.Partitioned): call flax.linen.meta.unbox(params) first"
-        )
