@@ -13,7 +13,7 @@ from preqn_jax.training.device import DeviceTrainer, Member
 from preqn_jax.types import Transition, transition_shapes
 from tests.device_probes import PROBES
 from tests.lowering import BACKENDS, lower
-from tests.training.test_loop import SCHEDULE
+from tests.training.runs import SCHEDULE
 
 pytestmark = pytest.mark.slow
 
