@@ -10,8 +10,8 @@ import pytest
 from preqn_jax import Linesearch, ntk, ntk_probe, preqn, preqn_update
 from preqn_jax.networks import Critic
 from preqn_jax.ops.solvers import SOLVERS
+from tests.helpers import normal
 from tests.lowering import lower
-from tests.ops.modules import normal
 
 B, MEMBERS = 4, 2
 INPUTS, TARGET = (normal(MEMBERS, B, 3), normal(MEMBERS, B, 2, seed=1)), normal(MEMBERS, B, seed=2)
