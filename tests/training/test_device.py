@@ -295,7 +295,9 @@ def test_members_all_at_once_as_on_an_accelerator_equal_one_after_the_other(monk
     at_once = trained(configuration, members=members)[1].rows
     for ours, theirs in zip(at_once, one_by_one, strict=True):
         for name in ours:
-            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-2, atol=1e-4, err_msg=name)
+            # Rounding can decide whether a step is accepted, in a few of the updates whose mean this is.
+            atol = 0.03 if name == "accepted" else 1e-4
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-2, atol=atol, err_msg=name)
 
 
 @pytest.mark.parametrize(

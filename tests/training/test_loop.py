@@ -257,8 +257,8 @@ def test_an_environment_without_a_time_limit_is_told_once_at_the_start():
     recorder = trained(config("ProbeEndless-v0"), should_stop=stop_in_the_evaluation_after(12))[1]
     (message,) = recorder.messages
     assert message == (
-        "warning: ProbeEndless-v0 has no time limit: an episode that does not end by itself never ends; "
-        "--config.env.time_limit=1000 sets one"
+        "warning: ProbeEndless-v0 has no time limit: an episode that does not terminate never ends; "
+        "set a limit with --config.env.time_limit=1000"
     )
 
 
