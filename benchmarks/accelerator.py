@@ -2,8 +2,8 @@
 
 Precision of the kernel, updates, the sine, the MJX tasks and members of a population, in sizes that should take under
 ten minutes on one GPU. Each section is saved as soon as it is measured, and the same command resumes after an
-interruption. ``--quick`` runs everything with small sizes, on
-a CPU too, to see that it works. Results to keep go to docs/results/accelerator (``--out=docs/results/accelerator``).
+interruption. ``--quick`` runs everything with small sizes, on a CPU too, to see that it works. Results to keep go to
+docs/results/accelerator (``--out=docs/results/accelerator``).
 """
 
 from __future__ import annotations
