@@ -4,6 +4,9 @@ Compares Q-learning with and without a target network, and PreQN with and withou
 counterexample, on that of Tsitsiklis and Van Roy, and on DDPG with a fixed data set of Pendulum-v1. The program prints
 a summary, and writes divergence.csv, divergence.png and divergence.json (options, versions, hardware) to ``--out``.
 
+``--methods`` also accepts agents of the library, for example ``--tasks=pendulum --methods=preqn,preqn_norm,td3,sac``:
+they learn from the same fixed data of Pendulum, with their own actor and targets.
+
 ``--tasks=cascade`` is an MDP of eight state-action pairs on which over-generalization and missing data are harmful only
 in combination. Pendulum is run for every combination of the lists ``--activation``, ``--hidden-sizes``,
 ``--preqn-step-size`` and ``--transitions``; divergence_seeds.png then shows every seed, and the summary reports how the
@@ -23,10 +26,9 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments.studies.divergence import pictures
+from experiments.studies.divergence import agents, pictures
 from experiments.studies.divergence.tasks import (
     METHODS,
-    Method,
     Record,
     Task,
     cascade_task,
@@ -54,7 +56,11 @@ _UPDATES = flags.DEFINE_integer(
     "updates", None, "updates of every task, rounded up to whole records (default: set by the task)", lower_bound=1
 )
 _TASKS = flags.DEFINE_list("tasks", "baird,tsitsiklis_van_roy,pendulum", "tasks to run; also allowed: cascade")
-_METHODS = flags.DEFINE_list("methods", ",".join(METHODS), "methods of updating the critic")
+_METHODS = flags.DEFINE_list(
+    "methods",
+    ",".join(METHODS),
+    f"methods of updating the critic; also allowed, for Pendulum: the agents {', '.join(agents.NAMES)}",
+)
 _ACTIVATION = flags.DEFINE_list(
     "activation", "relu", f"activations of Pendulum's networks; allowed: {', '.join(ACTIVATIONS)}"
 )
@@ -107,7 +113,10 @@ def main() -> int:
 def _check() -> pathlib.Path:
     """Checks all flags and returns the output directory; raises SettingError if a flag is invalid."""
     check_names("--tasks", _TASKS.value, list(_ALLOWED))
-    check_names("--methods", _METHODS.value, list(METHODS))
+    check_names("--methods", _METHODS.value, [*METHODS, *agents.NAMES])
+    chosen = [name for name in _METHODS.value if name in agents.NAMES]
+    if chosen and set(_TASKS.value) != {"pendulum"}:
+        raise SettingError(f"--methods={','.join(chosen)} needs --tasks=pendulum: the other tasks have no actor")
     check_names("--activation", _ACTIVATION.value, list(ACTIVATIONS))
     _networks(), _steps(), _amounts()
     return results_folder(_OUT.value, "divergence.json", _settings())
@@ -174,13 +183,15 @@ def run(name: str, task: Task, method: str, seeds: int, updates: int, records: i
     """Runs one method on one task, with all seeds at once."""
     updates = -(-updates // records) * records
     keys = jax.vmap(jax.random.key)(np.arange(seeds))
-    record = jax.jit(jax.vmap(_learner(task, METHODS[method], updates, records)))(keys)
+    record = jax.jit(jax.vmap(_learner(task, method, updates, records)))(keys)
     steps = np.arange(records + 1) * (updates // records)
     return Curve(name, method, task.bound, steps, jax.tree.map(np.asarray, record))
 
 
-def _learner(task: Task, method: Method, updates: int, records: int) -> Callable[[jax.Array], Record]:
-    return lambda key: learn(task, method, updates, records, key)
+def _learner(task: Task, method: str, updates: int, records: int) -> Callable[[jax.Array], Record]:
+    if method in METHODS:
+        return lambda key: learn(task, METHODS[method], updates, records, key)
+    return lambda key: agents.learn_agent(task, method, updates, records, key)
 
 
 def to_csv(curves: list[Curve]) -> str:
@@ -203,19 +214,21 @@ def summary(curves: list[Curve]) -> list[str]:
         f"{'accepted':10}{'beta < 1':10}failure modes"
     ]
     for curve in curves:
-        record = curve.record
-        verdicts = [verdict(values, curve.bound) for values in record.q_abs]
-        modes = ", ".join(name.replace("_", "-") for name in frequent_modes(record, curve.bound)) or "none"
-        lines.append(
-            f"{curve.task:{width}}{curve.method:16}{_by_seed(verdicts):40}{_ends(curve):30}"
-            f"{record.accepted.mean():<10.2f}{np.mean(record.contraction_bound < 1):<10.2f}{modes}"
-        )
+        verdicts = [verdict(values, curve.bound) for values in curve.record.q_abs]
+        row = f"{curve.task:{width}}{curve.method:16}{_by_seed(verdicts):40}{_ends(curve):30}"
+        lines.append(row + (_diagnostics(curve) if curve.method in METHODS else "not measured for a whole agent"))
     bounds = ", ".join(f"{task} {bound:.4g}" for task, bound in {curve.task: curve.bound for curve in curves}.items())
     lines.append(f"largest |Q| explained by the rewards, or without rewards by the initial Q: {bounds}")
     lines.append("at the end of the run, diverges: |Q| not finite, or beyond ten times that; too large: beyond it")
     lines.append("beta < 1: share of the records in which the bound of Theorem 2 guarantees that the step contracts")
     lines.append("failure modes: those present in at least half of the records before a seed diverged")
     return lines
+
+
+def _diagnostics(curve: Curve) -> str:
+    record = curve.record
+    modes = ", ".join(name.replace("_", "-") for name in frequent_modes(record, curve.bound)) or "none"
+    return f"{record.accepted.mean():<10.2f}{np.mean(record.contraction_bound < 1):<10.2f}{modes}"
 
 
 def _by_seed(verdicts: list[str]) -> str:

@@ -1,10 +1,11 @@
 import csv
 
+import jax
 import numpy as np
 import pytest
 
 from experiments import divergence
-from experiments.studies.divergence import pictures
+from experiments.studies.divergence import agents, pictures
 from experiments.studies.divergence.tasks import METHODS, cascade_task, linear_task, pendulum_task
 from preqn_jax.ops.diagnostics import FailureModes
 from preqn_jax.theory import mdps
@@ -196,6 +197,7 @@ def test_many_seeds_are_counted_and_compared_with_the_row_ratio(tmp_path):
         ("--records=0", "--records=0: 0 is not a positive integer"),
         ("--tasks=cascades", "did you mean cascade?"),
         ("--methods=preqm", "did you mean preqn?"),
+        ("--methods=preqn,sac", "--methods=sac needs --tasks=pendulum: the other tasks have no actor"),
         ("--hidden-sizes=32,x", "--hidden-sizes=32,x must be whole numbers above 0"),
         ("--preqn-step-size=0.1,0", "--preqn-step-size=0.1,0 must be numbers above 0"),
         ("--transitions=0.5", "--transitions=0.5 must be whole numbers above 0"),
@@ -212,3 +214,27 @@ def test_bad_flags_end_with_one_line(tmp_path, flag, message):
     assert errors.startswith("error: ")
     assert message in errors
     assert errors.count("\n") == 1
+
+
+def test_an_agent_learns_from_the_same_data_with_its_own_update():
+    task = pendulum_task("relu", (8, 8), transitions=100)
+    curve = divergence.run("pendulum", task, "preqn_norm", 2, 4, records=2)
+    agent, critic = agents.make("preqn_norm", task)
+    keys = jax.random.split(jax.random.key(1))  # of seed 1: of the initial parameters, and of the updates
+    state = agent.observe(agent.init(keys[0]), task.probe.observation)
+    for part in jax.random.split(keys[1], (3, 2))[:2]:
+        for draw, update in map(jax.random.split, part):
+            state, _ = agent.update(state, task.draw(draw), update)
+    values = critic.value(state, task.probe.observation, task.probe.action)
+    np.testing.assert_allclose(curve.record.q_abs[1, -1], np.abs(values).max(), rtol=1e-4)
+    assert "not measured for a whole agent" in divergence.summary([curve])[1]
+    assert not divergence.trends([curve] * 3)
+
+
+@pytest.mark.parametrize("name", agents.NAMES)
+def test_every_agent_has_the_networks_of_the_task(name):
+    task = pendulum_task("tanh", (8, 8), preqn_step_size=0.02, transitions=100)
+    agent, critic = agents.make(name, task)
+    params = critic.params(agent.init(jax.random.key(0)))
+    assert jax.tree.leaves(params)[0].shape[-1] == 8
+    assert pendulum_task("tanh", (8, 8), 0.02, 100).networks == ("tanh", (8, 8), 0.02)

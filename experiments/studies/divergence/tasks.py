@@ -46,6 +46,14 @@ METHODS = {
 }
 
 
+class Networks(NamedTuple):
+    """The networks of a task with a learned policy, and the initial step size of PreQN's line search."""
+
+    activation: str
+    hidden_sizes: tuple[int, ...]
+    step_size: float
+
+
 class Task(NamedTuple):
     """A critic that learns from fixed data, with the policy of its targets.
 
@@ -63,6 +71,7 @@ class Task(NamedTuple):
       inputs: transitions -> the critic's inputs for (s, a).
       next_inputs: (policy's state, transitions) -> the critic's inputs for (s', a'), with a' from the policy.
       improve: (critic's parameters, policy's state, minibatch) -> policy's state.
+      networks: settings of the networks, if the task supports agents of the library; None otherwise.
     """
 
     critic: ntk.Linearizer
@@ -78,6 +87,7 @@ class Task(NamedTuple):
     inputs: Callable[[Transition], Inputs]
     next_inputs: Callable[[Any, Transition], Inputs]
     improve: Callable[[Params, Any, Transition], Any]
+    networks: Networks | None = None
 
 
 class State(NamedTuple):
@@ -295,6 +305,7 @@ def pendulum_task(
         inputs=lambda batch: (batch.observation, batch.action),
         next_inputs=lambda policy, batch: (batch.next_observation, mu(policy[0], batch.next_observation)),
         improve=improve,
+        networks=Networks(activation, hidden_sizes, preqn_step_size),
     )
 
 
