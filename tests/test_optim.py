@@ -121,6 +121,10 @@ CASES = {
 }
 
 
+# Of the second and third, every Q-value exceeds the TD errors by so much that the targets are rounded to it.
+TARGETS_EQUAL_Q = ("no_td_error", "overflowing_kernel", "overflowing_kernel_and_no_td_error")
+
+
 def arguments_of(case):
     change, options, status = CASES[case]
     arguments = {"params": CRITIC_PARAMS, "inputs": CRITIC_INPUTS, "td_error": DELTA, "options": OPTIONS | options}
@@ -131,6 +135,8 @@ def arguments_of(case):
 @pytest.mark.parametrize("case", CASES)
 def test_the_chain_moves_parameters_as_preqn_update_does_bit_for_bit(pair, case):
     arguments, status = arguments_of(case)
+    if pair == "reference" and case in TARGETS_EQUAL_Q and jax.__version_info__ < (0, 10):
+        pytest.skip("older compilers round Q and the targets Q + 0 of this program differently")
     update, chain = compiled_once(pair)
     params, info = update(*arguments.values())
     assert info.status == status

@@ -58,7 +58,7 @@ def test_an_update_goes_back_into_the_module_and_through_optax():
     optimizer = preqn(q_fn)
     updates, _ = jax.jit(optimizer.update)(params, optimizer.init(params), params, inputs=X, target=target)
     by_optax = optax.apply_updates(params, updates)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), by_optax, new_params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), by_optax, new_params)
 
 
 def test_an_nnx_optimizer_takes_it_and_says_how_it_went():
