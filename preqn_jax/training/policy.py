@@ -73,6 +73,7 @@ class Policy:
 
         To run it, JAX and flatbuffers are needed, but not this library:
 
+            import jax.export  # by name: older versions of JAX do not import it themselves
             exported = jax.export.deserialize(bytearray(pathlib.Path(path).read_bytes()))
             actions = exported.call(observations)     # [N, O] float32 -> [N, ...] in the environment's units
 
