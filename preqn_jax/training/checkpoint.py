@@ -53,7 +53,8 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,  # left by a run that was killed while writing
             enable_async_checkpointing=False,  # save() returns once everything is on disk
         )
-        self._manager = ocp.CheckpointManager(self._directory, options=options)
+        with _silent():
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def latest_step(self) -> int | None:
         """The environment step of the newest complete checkpoint; None if there is none."""
@@ -127,7 +128,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Suppresses the stack traces that Orbax logs in addition to raising an exception."""
+    """Suppresses what Orbax logs: stack traces in addition to exceptions, and that a directory is read only."""
     _ignore_closed_loops()
     logger = logging.getLogger("absl")
     before, logger.disabled = logger.disabled, True

@@ -57,6 +57,11 @@ def test_actions_are_those_of_the_environment(workdir):
     assert policy(np.zeros((0, *observation.shape))).shape == (0, *policy.action_space.shape)
 
 
+def test_nothing_is_logged_when_a_policy_is_loaded(workdir, caplog):
+    preqn_jax.load_policy(workdir)
+    assert not caplog.records
+
+
 def test_every_seed_has_its_own_policy(workdir):
     observation = np.ones(2)
     one, two = (preqn_jax.load_policy(workdir, seed=seed)(observation) for seed in (0, 1))
