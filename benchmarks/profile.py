@@ -123,12 +123,16 @@ def _products_per_second() -> float:
     return 2.0 * 256**3 / (1e-3 * timing.ms)
 
 
+_CONTROL_FLOW = re.compile(r"(while|conditional|call)\b")  # the operations within it are recorded by themselves
+
+
 def read_durations(folder: pathlib.Path) -> dict[str, list[float]]:
     """Microseconds of each execution of each operation, from the newest trace under ``folder``."""
     newest = max(folder.rglob("*.trace.json.gz"), key=lambda path: path.stat().st_mtime)
     durations = collections.defaultdict(list)
     for event in json.loads(gzip.decompress(newest.read_bytes()))["traceEvents"]:
-        if event.get("ph") == "X" and (name := event.get("args", {}).get("hlo_op")):
+        name = event.get("args", {}).get("hlo_op")
+        if event.get("ph") == "X" and name and not _CONTROL_FLOW.match(name):
             durations[name].append(float(event["dur"]))
     return dict(durations)
 
