@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -22,7 +23,9 @@ from preqn_jax.training.tables import to_markdown
 BATCH_SIZES, WIDTHS, DEPTHS = (64, 128, 256, 512, 1024), (256, 512, 1024, 2048), (2, 3, 4)
 PREQN, SAC, PER_EXAMPLE, GRAM = "PreQN", "SAC", "PreQN, per-example gradients", "Gram matrix alone"
 _BASE = 256  # minibatch at which the width and the depth vary in the figure
-_STEP_SIZE = 1e-3  # small, so that nothing backtracks and all updates do the same work
+# The first step of the line search is always accepted, so that all sizes do the same work: for wide networks, the
+# alignment that the ridge leaves on these minibatches is below PreQN's default minimum, and every step is rejected.
+_one_trial = functools.partial(PreQNConfig, step_size=1e-3, min_alignment=1e-6)
 _RUN = 2e10  # floating-point operations that one timed run makes at least, unless a burst is shorter
 _LONGEST = 2e11  # floating-point operations of an update, above which the reference is skipped
 _REFERENCE_COPIES = 3  # arrays of the size of all per-example gradients
@@ -116,9 +119,9 @@ def skipped_of(cell: Cell, available: int) -> dict[str, str]:
 def _agents(cell: Cell) -> dict[str, Agent]:
     sizes = cell.hidden_sizes
     configs = {
-        PREQN: PreQNConfig(hidden_sizes=sizes, step_size=_STEP_SIZE),
+        PREQN: _one_trial(hidden_sizes=sizes),
         SAC: SACConfig(hidden_sizes=sizes),
-        PER_EXAMPLE: PreQNConfig(hidden_sizes=sizes, step_size=_STEP_SIZE, linearizer="per_example"),
+        PER_EXAMPLE: _one_trial(hidden_sizes=sizes, linearizer="per_example"),
     }
     return {name: config.make(OBSERVATION, ACTION)[0] for name, config in configs.items()}
 
