@@ -123,33 +123,32 @@ def _products_per_second() -> float:
     return 2.0 * 256**3 / (1e-3 * timing.ms)
 
 
-_CONTROL_FLOW = re.compile(r"(while|conditional|call)\b")  # the operations within it are recorded by themselves
-
-
 def read_durations(folder: pathlib.Path) -> dict[str, list[float]]:
     """Microseconds of each execution of each operation, from the newest trace under ``folder``."""
     newest = max(folder.rglob("*.trace.json.gz"), key=lambda path: path.stat().st_mtime)
     durations = collections.defaultdict(list)
     for event in json.loads(gzip.decompress(newest.read_bytes()))["traceEvents"]:
-        name = event.get("args", {}).get("hlo_op")
-        if event.get("ph") == "X" and name and not _CONTROL_FLOW.match(name):
+        if event.get("ph") == "X" and (name := event.get("args", {}).get("hlo_op")):
             durations[name].append(float(event["dur"]))
     return dict(durations)
 
 
 _COMPUTATION = re.compile(r"(?m)^(?:ENTRY )?%([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"(?m)^ *(?:ROOT )?%([\w.\-]+) = (?:\w+\[([\d,]*)\]|\().*$")
+_CONTROL_FLOW = re.compile(r" (while|conditional|call)\(")
 _DOT = re.compile(r" dot\((?:\S+ )?%([\w.\-]+), .*lhs_contracting_dims=\{([\d,]*)\}")
 
 
 def read_operations(program: str) -> dict[str, Operation]:
-    """The operations of a compiled program by name, from its text."""
+    """The operations of a compiled program by name, from its text, without control flow, which only contains others."""
     shapes = {name: _integers(shape) for name, shape in _INSTRUCTION.findall(program)}
     _, *parts = _COMPUTATION.split(program)
     bodies = {name: list(_INSTRUCTION.finditer(body)) for name, body in zip(parts[::2], parts[1::2], strict=True)}
     within = {name: sum(_flops(found[0], shapes) for found in body) for name, body in bodies.items()}
     operations = {}
     for found in (found for body in bodies.values() for found in body):
+        if _CONTROL_FLOW.search(found[0]):
+            continue
         origin = re.search(r'op_name="([^"]*)"', found[0])
         fused = re.search(r" fusion\(.*calls=%([\w.\-]+)", found[0])
         flops = within[fused[1]] if fused else _flops(found[0], shapes)
@@ -174,7 +173,9 @@ def table(durations: dict[str, list[float]], operations: dict[str, Operation], u
     """Lines of a table: milliseconds per update of each part, by kind of operation."""
     total: dict[tuple[str, str], float] = collections.defaultdict(float)
     for name, times in durations.items():
-        operation = operations.get(name, Operation("", 0.0))
+        if name not in operations:
+            continue
+        operation = operations[name]
         # The median: a single interruption may take longer than all executions together.
         total[operation.part, operation.kind] += float(np.median(times)) * len(times) / updates / 1e3
     parts = [part for part in (*PARTS, REST) if any(total[part, kind] for kind in KINDS)]
