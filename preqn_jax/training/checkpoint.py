@@ -46,14 +46,14 @@ class Checkpoints:
           sharding: sharding of arrays that are distributed over the devices of several processes, if there are any.
         """
         self._directory, self._sharding = directory.absolute(), sharding
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=2,
-            create=not read_only,
-            read_only=read_only,
-            cleanup_tmp_directories=not read_only,  # left by a run that was killed while writing
-            enable_async_checkpointing=False,  # save() returns once everything is on disk
-        )
         with _silent():
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=2,
+                create=not read_only,
+                read_only=read_only,
+                cleanup_tmp_directories=not read_only,  # left by a run that was killed while writing
+                enable_async_checkpointing=False,  # save() returns once everything is on disk
+            )
             self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def latest_step(self) -> int | None:

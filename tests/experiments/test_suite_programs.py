@@ -42,7 +42,7 @@ def test_benchmark_reports_its_preset_beside_published_returns(tmp_path):
     assert "6 of 6 runs are complete, 0 remain" in errors
     assert "6 of 6 runs finished, made with: device cpu (cpu)" in output
     assert "| Swimmer-v5 | preqn-sin | 2 | 300 | 200.5 [200.0, 201.0] | 300.5 |" in output
-    assert "| swimmer v3 | published: TD3 | | 1,000,000 | 78 |" in output
+    assert "| swimmer v3 | published: TD3 |  | 1,000,000 | 78 |" in output
     assert "| preqn-sin than td3-relu | 0.50" in output
     assert "| sac-relu | swimmer | 2 | 300 | 200.5 | 9 | 9 | 8 | 0.5 |" in output
     assert json.loads((tmp_path / "out" / "suite.json").read_text())["options"]["runs"][0] == "preqn-sin_swimmer_seed0"

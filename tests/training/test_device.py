@@ -196,7 +196,7 @@ def test_targets_of_n_steps_stay_within_their_environment():
     for _ in range(10):
         trainer.advance()
     one = trainer._identity._replace(key=trainer.keys)
-    draw = lambda one, ring: trainer._draw(one, ring, after=np.uint32(100))  # noqa: E731
+    draw = lambda one, ring: trainer._functions._draw(one, ring, after=np.uint32(100))  # noqa: E731
     batch = jax.tree.map(np.asarray, jax.vmap(draw)(one, trainer.population.replay))
     first = batch.observation[..., 0] == 1.0
     np.testing.assert_array_equal(batch.reward, np.where(first, 0.5, 1.0))  # gamma times the reward at the end
