@@ -221,10 +221,10 @@ def test_an_agent_learns_from_the_same_data_with_its_own_update():
     curve = divergence.run("pendulum", task, "preqn_norm", 2, 4, records=2)
     agent, critic = agents.make("preqn_norm", task)
     keys = jax.random.split(jax.random.key(1))  # of seed 1: of the initial parameters, and of the updates
-    state = agent.observe(agent.init(keys[0]), task.probe.observation)
+    state, advance = agent.observe(agent.init(keys[0]), task.probe.observation), jax.jit(agent.update)
     for part in jax.random.split(keys[1], (3, 2))[:2]:
         for draw, update in map(jax.random.split, part):
-            state, _ = agent.update(state, task.draw(draw), update)
+            state, _ = advance(state, task.draw(draw), update)
     values = critic.value(state, task.probe.observation, task.probe.action)
     np.testing.assert_allclose(curve.record.q_abs[1, -1], np.abs(values).max(), rtol=1e-4)
     assert "not measured for a whole agent" in divergence.summary([curve])[1]
