@@ -97,11 +97,13 @@ def main(config: Config) -> int:
     calls = updates * _REPEATS.value
     print(f"{config.agent.name}, device {provenance.device()}, B = {config.batch_size}, milliseconds per update\n")
     print("\n".join(table(durations, operations, calls)))
+    print(f"\nan update without the profiler takes {1e3 * seconds / updates:.2f} ms")
     work = sum(operations[name].flops * len(times) for name, times in durations.items() if name in operations) / calls
-    rate = _products_per_second()
-    print(f"\nan update without the profiler takes {1e3 * seconds / updates:.2f} ms; its matrix products are "
-          f"{work / 1e6:.0f} MFLOP, which take {1e3 * work / rate:.2f} ms at the {rate / 1e9:.0f} GFLOP/s of one "
-          f"product of 256 x 256 matrices: {seconds / updates * rate / work:.2f} times as long")  # fmt: skip
+    if work:  # on GPUs, products are calls of a library, which do not state their work
+        ideal = work / _products_per_second()
+        print(f"its matrix products are {work / 1e6:.0f} MFLOP, which take {1e3 * ideal:.2f} ms at the "
+              f"{work / ideal / 1e9:.0f} GFLOP/s of one product of 256 x 256 matrices: "
+              f"{seconds / updates / ideal:.2f} times as long")  # fmt: skip
     return 0
 
 
