@@ -1,9 +1,9 @@
-"""All measurements for the day when an accelerator is at hand: ``python -m benchmarks.accelerator``.
+"""Makes all measurements that need an accelerator: ``python -m benchmarks.accelerator``.
 
 Precision of the kernel, updates, the sine, the MJX tasks and members of a population, in sizes that should take under
 ten minutes on one GPU. Each section is saved as soon as it is measured, and the same command resumes after an
-interruption. ``--quick`` runs everything with small sizes, on a CPU too, to see that it works. Results to keep go to
-docs/results/accelerator (``--out=docs/results/accelerator``).
+interruption. ``--quick`` runs everything with small sizes, on a CPU too, as a test of the program. Results to keep go
+to docs/results/accelerator (``--out=docs/results/accelerator``).
 """
 
 from __future__ import annotations

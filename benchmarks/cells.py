@@ -45,11 +45,11 @@ class Cell(NamedTuple):
 
     @property
     def hidden_sizes(self) -> tuple[int, ...]:
-        """As the agents take it."""
+        """Widths of the hidden layers, a field of the agents' configurations."""
         return (self.width,) * self.depth
 
     def parameters(self) -> int:
-        """Of the critic."""
+        """Number of parameters of the critic."""
         return sum((a + 1) * b for a, b in layers((OBSERVATION + ACTION, *self.hidden_sizes, 1)))
 
     def work(self) -> dict[str, float]:
@@ -57,11 +57,11 @@ class Cell(NamedTuple):
         return update_work(self.batch_size, self.hidden_sizes)
 
     def reference_work(self) -> float:
-        """Of an update with the kernel from per-example gradients."""
+        """Floating-point operations of an update with the kernel from per-example gradients."""
         return sum(self.work().values()) + 2.0 * self.batch_size**2 * self.parameters()
 
     def memory(self) -> dict[str, int]:
-        """What an update needs at most, roughly [bytes]."""
+        """An estimate of the largest memory of an update, with and without per-example gradients [bytes]."""
         activations = self.batch_size * self.width * self.depth
         usual = 4 * (20 * self.parameters() + 8 * self.batch_size**2 + 12 * activations)
         return {PREQN: usual, PER_EXAMPLE: usual + 4 * _REFERENCE_COPIES * self.batch_size * self.parameters()}
@@ -75,7 +75,7 @@ def cells(max_batch_size: int, max_width: int, max_depth: int) -> list[Cell]:
 
 
 def measure_cell(cell: Cell, repeats: int, available: int) -> Section:
-    """Measures one size; what needs more than ``available`` bytes is skipped, and a line says so."""
+    """Measures one size; programs that need more than ``available`` bytes are skipped, and a line states it."""
     title, skipped = f"B = {cell.batch_size}, width {cell.width}, depth {cell.depth}", skipped_of(cell, available)
     lines = [f"skipped: {name}, which {reason}" for name, reason in skipped.items()]
     wanted = [name for name in (PREQN, SAC, PER_EXAMPLE, GRAM) if name not in skipped]
@@ -101,7 +101,7 @@ def measure_cell(cell: Cell, repeats: int, available: int) -> Section:
 
 
 def skipped_of(cell: Cell, available: int) -> dict[str, str]:
-    """What cannot be measured with so many bytes, and why."""
+    """The programs that cannot be measured with ``available`` bytes of memory, each with the reason."""
     needed = cell.memory()
 
     def too_large(name: str) -> str:

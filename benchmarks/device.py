@@ -1,4 +1,4 @@
-"""What the benchmark of an accelerator measures, one function per section."""
+"""The sections of the benchmark of an accelerator, one function each."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _STEP_SIZE = 1e-3  # small, so that nothing backtracks and all updates do the sa
 
 
 class Sizes(NamedTuple):
-    """How much to measure.
+    """The sizes of all measurements.
 
     Attributes:
       repeats: rounds that a median is taken over.

@@ -45,7 +45,7 @@ REST = "rest"
 PRODUCTS, FACTORIZATIONS = "matrix products", "factorizations"
 _KINDS = {  # pattern of an operation's name -> kind; the first that matches
     "LayerNorm": "LayerNorm",
-    r"relu|tanh|\bsin\b|cond/branch": "activations",
+    r"relu|tanh|\bsin\b|MLP_\d+/cond": "activations",  # the sine is a conditional
     r"choles|triangular_solve|eigh|svd": FACTORIZATIONS,
 }
 KINDS = (PRODUCTS, *_KINDS.values(), "other")

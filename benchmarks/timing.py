@@ -20,10 +20,10 @@ class Candidate(NamedTuple):
     """A function to time.
 
     Attributes:
-      name: of its row in tables.
+      name: name of its row in tables.
       run: evaluates it ``evaluations`` times and waits.
-      evaluations: of one call of ``run``.
-      compile_seconds: what its compilation took.
+      evaluations: number of evaluations in one call of ``run``.
+      compile_seconds: duration of its compilation [seconds].
       result: one of its results.
       memory: temporary arrays of the compiled program [bytes], as the compiler plans them; None if unknown.
     """

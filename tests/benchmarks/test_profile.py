@@ -34,6 +34,18 @@ def test_operations_have_a_kind(operations):
     assert {"activations", profile.PRODUCTS, profile.FACTORIZATIONS} <= {o.kind for o in operations.values()}
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("jit(steps)/while/body/closed_call/actor/jvp(Actor)/MLP_0/cond/branch_0_fun/mul", "activations"),
+        ("jit(steps)/while/body/closed_call/cond/branch_1_fun/actor/integer_pow", "other"),  # of a delayed actor
+        ("cond/branch_1_fun/actor/jvp(Critic)/MLP_0/LayerNorm_0/reduce_sum", "LayerNorm"),
+    ],
+)
+def test_an_operation_within_a_conditional_keeps_its_kind(name, kind):
+    assert profile.Operation(name, 0.0).kind == kind
+
+
 def test_the_table_adds_up_and_a_single_interruption_does_not_count():
     operations = {
         "dot.1": profile.Operation("jit(f)/target/dot_general", 100.0),
