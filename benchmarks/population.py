@@ -84,7 +84,7 @@ def arithmetic_section(config: Config) -> Section:
     replay = transition * config.replay_capacity
     work = sum(update_work(config.batch_size, agent.hidden_sizes, OBSERVATION, ACTION).values())
     # All minibatches of an iteration are in memory at once, and K with arrays of its size, of one member or of all.
-    batches = transition * config.batch_size * config.update_every
+    batches = transition * config.batch_size * config.updates_per_iteration
     gram = 4 * config.batch_size**2
     member = replay + network + batches + gram
     lines = [

@@ -25,6 +25,8 @@ class Rule:
       structural: whether the compiled program depends on the value, so that learners with different values cannot share
         a program; a number that is not structural may be traced.
       formerly: name of the field in earlier versions. Records with this name can be read; the command line rejects it.
+      absent: value that reproduces runs whose record was written before the field existed; None if such records cannot
+        be read.
     """
 
     help: str
@@ -32,6 +34,7 @@ class Rule:
     choices: tuple[str, ...] | None = None
     structural: bool = False
     formerly: str | None = None
+    absent: Any = None
 
 
 class Options(dict[str, Any]):
@@ -57,9 +60,10 @@ def setting(
     choices: Iterable[str] | None = None,
     structural: bool = False,
     formerly: str | None = None,
+    absent: Any = None,
 ) -> Any:  # Any, so that type checkers use the annotation of the field instead of that of this function
     """Creates a dataclass field with a :class:`Rule`."""
-    rule = Rule(help, interval, tuple(choices) if choices is not None else None, structural, formerly)
+    rule = Rule(help, interval, tuple(choices) if choices is not None else None, structural, formerly, absent)
     return dataclasses.field(default=default, metadata={"rule": rule})
 
 

@@ -57,7 +57,10 @@ class AgentConfig:
         0.01, "lower bound on the running scale [units of the observation]", interval="(0, inf)"
     )
     observation_power: float = setting(
-        1.0, "exponent of the scale that observations are divided by; 1 standardizes, 0 only centers", interval="[0, 1]"
+        1.0,
+        "exponent of the scale that observations are divided by; 1 standardizes, 0 only centers",
+        interval="[0, 1]",
+        absent=1.0,
     )
     observation_clip: float = setting(
         10.0, "normalized observations are clipped to +- this [running scale]", interval="(0, inf)"

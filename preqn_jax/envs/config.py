@@ -37,9 +37,12 @@ class EnvConfig:
         Options(),
         "additional arguments of the environment's constructor, with backend=gymnasium or brax: "
         "--config.env.kwargs.<name>=<value> for each, with the value in JSON; or all as one JSON object",
+        absent=Options(),
     )
     reset_options: Options = setting(
-        Options(), "options passed to every reset, with backend=gymnasium, in the same format as kwargs"
+        Options(),
+        "options passed to every reset, with backend=gymnasium, in the same format as kwargs",
+        absent=Options(),
     )
 
     @property

@@ -78,7 +78,7 @@ class Trainer(abc.ABC):
 
     @abc.abstractmethod
     def advance(self) -> Infos:
-        """Runs one iteration: ``update_every`` environment steps, then the same number of gradient steps.
+        """Runs one iteration: ``update_every`` environment steps, then ``updates_per_iteration`` gradient steps.
 
         A learner whose gradient steps produce a NaN or an infinity keeps its previous state and is stopped, with a
         notice.

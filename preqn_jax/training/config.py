@@ -27,8 +27,11 @@ class Config:
     )
     update_after: int = setting(5_000, "step at which gradient steps begin [environment steps]", interval="[1, inf)")
     update_every: int = setting(
-        50, "environment steps per iteration, followed by the same number of gradient steps", interval="[1, inf)"
+        50,
+        "environment steps per iteration, followed by updates_per_step times as many gradient steps",
+        interval="[1, inf)",
     )
+    updates_per_step: int = setting(1, "gradient steps per environment step", interval="[1, inf)", absent=1)
     batch_size: int = setting(
         256, "minibatch size; minibatches are sampled with replacement [transitions]", interval="[1, inf)"
     )
@@ -49,6 +52,11 @@ class Config:
         interval="[0, inf)",
     )
     record_updates: bool = setting(False, "save the metrics of every update in <workdir>/updates/*.npz")
+
+    @property
+    def updates_per_iteration(self) -> int:
+        """Number of gradient steps in one iteration."""
+        return self.update_every * self.updates_per_step
 
 
 def check_config(config: Config) -> None:

@@ -82,7 +82,7 @@ class DeviceTrainer(Trainer):
     def _check_memory(self, device: jax.Device, count: int, transition: int) -> None:
         """Raises SettingError unless the replay buffers and one iteration's minibatches fit on ``count`` devices."""
         config, available = self.config, memory.of_devices(device, count)
-        minibatches = len(self.members) * config.update_every * config.batch_size * transition
+        minibatches = len(self.members) * config.updates_per_iteration * config.batch_size * transition
         minibatches *= 1 + config.measure_alignment
         fits = int(config.replay_capacity * (available - minibatches) / self.replay_bytes)
         fits -= fits % config.update_every

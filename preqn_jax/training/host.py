@@ -67,7 +67,7 @@ class HostTrainer(Trainer):
         jax.block_until_ready(self._explore(self.state, self.observation, self.keys, np.uint32(0)))
         jax.block_until_ready(self.act(self.state, self._evaluation_shape()))
         jax.block_until_ready(self._value(self.state, self._evaluation_shape()))
-        lead = (seeds, config.update_every, config.batch_size * (1 + config.measure_alignment))
+        lead = (seeds, config.updates_per_iteration, config.batch_size * (1 + config.measure_alignment))
         shapes = transition_shapes(env.observation_size, env.action_size)
         batches = Transition(*(jax.ShapeDtypeStruct((*lead, *shape), jnp.float32) for shape in shapes))
         steps = jax.jit(over_learners(base.guarded_steps_of(agent), in_axes=(0, 0, 0, None, 0)), donate_argnums=0)
@@ -164,7 +164,7 @@ class HostTrainer(Trainer):
     def _draw(self, stream: int) -> Transition:
         """Samples a minibatch for each gradient step of an iteration, ``[S, U, B, ...]``."""
         config = self.config
-        shape = (config.update_every, config.batch_size)
+        shape = (config.updates_per_iteration, config.batch_size)
         return self.replay.sample(self._generators(stream), shape, config.n_step, config.agent.gamma)
 
     def play(self, should_stop: Callable[[], bool]) -> tuple[Evaluation, np.ndarray] | None:

@@ -179,7 +179,7 @@ class PopulationFunctions:
 
     def _draw(self, one: Identity, ring: Ring, *, after: Array) -> Transition:
         """Minibatches for one member's gradient steps, ``[U, B, ...]``; ``[U, 2 B, ...]`` with held-out rows."""
-        shape = (self.config.update_every, self.config.batch_size)
+        shape = (self.config.updates_per_iteration, self.config.batch_size)
         streams = (base.REPLAY, base.HELD_OUT) if self.config.measure_alignment else (base.REPLAY,)
         parts = [self._sample(one, ring, base.stream(one.key, number, after), after, shape) for number in streams]
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *parts)

@@ -101,15 +101,15 @@ def from_dict(values: dict[str, Any]) -> Config:
 
 
 def recorded(values: Any, leaf: Leaf) -> Any:
-    """The value of a field in such a dict; raises KeyError if it is missing."""
-    # Configurations written before these options existed lack them; they are read as empty.
-    optional = isinstance(leaf.value, Options)
+    """The value of a field in such a dict; raises KeyError if it is missing and its rule has no value for this case."""
     *owners, name = leaf.path.split(".")
     for owner in owners:
-        values = values.get(owner, {}) if optional else values[owner]
+        values = values[owner]
     if leaf.rule.formerly and leaf.rule.formerly in values:
         name = leaf.rule.formerly
-    values = values.get(name, {}) if optional else values[name]
+    if name not in values and leaf.rule.absent is not None:
+        return leaf.rule.absent
+    values = values[name]
     if isinstance(leaf.value, Options):
         return Options(values)
     return tuple(values) if isinstance(values, list) else values

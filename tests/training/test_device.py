@@ -181,6 +181,11 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(name):
         np.testing.assert_array_equal(resumed[200][key], array, err_msg=key)
 
 
+def test_updates_per_step_multiplies_the_gradient_steps():
+    _, recorder, *_ = trained(config("delayed", updates_per_step=2))
+    assert [row["updates"] for row in recorder.rows] == [2 * 60, 2 * 100]
+
+
 def test_statistics_are_of_every_observation_of_every_environment():
     agent = AGENTS["preqn_norm"](hidden_sizes=(16, 16), observation_moment=2.0)
     trainer, *_ = trained(config("delayed", agent=agent, total_steps=100))

@@ -309,6 +309,11 @@ def test_targets_sum_the_rewards_of_n_steps():
     np.testing.assert_array_equal(batch.discount, 0.0)
 
 
+def test_updates_per_step_multiplies_the_gradient_steps():
+    _, recorder, *_ = trained(config("ProbeDelayed-v0", updates_per_step=2))
+    assert [row["updates"] for row in recorder.rows] == [2 * 60, 2 * 100]  # since the evaluation before
+
+
 def test_statistics_are_of_every_observation_collected():
     agent = AGENTS["preqn_norm"](hidden_sizes=(16, 16), observation_moment=2.0)
     trainer, *_ = trained(config("ProbeDelayed-v0", agent=agent, total_steps=100, num_seeds=2))
