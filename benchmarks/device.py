@@ -41,6 +41,7 @@ from preqn_jax.training import presets
 from preqn_jax.types import Array, Params
 
 _STEP_SIZE = 1e-3  # small, so that nothing backtracks and all updates do the same work
+_NO_BACKTRACKS = 1e-6  # minimum alignment: agents keep their step sizes, and these minibatches are not from training
 
 
 class Sizes(NamedTuple):
@@ -149,6 +150,8 @@ def updates_section(sizes: Sizes) -> Section:
     for name in OURS:
         widths = ",".join(map(str, sizes.hidden_sizes))
         config = presets.override(presets.get_config(f"{name}_halfcheetah"), f"agent.hidden_sizes={widths}")
+        if isinstance(config.agent, PreQNConfig):
+            config = presets.override(config, f"agent.min_alignment={_NO_BACKTRACKS}")
         agent, _ = config.agent.make(OBSERVATION, ACTION)
         candidates.append(burst_of_agent(name, agent, batches))
     arguments = (problem.critic_params, problem.inputs, problem.target)
@@ -255,9 +258,9 @@ def sine_section(sizes: Sizes) -> Section:
     x = 3.0 * jax.random.normal(jax.random.key(0), (max(sizes.members) * sizes.batch_size, max(sizes.hidden_sizes)))
     functions: dict[str, Callable[[Array], Any]] = {
         "the device's own sine": jnp.sin,
-        "polynomial": activations._fast_sin,
+        "polynomial": activations.polynomial_sin,
         "the device's own sine and cosine": lambda x: (jnp.sin(x), jnp.cos(x)),
-        "polynomials for both": activations._fast_sin_cos,
+        "polynomials for both": activations.polynomial_sin_cos,
     }
     candidates = [in_loop(name, function, x) for name, function in functions.items()]
     timings = measure(candidates, sizes.repeats)

@@ -40,13 +40,15 @@ def _polynomial(square: Array, coefficients: tuple[float, ...]) -> Array:
     return value
 
 
-def _fast_sin(x: Array) -> Array:
+def polynomial_sin(x: Array) -> Array:
+    """The sine of float32 numbers in the range of the polynomial, elementwise."""
     r, sign = _reduce(x)
     square = r * r
     return sign * (r + r * square * _polynomial(square, _SIN_COEFFICIENTS))
 
 
-def _fast_sin_cos(x: Array) -> tuple[Array, Array]:
+def polynomial_sin_cos(x: Array) -> tuple[Array, Array]:
+    """Sine and cosine of float32 numbers in the range of the polynomials, elementwise."""
     r, sign = _reduce(x)
     square = r * r
     sine = r + r * square * _polynomial(square, _SIN_COEFFICIENTS)
@@ -82,8 +84,8 @@ def _fast_on_cpu(fast: Callable[[Array], Any], plain: Callable[[Array], Any]) ->
     return function
 
 
-_sin = _fast_on_cpu(_fast_sin, jnp.sin)
-_sin_cos = _fast_on_cpu(_fast_sin_cos, _plain_sin_cos)
+_sin = _fast_on_cpu(polynomial_sin, jnp.sin)
+_sin_cos = _fast_on_cpu(polynomial_sin_cos, _plain_sin_cos)
 
 
 @jax.custom_jvp
