@@ -31,6 +31,7 @@ VARIANTS = {
         Variant("moment2", "preqn_norm", ("agent.observation_moment=2",)),
         Variant("floor1", "preqn_norm", ("agent.observation_moment=2", "agent.observation_floor=1")),
         Variant("power0.5", "preqn_norm", ("agent.observation_moment=2", "agent.observation_power=0.5")),
+        Variant("tail2", "preqn_norm", ("agent.observation_moment=2", "agent.observation_tail=2")),
         Variant("moment8_power0.5", "preqn_norm", ("agent.observation_power=0.5",)),
         Variant("no_layer_norm", "preqn_norm", ("agent.critic_layer_norm=none",)),
         Variant("sin", "preqn_norm", ("agent.activation=sin",)),

@@ -62,6 +62,13 @@ class AgentConfig:
         interval="[0, 1]",
         absent=1.0,
     )
+    observation_tail: float = setting(
+        0.0,
+        "exponent t of rarity^t, by which the scale of entries that are rarely far from their mean is multiplied; "
+        "rarity is the ratio of the standard deviation to the mean absolute deviation, 1 for a normal distribution",
+        interval="[0, inf)",
+        absent=0.0,
+    )
     observation_clip: float = setting(
         10.0, "normalized observations are clipped to +- this [running scale]", interval="(0, inf)"
     )

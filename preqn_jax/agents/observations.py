@@ -18,16 +18,18 @@ class Statistics(NamedTuple):
       total: number of observations, [].
       mean: mean, ``[O]``.
       spread: (E |x - mean|^p)^(1/p) with the moment p of the configuration, ``[O]``; the standard deviation for p = 2.
+      absolute: E |x - mean|, the mean absolute deviation, ``[O]``.
     """
 
     total: Array
     mean: Array
     spread: Array
+    absolute: Array
 
 
 def no_statistics(size: int) -> Statistics:
     """The statistics before the first observation."""
-    return Statistics(jnp.zeros(()), jnp.zeros(size), jnp.zeros(size))
+    return Statistics(jnp.zeros(()), jnp.zeros(size), jnp.zeros(size), jnp.zeros(size))
 
 
 def include(statistics: Statistics, observations: Array, moment: float | Array) -> Statistics:
@@ -44,7 +46,8 @@ def include(statistics: Statistics, observations: Array, moment: float | Array) 
     unit = jnp.where(largest > 0, largest, 1.0)
     new = ((deviations / jnp.broadcast_to(unit, observations.shape)) ** moment).mean(axis=0)
     power = (1.0 - share) * (statistics.spread / unit) ** moment + share * new
-    return Statistics(total, mean, unit * power ** (1.0 / moment))
+    absolute = statistics.absolute + share * (deviations.mean(axis=0) - statistics.absolute)
+    return Statistics(total, mean, unit * power ** (1.0 / moment), absolute)
 
 
 def normalize(
@@ -54,6 +57,7 @@ def normalize(
     floor: float | Array,
     clip: float | Array,
     power: float | Array = 1.0,
+    tail: float | Array = 0.0,
 ) -> Array:
     """Normalizes observations ``[..., O]``: (observation - mean) / max(scale, floor), clipped to +-clip.
 
@@ -62,9 +66,15 @@ def normalize(
 
     The scale is the spread divided by that of a standard normal variable, (E |z|^p)^(1/p), so a normally distributed
     entry gets unit variance for any p. A larger p magnifies entries less that are almost always zero and rarely have
-    large values, such as contact forces. Before the first observation, the input is returned unchanged.
+    large values, such as contact forces. So does a larger ``tail``: the scale is multiplied by rarity^tail, where
+    rarity is the ratio of the scales of moments p and 1, if it is above 1, and 1 else. The rarity of a normally
+    distributed entry is 1; that of an entry that differs from 0 in a small share s of all observations is about
+    0.8 / sqrt(s) for p = 2. Before the first observation, the input is returned unchanged.
     """
-    scale = jnp.maximum(statistics.spread / _normal_spread(moment), floor)
+    scale = statistics.spread / _normal_spread(moment)
+    absolute = statistics.absolute / _normal_spread(1.0)
+    rarity = jnp.maximum(scale / jnp.where(absolute > 0, absolute, 1.0), 1.0)
+    scale = jnp.maximum(scale * rarity**tail, floor)
     scale = jnp.where(statistics.total > 0, scale, 1.0)
     mean, scale = (jnp.broadcast_to(leaf, observation.shape) for leaf in (statistics.mean, scale))
     standardized = jnp.clip((observation - mean) / scale, -clip, clip)
@@ -102,7 +112,8 @@ def normalized(agent: Agent, critic: CriticView, config: Any, observation_size: 
 
     def preprocess(state: NormalizedState, observation: Array) -> Array:
         moment, floor, clip = config.observation_moment, config.observation_floor, config.observation_clip
-        return normalize(state.statistics, observation, moment, floor, clip, config.observation_power)
+        power, tail = config.observation_power, config.observation_tail
+        return normalize(state.statistics, observation, moment, floor, clip, power, tail)
 
     def observe(state: NormalizedState, observation: Array) -> NormalizedState:
         return state._replace(statistics=include(state.statistics, observation, config.observation_moment))

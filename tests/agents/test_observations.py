@@ -77,6 +77,16 @@ def test_a_larger_moment_magnifies_less_what_moves_rarely():
     assert peaks[0] > 2 * peaks[1] > 2 * peaks[2] > 2
 
 
+@pytest.mark.parametrize("tail", [1.0, 2.0])
+def test_a_tail_exponent_magnifies_less_what_moves_rarely(tail):
+    x = np.random.default_rng(0).normal(size=(20_000, 3))
+    x[:, 1] *= 10.0 * (np.arange(len(x)) % 100 == 0)  # one in a hundred
+    rarity = x[:, 1].std() / np.abs(x[:, 1] - x[:, 1].mean()).mean() / np.sqrt(np.pi / 2)
+    normalized = normalize(statistics_of([x], 2.0), jnp.asarray(x, jnp.float32), 2.0, 1e-3, 100.0, 1.0, tail)
+    np.testing.assert_allclose(np.std(normalized, axis=0), [1.0, rarity**-tail, 1.0], rtol=0.01)
+    assert rarity > 7
+
+
 def test_normalization_is_of_the_last_axis_and_clips():
     statistics = statistics_of([seen(1000, 3)])
     assert normalize(statistics, jnp.zeros((5, 4, 3)), 2.0, 1e-3, 10.0).shape == (5, 4, 3)
