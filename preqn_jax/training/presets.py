@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import pathlib
+from collections.abc import Iterator, Set
 from typing import Any
 
 from preqn_jax import settings
@@ -93,11 +94,32 @@ def from_dict(values: dict[str, Any]) -> Config:
     """
     try:
         config = Config(agent=AGENTS[values["algorithm"]]())
+        check_fields(values, config)
         for leaf in list(leaves(config)):
             config = replace(config, leaf.path, recorded(values, leaf))
     except KeyError as error:
         raise SettingError(f"the run's configuration has no {error}: another version of preqn_jax wrote it") from None
     return config
+
+
+def check_fields(values: dict[str, Any], config: Config) -> None:
+    """Raises SettingError if such a dict has a field that ``config`` does not have, whose effect would be lost."""
+    known = {"algorithm"}
+    for leaf in leaves(config):
+        owner, dot, _ = leaf.path.rpartition(".")
+        known |= {leaf.path, f"{owner}{dot}{leaf.rule.formerly}"}
+    for path in _paths(values, known):
+        raise SettingError(f"the run's configuration has the field {path}, which this version of preqn_jax lacks")
+
+
+def _paths(values: dict[str, Any], known: Set[str], prefix: str = "") -> Iterator[str]:
+    """Yields the dotted paths in a nested dict that are neither known nor lead to a known one."""
+    for name, value in values.items():
+        path = prefix + name
+        if isinstance(value, dict) and any(other.startswith(f"{path}.") for other in known):
+            yield from _paths(value, known, f"{path}.")
+        elif path not in known:
+            yield path
 
 
 def recorded(values: Any, leaf: Leaf) -> Any:

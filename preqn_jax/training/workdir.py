@@ -13,7 +13,7 @@ from preqn_jax.settings import SettingError
 from preqn_jax.training import provenance
 from preqn_jax.training.config import Config
 from preqn_jax.training.files import replace_file
-from preqn_jax.training.presets import CONFIG_FILE, read_config, recorded, to_dict
+from preqn_jax.training.presets import CONFIG_FILE, check_fields, read_config, recorded, to_dict
 
 try:
     import fcntl
@@ -122,6 +122,7 @@ def check_same(workdir: pathlib.Path, config: Config, flag: str = "--workdir") -
     before = read_config(workdir)
     if (agent := before.get("algorithm")) != config.agent.name:
         raise SettingError(f"{workdir} holds a run of {agent}, not of {config.agent.name}; choose another {flag}")
+    check_fields(before, config)
     for leaf in settings.leaves(config):
         try:
             old = recorded(before, leaf)

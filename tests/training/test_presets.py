@@ -10,6 +10,7 @@ from preqn_jax.envs import DISCRETE_ENVS, ENVS
 from preqn_jax.settings import SettingError
 from preqn_jax.training import presets
 from preqn_jax.training.config import check_config
+from preqn_jax.training.workdir import check_same
 
 
 @pytest.mark.parametrize("name", presets.names())
@@ -95,3 +96,19 @@ def test_a_record_from_before_a_field_existed_is_read_as_what_the_run_did():
     del record["agent"]["gamma"]
     with pytest.raises(SettingError, match="no 'gamma': another version"):
         presets.from_dict(record)
+
+
+@pytest.mark.parametrize("path", ["agent.mood", "mood", "env.mood", "agent.mood.size"])
+def test_a_record_with_a_field_of_another_version_is_refused(path, tmp_path):
+    config = presets.get_config("preqn_hopper")
+    owner = record = json.loads(json.dumps(presets.to_dict(config)))
+    *owners, name = path.split(".")
+    for one in owners:
+        owner = owner.setdefault(one, {})
+    owner[name] = 1
+    says = f"has the field {path.removesuffix('.size')}, which this version"
+    with pytest.raises(SettingError, match=says):
+        presets.from_dict(record)
+    (tmp_path / presets.CONFIG_FILE).write_text(json.dumps({"config": record}))
+    with pytest.raises(SettingError, match=says):
+        check_same(tmp_path, config)
