@@ -17,7 +17,7 @@ from experiments.suites.program import Extent
 from experiments.suites.suite import Variant
 from preqn_jax.cli import command_line, lists
 
-_NORMALIZED = ("agent.critic_layer_norm=fixed", "agent.normalize_observations=true", "agent.observation_moment=8")
+_NORMALIZED = ("agent.critic_layer_norm=fixed", "agent.normalize_observations=true", "agent.observation_tail=2")
 
 VARIANTS = {
     variant.name: variant
@@ -28,11 +28,7 @@ VARIANTS = {
         Variant("preqn", "preqn"),
         # One part changed.
         Variant("raw_observations", "preqn_norm", ("agent.normalize_observations=false",)),
-        Variant("moment2", "preqn_norm", ("agent.observation_moment=2",)),
-        Variant("floor1", "preqn_norm", ("agent.observation_moment=2", "agent.observation_floor=1")),
-        Variant("power0.5", "preqn_norm", ("agent.observation_moment=2", "agent.observation_power=0.5")),
-        Variant("tail2", "preqn_norm", ("agent.observation_moment=2", "agent.observation_tail=2")),
-        Variant("moment8_power0.5", "preqn_norm", ("agent.observation_power=0.5",)),
+        Variant("standardized", "preqn_norm", ("agent.observation_tail=0",)),
         Variant("no_layer_norm", "preqn_norm", ("agent.critic_layer_norm=none",)),
         Variant("sin", "preqn_norm", ("agent.activation=sin",)),
         Variant("actor_layer_norm", "preqn_norm", ("agent.actor_layer_norm=fixed",)),

@@ -48,29 +48,17 @@ class AgentConfig:
     normalize_observations: bool = setting(
         False, "whether to normalize observations: subtract their running mean, divide by their running scale"
     )
-    observation_moment: float = setting(
-        2.0,
-        "p in the running scale (E |x - mean|^p / E |z|^p)^(1/p), z standard normal; 2 gives the standard deviation",
-        interval="[1, 64]",
-    )
     observation_floor: float = setting(
         0.01, "lower bound on the running scale [units of the observation]", interval="(0, inf)"
     )
-    observation_power: float = setting(
-        1.0,
-        "exponent of the scale that observations are divided by; 1 standardizes, 0 only centers",
-        interval="[0, 1]",
-        absent=1.0,
+    observation_clip: float = setting(
+        10.0, "normalized observations are clipped to +- this [running scale]", interval="(0, inf)"
     )
     observation_tail: float = setting(
         0.0,
-        "exponent t of rarity^t, by which the scale of entries that are rarely far from their mean is multiplied; "
-        "rarity is the ratio of the standard deviation to the mean absolute deviation, 1 for a normal distribution",
-        interval="[0, inf)",
-        absent=0.0,
-    )
-    observation_clip: float = setting(
-        10.0, "normalized observations are clipped to +- this [running scale]", interval="(0, inf)"
+        "exponent t in the running scale, the standard deviation times rarity^t; rarity is the ratio of the standard "
+        "deviation to the mean absolute deviation, 1 for a normal distribution and larger for entries that rarely move",
+        interval="[0, 8]",
     )
     gamma: float = setting(0.99, "discount factor [per step]", interval="[0, 1]")
 

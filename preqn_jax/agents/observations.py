@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from preqn_jax.agents.base import Agent, AgentState, CriticView
@@ -17,13 +17,13 @@ class Statistics(NamedTuple):
     Attributes:
       total: number of observations, [].
       mean: mean, ``[O]``.
-      spread: (E |x - mean|^p)^(1/p) with the moment p of the configuration, ``[O]``; the standard deviation for p = 2.
-      absolute: E |x - mean|, the mean absolute deviation, ``[O]``.
+      deviation: standard deviation (E (x - mean)^2)^(1/2), ``[O]``.
+      absolute: mean absolute deviation E |x - mean|, ``[O]``.
     """
 
     total: Array
     mean: Array
-    spread: Array
+    deviation: Array
     absolute: Array
 
 
@@ -32,60 +32,37 @@ def no_statistics(size: int) -> Statistics:
     return Statistics(jnp.zeros(()), jnp.zeros(size), jnp.zeros(size), jnp.zeros(size))
 
 
-def include(statistics: Statistics, observations: Array, moment: float | Array) -> Statistics:
+def include(statistics: Statistics, observations: Array) -> Statistics:
     """Updates the statistics with N observations ``[N, O]``; deviations are measured from the updated mean.
 
-    Deviations are divided by the largest one before powers are taken, so that no moment overflows. Averages are stored
-    instead of sums, so that float32 is sufficient for any number of observations.
+    Averages are stored instead of sums, so that float32 is sufficient for any number of observations.
     """
     total = statistics.total + observations.shape[0]
     share = observations.shape[0] / total  # share of the new observations
     mean = statistics.mean + share * (observations.mean(axis=0) - statistics.mean)
-    deviations = jnp.abs(observations - jnp.broadcast_to(mean, observations.shape))
-    largest = jnp.maximum(statistics.spread, deviations.max(axis=0))
-    unit = jnp.where(largest > 0, largest, 1.0)
-    new = ((deviations / jnp.broadcast_to(unit, observations.shape)) ** moment).mean(axis=0)
-    power = (1.0 - share) * (statistics.spread / unit) ** moment + share * new
-    absolute = statistics.absolute + share * (deviations.mean(axis=0) - statistics.absolute)
-    return Statistics(total, mean, unit * power ** (1.0 / moment), absolute)
+    distance = jnp.abs(observations - jnp.broadcast_to(mean, observations.shape))
+    variance = (1.0 - share) * statistics.deviation**2 + share * (distance**2).mean(axis=0)
+    absolute = (1.0 - share) * statistics.absolute + share * distance.mean(axis=0)
+    return Statistics(total, mean, jnp.sqrt(variance), absolute)
 
 
 def normalize(
-    statistics: Statistics,
-    observation: Array,
-    moment: float | Array,
-    floor: float | Array,
-    clip: float | Array,
-    power: float | Array = 1.0,
-    tail: float | Array = 0.0,
+    statistics: Statistics, observation: Array, floor: float | Array, clip: float | Array, tail: float | Array = 0.0
 ) -> Array:
     """Normalizes observations ``[..., O]``: (observation - mean) / max(scale, floor), clipped to +-clip.
 
-    The result is multiplied by max(scale, floor)^(1 - power). With power 1 the entries are standardized; with a smaller
-    power, entries with a larger scale remain larger; with power 0 the entries are only centered and clipped.
-
-    The scale is the spread divided by that of a standard normal variable, (E |z|^p)^(1/p), so a normally distributed
-    entry gets unit variance for any p. A larger p magnifies entries less that are almost always zero and rarely have
-    large values, such as contact forces. So does a larger ``tail``: the scale is multiplied by rarity^tail, where
-    rarity is the ratio of the scales of moments p and 1, if it is above 1, and 1 else. The rarity of a normally
-    distributed entry is 1; that of an entry that differs from 0 in a small share s of all observations is about
-    0.8 / sqrt(s) for p = 2. Before the first observation, the input is returned unchanged.
+    The scale is the standard deviation times rarity^tail. The rarity of an entry is the ratio of its standard deviation
+    to its mean absolute deviation, divided by the same ratio of a normal distribution, sqrt(pi / 2), and at least 1. It
+    is about 1 for positions and velocities, and about 0.4 / sqrt(s) for an entry that is 1 in a small share s of all
+    observations and 0 in the others, similar to a contact force. With tail = 2, the variance of such an entry becomes
+    about 39 s^2; with tail = 0, it is 1 as for every entry. Before the first observation, the input is returned
+    unchanged.
     """
-    scale = statistics.spread / _normal_spread(moment)
-    absolute = statistics.absolute / _normal_spread(1.0)
-    rarity = jnp.maximum(scale / jnp.where(absolute > 0, absolute, 1.0), 1.0)
-    scale = jnp.maximum(scale * rarity**tail, floor)
-    scale = jnp.where(statistics.total > 0, scale, 1.0)
+    normal = statistics.absolute * math.sqrt(math.pi / 2.0)  # the standard deviation, if the entry is normal
+    rarity = jnp.maximum(statistics.deviation / jnp.where(normal > 0, normal, 1.0), 1.0)
+    scale = jnp.maximum(statistics.deviation * rarity**tail, floor)
     mean, scale = (jnp.broadcast_to(leaf, observation.shape) for leaf in (statistics.mean, scale))
-    standardized = jnp.clip((observation - mean) / scale, -clip, clip)
-    return jnp.where(statistics.total > 0, standardized * scale ** (1.0 - power), observation)
-
-
-def _normal_spread(moment: float | Array) -> Array:
-    """(E |z|^p)^(1/p) for a standard normal z, equal to (2^(p/2) Gamma((p + 1) / 2) / sqrt(pi))^(1/p)."""
-    p = jnp.asarray(moment, jnp.float32)
-    log_moment = 0.5 * p * jnp.log(2.0) + jax.scipy.special.gammaln(0.5 * (p + 1.0)) - 0.5 * jnp.log(jnp.pi)
-    return jnp.exp(log_moment / p)
+    return jnp.where(statistics.total > 0, jnp.clip((observation - mean) / scale, -clip, clip), observation)
 
 
 class NormalizedState(NamedTuple):
@@ -111,12 +88,11 @@ def normalized(agent: Agent, critic: CriticView, config: Any, observation_size: 
         return agent, critic
 
     def preprocess(state: NormalizedState, observation: Array) -> Array:
-        moment, floor, clip = config.observation_moment, config.observation_floor, config.observation_clip
-        power, tail = config.observation_power, config.observation_tail
-        return normalize(state.statistics, observation, moment, floor, clip, power, tail)
+        floor, clip, tail = config.observation_floor, config.observation_clip, config.observation_tail
+        return normalize(state.statistics, observation, floor, clip, tail)
 
     def observe(state: NormalizedState, observation: Array) -> NormalizedState:
-        return state._replace(statistics=include(state.statistics, observation, config.observation_moment))
+        return state._replace(statistics=include(state.statistics, observation))
 
     def prepare(state: NormalizedState, batch: Transition) -> Transition:
         return batch._replace(

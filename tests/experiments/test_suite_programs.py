@@ -80,7 +80,7 @@ def test_ablation_changes_one_field_at_a_time(tmp_path):
 def test_the_agents_parts_are_changed_one_at_a_time(tmp_path):
     finished(tmp_path / "out", "preqn_norm", "preqn_norm_hopper", 10)
     finished(tmp_path / "out", "adam", "preqn_norm_hopper", 10, "agent.critic_update=adam")
-    normalized = ("critic_layer_norm=fixed", "normalize_observations=true", "observation_moment=8")
+    normalized = ("critic_layer_norm=fixed", "normalize_observations=true", "observation_tail=2")
     finished(tmp_path / "out", "sac_normalized", "sac_hopper", 10, *(f"agent.{field}" for field in normalized))
     (tmp_path / "out" / "suite.json").write_text('{"kind": "agent_study"}')
     which = ("--preset=final", "--variants=preqn_norm,adam,sac_normalized", "--envs=hopper", "--seeds=10")

@@ -187,11 +187,11 @@ def test_updates_per_step_multiplies_the_gradient_steps():
 
 
 def test_statistics_are_of_every_observation_of_every_environment():
-    agent = AGENTS["preqn_norm"](hidden_sizes=(16, 16), observation_moment=2.0)
+    agent = AGENTS["preqn_norm"](hidden_sizes=(16, 16))
     trainer, *_ = trained(config("delayed", agent=agent, total_steps=100))
     statistics, seen = trainer.population.agent.statistics, trainer.population.replay.transitions.observation[0, :100]
     np.testing.assert_allclose(statistics.mean[0], seen.mean(0), atol=1e-5)
-    np.testing.assert_allclose(statistics.spread[0], np.std(seen, axis=0), rtol=0.05)
+    np.testing.assert_allclose(statistics.deviation[0], np.std(seen, axis=0), rtol=0.05)
     assert statistics.total[0] == 100
 
 

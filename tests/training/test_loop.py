@@ -315,12 +315,12 @@ def test_updates_per_step_multiplies_the_gradient_steps():
 
 
 def test_statistics_are_of_every_observation_collected():
-    agent = AGENTS["preqn_norm"](hidden_sizes=(16, 16), observation_moment=2.0)
+    agent = AGENTS["preqn_norm"](hidden_sizes=(16, 16))
     trainer, *_ = trained(config("ProbeDelayed-v0", agent=agent, total_steps=100, num_seeds=2))
     for s in range(2):
         seen = trainer.replay.data.observation[s, :100]
         np.testing.assert_allclose(trainer.state.statistics.mean[s], seen.mean(0), atol=1e-5)
-        np.testing.assert_allclose(trainer.state.statistics.spread[s], seen.std(0), rtol=0.05)
+        np.testing.assert_allclose(trainer.state.statistics.deviation[s], seen.std(0), rtol=0.05)
         assert trainer.state.statistics.total[s] == 100
 
 
