@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import optax
 
@@ -72,7 +70,7 @@ def paper_agent(config: PreQNConfig, observation_size: int, action_size: int) ->
         target = td.td_target(batch.reward, batch.discount, next_value, config.gamma)
         inputs = (batch.observation, batch.action)
         critic, info = preqn_update(q, state.critic, inputs, target, solver=solvers.lstsq(), linesearch=linesearch)
-        loss = common.climb(policy, functools.partial(q.q_fn, critic), batch.observation)
+        loss = common.climb(policy, q.q_fn, critic, batch.observation)
         actor, optimizer, scalars = common.descend(adam, loss, state.actor, state.actor_optimizer)
         return PreQNState(critic, actor, optimizer), {"backtracks": info.search.backtracks, **scalars}
 

@@ -168,18 +168,12 @@ def gradient_operator(step_size: float) -> Callable[[Array, Scalars], tuple[Arra
     return operator
 
 
-def climb(policy: QFunction, value: Callable[[tuple[Array, Array]], Array], observation: Array) -> Loss:
-    """The actor loss of the deterministic policy gradient, -mean Q(s, mu(s)), as a function of the actor parameters.
-
-    Args:
-      policy: function (parameters, observation) -> action mu(s).
-      value: function (observation, action) -> Q ``[B]``.
-      observation: observations s, ``[B, O]``.
-    """
+def climb(policy: QFunction, q_fn: QFunction, critic: Params, observation: Array) -> Loss:
+    """The actor loss of the deterministic policy gradient, -mean Q(s, mu(s)), as a function of the actor parameters."""
 
     def loss(actor: Params) -> tuple[Array, Scalars]:
         action = policy(actor, observation)
-        loss = -jnp.mean(value((observation, action)))
-        return loss, {"actor_loss": loss, "action_abs": jnp.mean(jnp.abs(action))}
+        value = -jnp.mean(q_fn(critic, (observation, action)))
+        return value, {"actor_loss": value, "action_abs": jnp.mean(jnp.abs(action))}
 
     return loss

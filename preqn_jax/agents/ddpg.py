@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -91,7 +90,7 @@ def _build(config: DDPGConfig, observation_size: int, action_size: int) -> tuple
         critic_params, critic_optimizer, critic_info = common.descend(
             critic_adam, critic_loss, state.online.critic, state.critic_optimizer
         )
-        actor_loss = common.climb(policy, functools.partial(q_fn, critic_params), batch.observation)
+        actor_loss = common.climb(policy, q_fn, critic_params, batch.observation)
         actor_params, actor_optimizer, actor_info = common.descend(
             actor_adam, actor_loss, state.online.actor, state.actor_optimizer
         )

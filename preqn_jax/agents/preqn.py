@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
@@ -121,7 +120,7 @@ def _build(config: PreQNConfig, observation_size: int, action_size: int) -> tupl
 
     @jax.named_scope("actor")
     def update_actor(state: PreQNState, observation: Array) -> tuple[PreQNState, dict[str, Array]]:
-        loss = common.climb(policy, functools.partial(q_fn, state.critic), observation)
+        loss = common.climb(policy, q_fn, state.critic, observation)
         actor_params, optimizer, scalars = common.descend(adam, loss, state.actor, state.actor_optimizer)
         return state._replace(actor=actor_params, actor_optimizer=optimizer), scalars
 

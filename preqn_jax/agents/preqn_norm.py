@@ -13,8 +13,6 @@ If every option has the value of :class:`~preqn_jax.agents.preqn.PreQNConfig`, t
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
@@ -70,13 +68,6 @@ class PreQNNormConfig(soft.TemperatureConfig, preqn.PreQNConfig):
         choices=("deterministic", "gaussian"),
     )
     policy_delay: int = setting(1, "number of critic updates per actor update", interval="[1, inf)", structural=True)
-    actor_critic: str = setting(
-        "first",
-        "critic that the actor maximizes: the first one; or, on each critic's part of the minibatch, another critic, "
-        "which was not trained on this part",
-        choices=("first", "other"),
-        absent="first",
-    )
     critic_update: str = setting(
         "preqn",
         "critic update: preqn; or, as controls for the effect of the kernel, diagonal (K replaced by its diagonal: "
@@ -90,9 +81,6 @@ class PreQNNormConfig(soft.TemperatureConfig, preqn.PreQNConfig):
     def build(self, observation_size: int, action_size: int) -> tuple[Agent, CriticView]:
         """Creates the agent, without normalization of observations."""
         return _build(self, observation_size, action_size)
-
-
-Value = Callable[[tuple[Array, Array]], Array]  # (observation, action) -> Q [B]
 
 
 class ActorPart(NamedTuple):
@@ -140,7 +128,7 @@ class Policy(NamedTuple):
       act: (params, observation) -> deterministic action.
       explore: (params, observation, key) -> action.
       next_action: (params, observation, key) -> (action for the target, log-density or None).
-      loss: (value function (observation, action) -> Q ``[B]``, observation, temperature, key) -> loss of params.
+      loss: (critic parameters, observation, temperature, key) -> loss function of params.
       scalars: names of the metrics of the loss.
     """
 
@@ -155,7 +143,7 @@ class Policy(NamedTuple):
 def _build(config: PreQNNormConfig, observation_size: int, action_size: int) -> tuple[Agent, CriticView]:
     critic = common.make_critic(config)
     q_fn = ntk.module_q_fn(critic)
-    policy = (_deterministic if config.policy == "deterministic" else _gaussian)(config, action_size)
+    policy = (_deterministic if config.policy == "deterministic" else _gaussian)(config, action_size, q_fn)
     critic_update = _critic_update(config, critic)
     adam = optax.adam(config.actor_learning_rate)
 
@@ -198,9 +186,9 @@ def _build(config: PreQNNormConfig, observation_size: int, action_size: int) -> 
         return state._replace(critics=critics, critic_optimizers=optimizers), mean
 
     @jax.named_scope("actor")
-    def update_actor(actor: ActorPart, critics: tuple[Params, ...], observation: Array, key: Array) -> ActorPart:
+    def update_actor(actor: ActorPart, critic_params: Params, observation: Array, key: Array) -> ActorPart:
         temperature = soft.temperature_of(config, actor.temperature)
-        loss = policy.loss(_value_for_actor(config, q_fn, critics), observation, temperature, key)
+        loss = policy.loss(critic_params, observation, temperature, key)
         params, optimizer, scalars = common.descend(adam, loss, actor.params, actor.optimizer)
         entropy = scalars.get("entropy", jnp.zeros(()))
         learned, found = soft.update_temperature(config, actor.temperature, entropy, action_size)
@@ -210,8 +198,8 @@ def _build(config: PreQNNormConfig, observation_size: int, action_size: int) -> 
         target_key, actor_key = _keys(key)
         y = target(state, batch, target_key)
         state, critic_info = update_critics(state, (batch.observation, batch.action), y)
-        # As in Algorithm 1, the actor is updated with the new critics.
-        step = lambda actor: update_actor(actor, state.critics, batch.observation, actor_key)  # noqa: E731
+        # As in Algorithm 1, the actor is updated with a new critic, the first one.
+        step = lambda actor: update_actor(actor, state.critics[0], batch.observation, actor_key)  # noqa: E731
         due = state.updates % config.policy_delay == 0
         actor = step(state.actor) if config.policy_delay == 1 else update_if(due, step, state.actor)
         return state._replace(actor=actor, updates=state.updates + 1), {**critic_info, **actor.scalars}
@@ -231,7 +219,7 @@ def _keys(key: Array) -> Array:
     return jax.random.split(key)
 
 
-def _deterministic(config: PreQNNormConfig, action_size: int) -> Policy:
+def _deterministic(config: PreQNNormConfig, action_size: int, q_fn: ntk.QFunction) -> Policy:
     actor = common.make_actor(config, action_size)
     act = ntk.module_q_fn(actor)
 
@@ -244,37 +232,24 @@ def _deterministic(config: PreQNNormConfig, action_size: int) -> Policy:
             action = common.add_noise(action, key, config.target_noise, config.target_noise_bound)
         return action, None
 
-    def loss(value: Value, observation: Array, temperature: Any, key: Array) -> common.Loss:
+    def loss(critic_params: Params, observation: Array, temperature: Any, key: Array) -> common.Loss:
         del temperature, key
-        return common.climb(act, value, observation)
+        return common.climb(act, q_fn, critic_params, observation)
 
     return Policy(actor.init, act, explore, next_action, loss, ("actor_loss", "action_abs"))
 
 
-def _gaussian(config: PreQNNormConfig, action_size: int) -> Policy:
+def _gaussian(config: PreQNNormConfig, action_size: int, q_fn: ntk.QFunction) -> Policy:
     policy = soft.GaussianPolicy(config, action_size)
 
     def explore(params: Params, observation: Array, key: Array) -> Array:
         return policy.sample(params, observation, key)[0]
 
-    def loss(value: Value, observation: Array, temperature: Any, key: Array) -> common.Loss:
-        return soft.climb(policy, value, temperature, observation, key)
+    def loss(critic_params: Params, observation: Array, temperature: Any, key: Array) -> common.Loss:
+        return soft.climb(policy, lambda inputs: q_fn(critic_params, inputs), temperature, observation, key)
 
     names = ("actor_loss", "action_abs", "entropy")
     return Policy(policy.actor.init, policy.act, explore, policy.sample, loss, names)
-
-
-def _value_for_actor(config: PreQNNormConfig, q_fn: ntk.QFunction, critics: tuple[Params, ...]) -> Value:
-    """The function (observation, action) -> Q ``[B]`` that the actor maximizes."""
-    if config.actor_critic == "first":
-        return functools.partial(q_fn, critics[0])
-
-    def other(inputs: tuple[Array, Array]) -> Array:
-        # A critic has just fitted the noise in the targets of its own rows; the actor uses it on other rows.
-        parts = _split(inputs, len(critics))
-        return jnp.concatenate([q_fn(critics[number - 1], part) for number, part in enumerate(parts)])
-
-    return other
 
 
 def _part_size(config: PreQNNormConfig, batch_size: int) -> int:
@@ -283,13 +258,9 @@ def _part_size(config: PreQNNormConfig, batch_size: int) -> int:
 
 def _parts(config: PreQNNormConfig, rows: Any) -> list[Any]:
     """The rows that each critic is trained on."""
-    return _split(rows, config.num_critics) if config.split_minibatch else [rows] * config.num_critics
-
-
-def _split(rows: Any, count: int) -> list[Any]:
-    """``count`` parts of the same size of arrays ``[B, ...]``; up to count - 1 last rows are in none."""
-    size = len(jax.tree.leaves(rows)[0]) // count
-    starts = range(0, count * size, size)
+    (batch_size,) = rows[1].shape
+    size = _part_size(config, batch_size)
+    starts = [number * size if config.split_minibatch else 0 for number in range(config.num_critics)]
     return [jax.tree.map(lambda leaf, start=start: leaf[start : start + size], rows) for start in starts]
 
 

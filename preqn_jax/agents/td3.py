@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -111,7 +110,7 @@ def _build(config: TD3Config, observation_size: int, action_size: int) -> tuple[
 
     @jax.named_scope("actor")
     def update_delayed(part: ActorPart, critics: tuple[Params, Params], observation: Array) -> ActorPart:
-        loss = common.climb(policy, functools.partial(q_fn, critics[0]), observation)
+        loss = common.climb(policy, q_fn, critics[0], observation)
         actor_params, optimizer, scalars = common.descend(actor_adam, loss, part.actor, part.optimizer)
         target = common.polyak(part.target, Networks(critics, actor_params), config.polyak)
         return ActorPart(actor_params, optimizer, target, scalars)

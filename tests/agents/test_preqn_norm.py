@@ -71,17 +71,14 @@ def test_critics_start_apart():
     assert not np.array_equal(*(jax.tree.leaves(params)[1] for params in critics))
 
 
-@pytest.mark.parametrize("which", ["first", "other"])
-def test_the_actor_climbs_a_critic_just_improved(which):
-    (agent, _), data = make(actor_critic=which), batch()
+def test_the_actor_climbs_the_first_critic_just_improved():
+    (agent, _), data = make(), batch()
     state = agent.init(jax.random.key(1))
     new, info = jax.jit(agent.update)(state, data, jax.random.key(2))
 
     def loss(params):
         action = agent.act(state._replace(actor=state.actor._replace(params=params)), data.observation)
-        q = [CRITIC.apply(params, data.observation, action) for params in new.critics]
-        half = len(action) // 2
-        return -(q[0] if which == "first" else jnp.concatenate([q[1][:half], q[0][half:]])).mean()
+        return -CRITIC.apply(new.critics[0], data.observation, action).mean()
 
     adam = optax.adam(1e-3)
     updates, _ = adam.update(jax.grad(loss)(state.actor.params), adam.init(state.actor.params))

@@ -1,7 +1,5 @@
 """What RLax computes too, held against it."""
 
-import functools
-
 import jax
 import numpy as np
 import rlax
@@ -45,7 +43,7 @@ def test_the_deterministic_policy_gradient():
         slope = jax.grad(lambda a: q_fn(w, (observation, a)).sum())(action)
         return jax.vmap(rlax.dpg_loss)(action, slope).sum(axis=1).mean()
 
-    ours = jax.grad(common.climb(policy, functools.partial(q_fn, w), observation), has_aux=True)
+    ours = jax.grad(common.climb(policy, q_fn, w, observation), has_aux=True)
     scales = np.tile(scale, (B, 1))
     np.testing.assert_allclose(ours(scales)[0], jax.grad(rlax_loss)(scales), rtol=1e-5)
 
