@@ -67,7 +67,7 @@ class PreQNNormConfig(soft.TemperatureConfig, preqn.PreQNConfig):
         "type of policy: deterministic, or gaussian with SAC's entropy bonus",
         choices=("deterministic", "gaussian"),
     )
-    policy_delay: int = setting(1, "number of critic updates per actor update", interval="[1, inf)", structural=True)
+    policy_delay: int = setting(2, "number of critic updates per actor update", interval="[1, inf)", structural=True)
     critic_update: str = setting(
         "preqn",
         "critic update: preqn; or, as controls for the effect of the kernel, diagonal (K replaced by its diagonal: "

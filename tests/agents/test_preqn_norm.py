@@ -18,7 +18,12 @@ from preqn_jax.ops.preqn import preqn_update
 from tests.agents.batches import A, B, O, batch
 
 SMALL = PreQNNormConfig(hidden_sizes=(16, 16), normalize_observations=False)
-OFF = {"num_critics": 1, "split_minibatch": False, "critic_layer_norm": "none"}  # as the paper's agent is
+OFF = {
+    "num_critics": 1,
+    "split_minibatch": False,
+    "critic_layer_norm": "none",
+    "policy_delay": 1,
+}
 CRITIC = Critic((16, 16), "relu", layer_norm="fixed")
 
 
@@ -163,4 +168,5 @@ def test_the_new_agent_is_what_its_page_says():
     config = PreQNNormConfig()
     assert (config.activation, config.critic_layer_norm, config.num_critics) == ("relu", "fixed", 2)
     assert (config.split_minibatch, config.target_pessimism, config.critic_update) == (True, 1.0, "preqn")
+    assert (config.policy_delay, config.normalize_observations, config.observation_tail) == (2, True, 2.0)
     assert isinstance(config, PreQNConfig)

@@ -21,7 +21,7 @@ DEVICES, MEMBERS = 4, 8  # two members on each device, so that they are vmapped 
 NAMES = [name for name in AGENTS if not name.startswith("naive")]  # which lack a part of another's program
 # More of what a program can contain, for one agent.
 OPTIONS = {"preqn_norm": {"measure_alignment": True, "n_step": 2, "diagnose_every": 50}}
-AGENT_OPTIONS = {"preqn_norm": {"policy": "gaussian", "policy_delay": 2, "observation_tail": 1.0}}
+AGENT_OPTIONS = {"preqn_norm": {"policy": "gaussian", "observation_tail": 1.0}}
 
 
 @pytest.fixture
