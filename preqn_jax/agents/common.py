@@ -59,6 +59,7 @@ class AgentConfig:
         "exponent t in the running scale, the standard deviation times rarity^t; rarity is the ratio of the standard "
         "deviation to the mean absolute deviation, 1 for a normal distribution and larger for entries that rarely move",
         interval="[0, 8]",
+        absent=0.0,
     )
     gamma: float = setting(0.99, "discount factor [per step]", interval="[0, 1]")
 

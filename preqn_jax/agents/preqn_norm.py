@@ -47,6 +47,7 @@ class PreQNNormConfig(soft.TemperatureConfig, preqn.PreQNConfig):
         "exponent t in the running scale, the standard deviation times rarity^t; rarity is the ratio of the standard "
         "deviation to the mean absolute deviation, 1 for a normal distribution and larger for entries that rarely move",
         interval="[0, 8]",
+        absent=0.0,
     )
     num_critics: int = setting(
         2, "number of critics, each with its own parameters", interval="[1, inf)", structural=True

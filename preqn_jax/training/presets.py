@@ -21,6 +21,8 @@ TUNED = dict.fromkeys(("ant", "halfcheetah"), ("agent.step_size=0.03",))
 # A shorter schedule than MuJoCo's, for tasks that are solved in minutes.
 SHORT = ("total_steps=50000", "start_steps=1000", "update_after=1000", "evaluate_every=2500")
 SCHEDULES = {"acrobot": SHORT, "cartpole": SHORT, "mountaincar": SHORT}
+# Fields that only agents with normalized observations used, up to version 0.2.
+_REMOVED_NORMALIZATION = {"agent.observation_moment", "agent.observation_power"}
 CONFIG_FILE = "config.json"  # in every work directory: the resolved configuration, versions and hardware
 
 
@@ -94,17 +96,19 @@ def from_dict(values: dict[str, Any]) -> Config:
     """
     try:
         config = Config(agent=AGENTS[values["algorithm"]]())
-        check_fields(values, config)
         for leaf in list(leaves(config)):
             config = replace(config, leaf.path, recorded(values, leaf))
     except KeyError as error:
         raise SettingError(f"the run's configuration has no {error}: another version of preqn_jax wrote it") from None
+    check_fields(values, config)
     return config
 
 
 def check_fields(values: dict[str, Any], config: Config) -> None:
     """Raises SettingError if such a dict has a field that ``config`` does not have, whose effect would be lost."""
     known = {"algorithm"}
+    if not config.agent.normalize_observations:
+        known |= _REMOVED_NORMALIZATION
     for leaf in leaves(config):
         owner, dot, _ = leaf.path.rpartition(".")
         known |= {leaf.path, f"{owner}{dot}{leaf.rule.formerly}"}

@@ -89,8 +89,9 @@ def test_options_of_the_environment_are_kept_with_the_run_and_a_run_without_them
 def test_a_record_from_before_a_field_existed_is_read_as_what_the_run_did():
     config = presets.get_config("preqn_norm_hopper")
     record = json.loads(json.dumps(presets.to_dict(config)))
-    del record["updates_per_step"]
-    assert presets.from_dict(record) == presets.override(config, "updates_per_step=1")
+    del record["updates_per_step"], record["agent"]["observation_tail"]
+    before = presets.override(config, "agent.observation_tail=0")
+    assert presets.from_dict(record) == before
     del record["agent"]["gamma"]
     with pytest.raises(SettingError, match="no 'gamma': another version"):
         presets.from_dict(record)
@@ -110,3 +111,13 @@ def test_a_record_with_a_field_of_another_version_is_refused(path, tmp_path):
     (tmp_path / presets.CONFIG_FILE).write_text(json.dumps({"config": record}))
     with pytest.raises(SettingError, match=says):
         check_same(tmp_path, config)
+
+
+def test_removed_fields_of_normalization_matter_only_to_runs_that_normalize():
+    config = presets.get_config("sac_hopper")
+    record = json.loads(json.dumps(presets.to_dict(config)))
+    record["agent"] |= {"observation_moment": 2.0, "observation_power": 1.0}
+    assert presets.from_dict(record) == config
+    record["agent"]["normalize_observations"] = True
+    with pytest.raises(SettingError, match="has the field agent[.]observation_moment"):
+        presets.from_dict(record)
