@@ -119,5 +119,5 @@ def test_removed_fields_of_normalization_matter_only_to_runs_that_normalize():
     record["agent"] |= {"observation_moment": 2.0, "observation_power": 1.0}
     assert presets.from_dict(record) == config
     record["agent"]["normalize_observations"] = True
-    with pytest.raises(SettingError, match="has the field agent[.]observation_moment"):
+    with pytest.raises(SettingError, match="observation_moment, which this version"):
         presets.from_dict(record)
