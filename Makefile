@@ -14,7 +14,7 @@ run: .venv/installed
 
 test: check pytest
 
-# For the inner loop: without the tests of whole programs, of training and of every agent with every option.
+# For the inner loop: without the tests of whole programs, of training, and of everything that takes long to compile.
 test-fast: .venv/installed-dev
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 

@@ -27,6 +27,7 @@ def test_there_are_examples():
     assert {"README.md", "composing.md"} <= {page.name for page, _ in EXAMPLES.values()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "code"), EXAMPLES.values(), ids=EXAMPLES)
 def test_example_runs(page, code):
     exec(compile(code, str(page), "exec"), {"__name__": "example"})

@@ -20,6 +20,8 @@ from preqn_jax.optim import precondition_by_ntk, preqn, preqn_info, scale_by_ali
 from tests.helpers import bits, normal, overflowing
 from tests.ops.precision import double
 
+pytestmark = pytest.mark.slow
+
 B = 12
 CRITIC = Critic((16, 16), activation="tanh")
 CRITIC_Q = ntk.module_q_fn(CRITIC)

@@ -44,6 +44,7 @@ def test_every_configuration_has_a_name_of_its_own():
     assert all("name" in vars(config) for config in AGENTS.values())
 
 
+@pytest.mark.slow
 def test_jit_changes_nothing(agent, draw):
     state, data, key = agent.init(jax.random.key(0)), draw(), jax.random.key(1)
     with jax.disable_jit():
@@ -51,6 +52,7 @@ def test_jit_changes_nothing(agent, draw):
     assert_close(expected, jax.jit(agent.update)(state, data, key))
 
 
+@pytest.mark.slow
 def test_vmap_is_a_loop(agent, draw):
     keys = jax.random.split(jax.random.key(0), 3)
     states, data = jax.vmap(agent.init)(keys), jax.tree.map(lambda *x: jnp.stack(x), *map(draw, range(3)))
@@ -102,6 +104,7 @@ def test_a_deterministic_policy_explores_by_a_tenth_around_its_action(name):
     np.testing.assert_allclose(np.std((noisy - action)[inside]), 0.1, rtol=0.2)
 
 
+@pytest.mark.slow
 def test_every_activation_can_be_had(agent_name, draw):
     inputs = (draw().observation, draw().action)
     agents = [make(agent_name, activation=activation) for activation in ACTIVATIONS]
@@ -109,6 +112,7 @@ def test_every_activation_can_be_had(agent_name, draw):
     assert len({np.asarray(value).tobytes() for value in values}) == len(ACTIVATIONS)
 
 
+@pytest.mark.slow
 def test_every_network_can_have_layer_norm(agent_name, draw):
     kind = "learned" if agent_name in ("preqn", "sac") else "fixed"  # one of each, as every case is compiled
     names = [name for name in ("critic_layer_norm", "actor_layer_norm") if hasattr(AGENTS[agent_name], name)]
@@ -148,6 +152,7 @@ def test_td_errors_are_those_that_the_update_takes(agent, critic, draw):
     np.testing.assert_allclose(value.mean(), info["q"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_measuring_the_alignment_changes_nothing_else(agent, critic, draw):
     state, data, other, key = agent.init(jax.random.key(0)), draw(0), draw(1), jax.random.key(1)
     both = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), data, other)
@@ -164,6 +169,7 @@ def test_measuring_the_alignment_changes_nothing_else(agent, critic, draw):
         np.testing.assert_allclose(alignment, expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_preqn_measures_what_its_linesearch_accepted():
     agent = with_alignment(*make("preqn"))
     both = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), batch(0), batch(1))
@@ -172,6 +178,7 @@ def test_preqn_measures_what_its_linesearch_accepted():
     np.testing.assert_allclose(info["update_alignment"], info["alignment"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_diagnosis_tells_preqn_from_gradient_descent(agent_name, agent, critic, draw):
     state, data, key = agent.init(jax.random.key(0)), draw(), jax.random.key(1)
     diagnosis = jax.jit(diagnosis_of(agent, critic))(state, data, key)

@@ -14,6 +14,8 @@ from preqn_jax.ops.linesearch import Linesearch
 from preqn_jax.ops.preqn import preqn_update
 from tests.agents.batches import A, O, batch
 
+pytestmark = pytest.mark.slow
+
 SMALL = PreQNConfig(hidden_sizes=(16, 16))
 
 

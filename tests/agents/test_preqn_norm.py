@@ -17,6 +17,8 @@ from preqn_jax.ops import ntk, solvers
 from preqn_jax.ops.preqn import preqn_update
 from tests.agents.batches import A, B, O, batch
 
+pytestmark = pytest.mark.slow
+
 SMALL = PreQNNormConfig(hidden_sizes=(16, 16), normalize_observations=False)
 OFF = {
     "num_critics": 1,

@@ -17,6 +17,8 @@ from tests import helpers
 from tests.helpers import normal
 from tests.ops.modules import B, Net, each_linearizer
 
+pytestmark = pytest.mark.slow
+
 X, DELTA = normal(B, 3), normal(B, seed=1)
 
 
