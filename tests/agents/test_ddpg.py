@@ -9,6 +9,8 @@ from preqn_jax.agents.ddpg import DDPGConfig
 from tests import oracles
 from tests.agents.batches import A, O, batch
 
+pytestmark = pytest.mark.slow
+
 UPDATES = 3
 
 

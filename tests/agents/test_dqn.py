@@ -11,6 +11,8 @@ from preqn_jax.ops.linesearch import Linesearch
 from preqn_jax.ops.preqn import preqn_update
 from tests.agents.batches import A, O, batch
 
+pytestmark = pytest.mark.slow
+
 CRITIC = DiscreteCritic(A, (16, 16))
 
 

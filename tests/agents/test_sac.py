@@ -1,10 +1,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from preqn_jax.agents.sac import SACConfig
 from tests import oracles
 from tests.agents.batches import A, O, batch
+
+pytestmark = pytest.mark.slow
 
 SMALL = SACConfig(hidden_sizes=(8, 8))
 UPDATES = 3

@@ -11,6 +11,8 @@ from tests import oracles
 from tests.agents import batches
 from tests.agents.batches import A, O, batch
 
+pytestmark = pytest.mark.slow
+
 LEARNED = {"automatic_temperature": True, "temperature": 0.2, "temperature_learning_rate": 0.01}
 
 

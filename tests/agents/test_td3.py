@@ -3,11 +3,14 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from preqn_jax.agents import common
 from preqn_jax.agents.td3 import TD3Config
 from tests import oracles
 from tests.agents.batches import A, O, batch
+
+pytestmark = pytest.mark.slow
 
 SMALL = TD3Config(hidden_sizes=(8, 8))
 UPDATES = 3

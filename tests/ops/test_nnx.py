@@ -12,6 +12,8 @@ from preqn_jax.optim import preqn, preqn_info
 from tests.helpers import normal
 from tests.ops.modules import B, Net
 
+pytestmark = pytest.mark.slow
+
 X, DELTA = normal(B, 3), normal(B, seed=1)
 
 

@@ -11,6 +11,8 @@ from tests import oracles
 from tests.helpers import normal
 from tests.ops.modules import LINEARIZERS, B, Net, each_linearizer, initialize, net_oracle
 
+pytestmark = pytest.mark.slow
+
 NET, X, DELTA = Net(), normal(B, 3), normal(B, seed=1)
 PARAMS = initialize(NET, X)
 LINEAR = jnp.zeros(3), jnp.eye(3), jnp.ones(3)

@@ -27,6 +27,8 @@ from tests.theory.mdp_cases import (
 )
 from tests.theory.statements import call, gammas, many, seeds
 
+pytestmark = pytest.mark.slow
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Theorem 1, Lemma 3 and Eq. 21: what a step of the parameters does to Q
 # ---------------------------------------------------------------------------------------------------------------------
