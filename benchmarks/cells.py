@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.problem import ACTION, OBSERVATION, burst_of_agent, layers, make_problem, update_work
+from benchmarks.problem import ACTION, NO_BACKTRACKS, OBSERVATION, burst_of_agent, layers, make_problem, update_work
 from benchmarks.timing import Section, in_loop, measure, numbers, table
 from preqn_jax import ntk
 from preqn_jax.agents.base import Agent
@@ -25,7 +25,7 @@ PREQN, SAC, PER_EXAMPLE, GRAM = "PreQN", "SAC", "PreQN, per-example gradients", 
 _BASE = 256  # minibatch at which the width and the depth vary in the figure
 # The first step of the line search is always accepted, so that all sizes do the same work: for wide networks, the
 # alignment that the ridge leaves on these minibatches is below PreQN's default minimum, and every step is rejected.
-_one_trial = functools.partial(PreQNConfig, step_size=1e-3, min_alignment=1e-6)
+_one_trial = functools.partial(PreQNConfig, step_size=1e-3, min_alignment=NO_BACKTRACKS)
 _RUN = 2e10  # floating-point operations that one timed run makes at least, unless a burst is shorter
 _LONGEST = 2e11  # floating-point operations of an update, above which the reference is skipped
 _REFERENCE_COPIES = 3  # arrays of the size of all per-example gradients

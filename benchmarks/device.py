@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import buffers
-from benchmarks.problem import ACTION, OBSERVATION, Problem, burst, burst_of_agent, make_problem
+from benchmarks.problem import ACTION, NO_BACKTRACKS, OBSERVATION, Problem, burst, burst_of_agent, make_problem
 from benchmarks.steps import OURS, training
 from benchmarks.timing import (
     Candidate,
@@ -41,7 +41,6 @@ from preqn_jax.training import presets
 from preqn_jax.types import Array, Params
 
 _STEP_SIZE = 1e-3  # small, so that nothing backtracks and all updates do the same work
-_NO_BACKTRACKS = 1e-6  # minimum alignment: agents keep their step sizes, and these minibatches are not from training
 
 
 class Sizes(NamedTuple):
@@ -151,7 +150,7 @@ def updates_section(sizes: Sizes) -> Section:
         widths = ",".join(map(str, sizes.hidden_sizes))
         config = presets.override(presets.get_config(f"{name}_halfcheetah"), f"agent.hidden_sizes={widths}")
         if isinstance(config.agent, PreQNConfig):
-            config = presets.override(config, f"agent.min_alignment={_NO_BACKTRACKS}")
+            config = presets.override(config, f"agent.min_alignment={NO_BACKTRACKS}")
         agent, _ = config.agent.make(OBSERVATION, ACTION)
         candidates.append(burst_of_agent(name, agent, batches))
     arguments = (problem.critic_params, problem.inputs, problem.target)

@@ -21,6 +21,7 @@ from preqn_jax.types import Array, Params, Transition
 
 OBSERVATION, ACTION = 17, 6  # default sizes, those of HalfCheetah
 BURST = 20  # consecutive updates in one call
+NO_BACKTRACKS = 1e-6  # minimum alignment that every first step reaches: the minibatches here are not from training
 OverSeeds = Callable[..., Callable[..., Any]]  # like jax.vmap: (function, in_axes) -> function of all seeds
 _POOL = 1000  # transitions that minibatches are drawn from, with replacement: rows repeat, as early in training
 

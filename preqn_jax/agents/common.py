@@ -22,6 +22,17 @@ Scalars = dict[str, Array]
 Loss = Callable[[Params], tuple[Array, Scalars]]
 
 
+def tail_setting(default: float) -> Any:
+    """The field ``observation_tail``, whose default depends on the agent."""
+    return setting(
+        default,
+        "exponent t in the running scale, the standard deviation times rarity^t; rarity is the ratio of the standard "
+        "deviation to the mean absolute deviation, 1 for a normal distribution and larger for entries that rarely move",
+        interval="[0, 8]",
+        absent=0.0,
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class AgentConfig:
     """Hyperparameters of all agents.
@@ -54,13 +65,7 @@ class AgentConfig:
     observation_clip: float = setting(
         10.0, "normalized observations are clipped to +- this [running scale]", interval="(0, inf)"
     )
-    observation_tail: float = setting(
-        0.0,
-        "exponent t in the running scale, the standard deviation times rarity^t; rarity is the ratio of the standard "
-        "deviation to the mean absolute deviation, 1 for a normal distribution and larger for entries that rarely move",
-        interval="[0, 8]",
-        absent=0.0,
-    )
+    observation_tail: float = tail_setting(0.0)
     gamma: float = setting(0.99, "discount factor [per step]", interval="[0, 1]")
 
     def make(self, observation_size: int, action_size: int) -> tuple[Agent, CriticView]:

@@ -42,13 +42,7 @@ class PreQNNormConfig(soft.TemperatureConfig, preqn.PreQNConfig):
     normalize_observations: bool = setting(
         True, "whether to normalize observations: subtract their running mean, divide by their running scale"
     )
-    observation_tail: float = setting(
-        2.0,
-        "exponent t in the running scale, the standard deviation times rarity^t; rarity is the ratio of the standard "
-        "deviation to the mean absolute deviation, 1 for a normal distribution and larger for entries that rarely move",
-        interval="[0, 8]",
-        absent=0.0,
-    )
+    observation_tail: float = common.tail_setting(2.0)
     num_critics: int = setting(
         2, "number of critics, each with its own parameters", interval="[1, inf)", structural=True
     )

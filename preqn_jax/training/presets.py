@@ -110,8 +110,10 @@ def check_fields(values: dict[str, Any], config: Config) -> None:
     if not config.agent.normalize_observations:
         known |= _REMOVED_NORMALIZATION
     for leaf in leaves(config):
-        owner, dot, _ = leaf.path.rpartition(".")
-        known |= {leaf.path, f"{owner}{dot}{leaf.rule.formerly}"}
+        known.add(leaf.path)
+        if leaf.rule.formerly:
+            owner, dot, _ = leaf.path.rpartition(".")
+            known.add(f"{owner}{dot}{leaf.rule.formerly}")
     for path in _paths(values, known):
         raise SettingError(f"the run's configuration has the field {path}, which this version of preqn_jax lacks")
 

@@ -20,12 +20,8 @@ from tests.agents.batches import A, B, O, batch
 pytestmark = pytest.mark.slow
 
 SMALL = PreQNNormConfig(hidden_sizes=(16, 16), normalize_observations=False)
-OFF = {
-    "num_critics": 1,
-    "split_minibatch": False,
-    "critic_layer_norm": "none",
-    "policy_delay": 1,
-}
+# As in the paper's agent.
+OFF = {"num_critics": 1, "split_minibatch": False, "critic_layer_norm": "none", "policy_delay": 1}
 CRITIC = Critic((16, 16), "relu", layer_norm="fixed")
 
 
