@@ -33,7 +33,7 @@ setuptools.setup(
         "cluster": [RAY],
         "minatar": [MINATAR],
         "wandb": [WANDB],
-        "examples": [*groups["mjx"], "gymnax>=0.0.9,<0.1", "rejax>=0.1.3,<0.2", "sbx-rl>=0.28,<0.29"],
+        "examples": [*groups["train"], *groups["mjx"], "gymnax>=0.0.9,<0.1", "rejax>=0.1.3,<0.2", "sbx-rl>=0.28,<0.29"],
         "docs": ["mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.26,<2"],
         "dev": [
             MINATAR,
