@@ -34,6 +34,8 @@ _VARIANTS = flags.DEFINE_list("variants", list(VARIANTS), f"variants to run; all
 
 def main() -> int:
     """Runs all unfinished runs, then reports on all runs; returns the exit code."""
+    if stored := program.stored_cells(list(VARIANTS)):
+        return program.report_on_stored("ablation", "Ablation", stored, overestimation.write)
     lists.check_names("--variants", _VARIANTS.value, list(VARIANTS))
     extent = program.read_extent(DEFAULT)
     variants = [suite.Variant(name, "preqn", (*VARIANTS[name], *program.overrides())) for name in _VARIANTS.value]

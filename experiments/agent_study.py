@@ -2,7 +2,8 @@
 
 ``--variants`` selects the runs: ``preqn_norm`` and the agents that it is compared with; ``preqn_norm`` with one part
 changed; and controls that separate the contribution of the kernel from that of the normalization. ``--out`` receives
-the report on returns, and the critics' Q estimates with the realized returns.
+the report on returns, and the critics' Q estimates with the realized returns. With ``--stored`` nothing is run, and
+the report is on the metrics of earlier runs.
 
     python -m experiments.agent_study --preset=development --variants=preqn_norm,adam,diagonal
     python -m experiments.agent_study --preset=final
@@ -59,6 +60,7 @@ PRESETS = {  # no decision of the development used the seeds of "final"
     "final": Extent(("hopper", "halfcheetah", "walker2d", "ant", "swimmer", "humanoid"), tuple(range(10, 15)), 100_000),
 }
 
+_TITLE = "The agent and its parts"
 _PRESET = flags.DEFINE_enum("preset", "development", list(PRESETS), "default tasks, seeds and steps")
 _VARIANTS = flags.DEFINE_list(
     "variants", ["preqn_norm", "sac", "td3"], f"variants to run; allowed: {', '.join(VARIANTS)}"
@@ -67,6 +69,8 @@ _VARIANTS = flags.DEFINE_list(
 
 def main() -> int:
     """Runs all unfinished runs, then reports on all runs; returns the exit code."""
+    if stored := program.stored_cells(list(VARIANTS)):
+        return program.report_on_stored("agent_study", _TITLE, stored, overestimation.write)
     lists.check_names("--variants", _VARIANTS.value, list(VARIANTS))
     extent = program.read_extent(PRESETS[_PRESET.value])
     chosen = [VARIANTS[name] for name in _VARIANTS.value]
@@ -74,7 +78,7 @@ def main() -> int:
     # Seed by seed, so that all variants have about the same number of runs whenever the suite is stopped.
     jobs = [suite.Job(variant, env, seed, extent.steps)
             for seed in extent.seeds for env in extent.envs for variant in variants]  # fmt: skip
-    return program.run("agent_study", "The agent and its parts", jobs, overestimation.write)
+    return program.run("agent_study", _TITLE, jobs, overestimation.write)
 
 
 if __name__ == "__main__":

@@ -12,43 +12,30 @@ of earlier runs.
 
 from __future__ import annotations
 
-import pathlib
-
 from absl import flags
 
 from experiments.suites import alignment, program, suite
 from experiments.suites.alignment import PAPER, VARIANTS
 from experiments.suites.program import Extent
 from preqn_jax.cli import command_line, lists
-from preqn_jax.settings import SettingError
 
 DEFAULT = Extent(("halfcheetah", "walker2d"), (0, 1, 2), 50_000)
 
 _VARIANTS = flags.DEFINE_list("variants", list(PAPER), f"variants to run; allowed: {', '.join(VARIANTS)}")
-_STORED = flags.DEFINE_string(
-    "stored", None, "directory with metrics <variant>_<task>_seed<seed>.csv to report on, without running anything"
-)
 
 
 def main() -> int:
     """Runs all unfinished runs, then reports on all runs; returns the exit code."""
-    if _STORED.value is not None:
-        return _report_on_stored(pathlib.Path(_STORED.value))
+    if stored := program.stored_cells(list(VARIANTS), "update_alignment"):
+        print(alignment.write_stored(stored, program.folder_of_stored("alignment")))
+        return 0
     lists.check_names("--variants", _VARIANTS.value, list(VARIANTS))
     extent, overrides = program.read_extent(DEFAULT), program.overrides(alignment.MEASURING)
     variants = [VARIANTS[name] for name in _VARIANTS.value]
     variants = [variant._replace(overrides=(*variant.overrides, *overrides)) for variant in variants]
     jobs = [suite.Job(variant, env, seed, extent.steps)
             for seed in extent.seeds for env in extent.envs for variant in variants]  # fmt: skip
-    return program.run("alignment", "Alignment", jobs, alignment.write)
-
-
-def _report_on_stored(stored: pathlib.Path) -> int:
-    for name in ("variants", "envs", "seeds", "num-seeds", "steps", "set", "workers"):
-        if flags.FLAGS[name].present:
-            raise SettingError(f"--{name} applies to new runs and cannot be used with --stored={stored}")
-    print(alignment.write_stored(stored, program.folder_of_stored("alignment")))
-    return 0
+    return program.run("alignment", "Alignment", jobs, lambda cells, folder: alignment.write(jobs, folder))
 
 
 if __name__ == "__main__":

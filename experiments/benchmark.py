@@ -26,6 +26,8 @@ _ALGOS = flags.DEFINE_list("algos", "preqn,td3,sac", f"agents; allowed: {', '.jo
 
 def main() -> int:
     """Runs all unfinished runs, then reports on all runs; returns the exit code."""
+    if stored := program.stored_cells(()):
+        return program.report_on_stored("benchmark", "Benchmark", stored, overestimation.write)
     lists.check_names("--preset", [_PRESET.value], list(PRESETS))
     lists.check_names("--algos", _ALGOS.value, list(AGENTS))
     extent = program.read_extent(PRESETS[_PRESET.value])

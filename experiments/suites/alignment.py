@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,7 +10,6 @@ import numpy as np
 
 from experiments.suites import report, suite
 from preqn_jax.agents.preqn import PreQNConfig
-from preqn_jax.envs import ENVS
 from preqn_jax.settings import SettingError
 from preqn_jax.training import plots, statistics
 from preqn_jax.training.files import replace_file
@@ -167,58 +165,18 @@ def draw(cells: Sequence[report.Cell], cosines: Sequence[report.Curve], folder: 
     return drawn
 
 
-def write_stored(stored: pathlib.Path, folder: pathlib.Path) -> str:
-    """Pools runs whose metrics.csv are stored as <variant>_<task>_seed<seed>.csv, as in ``docs/results``.
+def write_stored(cells: Sequence[report.Cell], folder: pathlib.Path) -> str:
+    """Writes pooled.csv and the figures of stored runs into ``folder``; returns a table for the terminal.
 
     The metrics of each evaluation contain the mean alignment since the previous evaluation. The figures show this mean
     at the step of the evaluation, and pooled.csv contains alignment and return of each cell.
-
-    Args:
-      stored: directory of the files.
-      folder: directory for pooled.csv and the figures.
-
-    Returns:
-      A table for the terminal.
-
-    Raises:
-      SettingError: if there are no files, a file is damaged, empty or of an unknown task, or the evaluations of
-        different seeds have different steps.
     """
-    cells = stored_cells(stored)
     rows = [_pooled(cell) for cell in cells]
     header = ("algo", "task", "seeds", "alignment", "alignment_by_seed", "heldout_alignment", "final", "final_low",
               "final_high", "final_by_seed")  # fmt: skip
     replace_file(folder / "pooled.csv", to_csv(rows, header))
     draw(cells, [(cell.steps, cell.metric("update_alignment")) for cell in cells], folder)
     return "\n".join([*to_markdown([name.replace("_", " ") for name in header], rows), ""])
-
-
-def stored_cells(stored: pathlib.Path) -> list[report.Cell]:
-    """The cells of :func:`write_stored`, sorted by task, then in the order of ``VARIANTS``, then by name."""
-    groups: dict[tuple[str, str], list[tuple[int, pathlib.Path]]] = {}
-    for path in stored.glob("*.csv"):
-        match = re.fullmatch(r"(.+)_([a-z0-9]+)_seed(\d+)", path.stem)
-        if match is None or match[2] not in ENVS:
-            raise SettingError(f"{path} is not <variant>_<task>_seed<seed>.csv; allowed tasks: {', '.join(ENVS)}")
-        groups.setdefault((match[2], match[1]), []).append((int(match[3]), path))
-    if not groups:
-        raise SettingError(f"--stored={stored} holds no <variant>_<task>_seed<seed>.csv")
-    order = list(VARIANTS)
-    keys = sorted(groups, key=lambda key: (key[0], order.index(key[1]) if key[1] in order else len(order), key[1]))
-    return [_stored_cell(variant, task, sorted(groups[task, variant])) for task, variant in keys]
-
-
-def _stored_cell(variant: str, task: str, runs: Sequence[tuple[int, pathlib.Path]]) -> report.Cell:
-    seeds, paths = zip(*runs, strict=True)
-    tables = tuple(plots.read_metrics(path) for path in paths)
-    for path, table in zip(paths, tables, strict=True):
-        if "update_alignment" not in (table.dtype.names or ()):
-            raise SettingError(f"{path} has no column update_alignment: the run did not measure it")
-        if not len(table):
-            raise SettingError(f"{path} has no evaluation yet; remove it")
-        if not np.array_equal(table["step"], tables[0]["step"]):
-            raise SettingError(f"{path} and {paths[0]} must have evaluations at the same steps to be pooled")
-    return report.Cell(variant, task, ENVS[task], seeds, tables)
 
 
 def _pooled(cell: report.Cell) -> list[str | int]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.suites import report, suite
+from experiments.suites import report
 from preqn_jax.training import plots, statistics
 from preqn_jax.training.files import replace_file
 from preqn_jax.training.tables import to_csv, to_markdown
@@ -27,9 +27,9 @@ _COLUMNS = ("algo", "task", "seeds", "steps", "return", "largest_q", "q", "disco
             "largest_excess", "at_step")  # fmt: skip
 
 
-def write(jobs: Sequence[suite.Job], folder: pathlib.Path) -> str:
+def write(cells: Sequence[report.Cell], folder: pathlib.Path) -> str:
     """Writes overestimation.csv and overestimation.png; returns a table for the terminal."""
-    cells = [_measured(cell) for cell in report.collect(jobs, folder)]
+    cells = [_measured(cell) for cell in cells]
     cells = [cell for cell in cells if cell.seeds]
     if not cells:
         return ""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from absl import flags
 
-from experiments.suites import report, suite
+from experiments.suites import report, stored, suite
 from preqn_jax.cli import lists, processes
 from preqn_jax.envs import DISCRETE_ENVS, ENVS
 from preqn_jax.settings import SettingError
@@ -22,10 +22,13 @@ _NUM_SEEDS = flags.DEFINE_integer("num-seeds", None, "number of seeds, starting 
 _STEPS = flags.DEFINE_integer("steps", None, "length of every run [environment steps]", lower_bound=1)
 _SET = flags.DEFINE_multi_string("set", [], "an override of every run's configuration, for example agent.gamma=0.98")
 _WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "number of parallel runs", lower_bound=1)
+_STORED = flags.DEFINE_string(
+    "stored", None, "directory with metrics <variant>_<task>_seed<seed>.csv to report on, without running anything"
+)
 _OUT = flags.DEFINE_string("out", None, "directory of the runs and the report (default: runs/<program>)")
+_OF_NEW_RUNS = ("preset", "algos", "variants", "envs", "seeds", "num-seeds", "steps", "set", "workers")
 
-
-Report = Callable[[Sequence[suite.Job], pathlib.Path], str]
+Report = Callable[[Sequence[report.Cell], pathlib.Path], str]
 
 
 class Extent(NamedTuple):
@@ -61,6 +64,20 @@ def overrides(fixed: Sequence[str] = ()) -> tuple[str, ...]:
     return tuple(_SET.value)
 
 
+def stored_cells(variants: Sequence[str], column: str = "return_mean") -> list[report.Cell] | None:
+    """Reads the runs in ``--stored``, see :func:`stored.read`; None without this flag.
+
+    Raises:
+      SettingError: if a run cannot be read, or a flag of new runs is given as well.
+    """
+    if _STORED.value is None:
+        return None
+    for name in _OF_NEW_RUNS:
+        if name in flags.FLAGS and flags.FLAGS[name].present:
+            raise SettingError(f"--{name} applies to new runs and cannot be used with --stored={_STORED.value}")
+    return stored.read(pathlib.Path(_STORED.value), variants, column)
+
+
 def folder_of_stored(kind: str) -> pathlib.Path:
     """The directory for a report on stored runs: ``--out``, by default runs/<kind>_stored.
 
@@ -70,14 +87,23 @@ def folder_of_stored(kind: str) -> pathlib.Path:
     return results_folder(_OUT.value or f"runs/{kind}_stored")
 
 
-def run(kind: str, title: str, jobs: Sequence[suite.Job], more: Report = lambda jobs, folder: "") -> int:
+def report_on_stored(kind: str, title: str, cells: Sequence[report.Cell], more: Report) -> int:
+    """Reports on stored runs as :func:`run` does on its own; returns the exit code."""
+    folder = folder_of_stored(kind)
+    runs = sum(len(cell.seeds) for cell in cells)
+    print(report.write(cells, folder, title, f"{runs} stored runs; their versions are stated where they are stored."))
+    print(more(cells, folder))
+    return 0
+
+
+def run(kind: str, title: str, jobs: Sequence[suite.Job], more: Report) -> int:
     """Runs all unfinished jobs, then reports on all jobs; returns the exit code.
 
     Args:
       kind: name of the suite, which is stored in its directory.
       title: title of the report.
       jobs: all jobs of the suite.
-      more: writes additional results of this suite; returns text for the terminal.
+      more: writes additional results on the finished runs; returns text for the terminal.
 
     Raises:
       SettingError: before anything runs, if a configuration is invalid, or the directory belongs to another suite.
@@ -87,7 +113,8 @@ def run(kind: str, title: str, jobs: Sequence[suite.Job], more: Report = lambda 
     processes.claim(folder, kind, {"runs": [job.name for job in jobs], "set": overrides()})
     runner = processes.Runner(jobs, folder, _WORKERS.value)
     code = runner.run()
-    print(report.write(jobs, folder, title))
-    print(more(jobs, folder))
+    cells = report.collect(jobs, folder)
+    print(report.write(cells, folder, title, report.origin(cells, len(jobs), folder)))
+    print(more(cells, folder))
     processes.report_failures(runner.failed)
     return code

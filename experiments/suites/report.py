@@ -77,19 +77,21 @@ def collect(jobs: Sequence[Job], folder: pathlib.Path) -> list[Cell]:
     return cells
 
 
-def write(jobs: Sequence[Job], folder: pathlib.Path, title: str) -> str:
-    """Writes the report on all finished runs into ``folder``; returns its text.
+def write(cells: Sequence[Cell], folder: pathlib.Path, title: str, origin: str) -> str:
+    """Writes the report on finished runs into ``folder``; returns its text.
 
-    Raises:
-      SettingError: if a metrics.csv is damaged.
+    Args:
+      cells: the finished runs.
+      folder: directory for the files of the report.
+      title: title of the report.
+      origin: a sentence on where the runs come from.
     """
-    cells = collect(jobs, folder)
     if not cells:
         return "no run has finished yet: nothing to report"
     replace_file(folder / "summary.csv", _summary(cells))
     np.savez(folder / "returns.npz", allow_pickle=False, **_raw(cells))
     plots.curves(panels(cells), folder / "learning_curves.png", title, "return of the deterministic policy")
-    text = _markdown(cells, len(jobs), title, _made_with(cells, folder))
+    text = _markdown(cells, title, origin)
     replace_file(folder / "report.md", text)
     return text
 
@@ -134,6 +136,15 @@ def _names(cells: Sequence[Cell]) -> tuple[list[str], list[str]]:
     return list(dict.fromkeys(cell.variant for cell in cells)), list(dict.fromkeys(cell.task for cell in cells))
 
 
+def origin(cells: Sequence[Cell], jobs: int, folder: pathlib.Path) -> str:
+    """A sentence on finished runs in ``folder``: how many of all jobs they are, and with which versions they ran."""
+    return f"{_count(cells)} of {jobs} runs finished, made with: {_made_with(cells, folder)}."
+
+
+def _count(cells: Sequence[Cell]) -> int:
+    return sum(len(cell.seeds) for cell in cells)
+
+
 def _made_with(cells: Sequence[Cell], folder: pathlib.Path) -> str:
     """Device, versions and commit as recorded by the runs, with all values if runs differ."""
     values: dict[str, dict[str, None]] = {}  # ordered sets
@@ -148,14 +159,13 @@ def _made_with(cells: Sequence[Cell], folder: pathlib.Path) -> str:
     return ", ".join(f"{name} {' or '.join(found)}" for name, found in values.items())
 
 
-def _markdown(cells: Sequence[Cell], jobs: int, title: str, made_with: str) -> str:
-    runs = sum(len(cell.seeds) for cell in cells)
+def _markdown(cells: Sequence[Cell], title: str, origin: str) -> str:
     lines = [
         f"# {title}",
         "",
         f"`{provenance.command()}`",
         "",
-        f"{runs} of {jobs} runs finished, made with: {made_with}.",
+        origin,
         "",
         "FINAL is the mean of a run's last three evaluations, MAX its largest evaluation. The table lists means over "
         f"runs, with {100 * statistics.CONFIDENCE:.0f}% bootstrap intervals over runs in brackets. Published values "

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.suites import alignment as alignment_report
+from experiments.suites import stored as stored_runs
 from experiments.suites.suite import Job
 from preqn_jax.settings import SettingError
 from preqn_jax.training import plots
@@ -112,8 +113,12 @@ def stored(tmp_path):
     return folder
 
 
+def read_stored(folder):
+    return stored_runs.read(folder, list(alignment_report.VARIANTS), "update_alignment")
+
+
 def test_stored_runs_are_pooled_over_seeds(stored, tmp_path):
-    text = alignment_report.write_stored(stored, tmp_path)
+    text = alignment_report.write_stored(read_stored(stored), tmp_path)
     assert {path.name for path in tmp_path.glob("*.png")} == {"figure3.png", "figure14_Ant-v5.png"}
     with (tmp_path / "pooled.csv").open() as file:
         first, second = csv.DictReader(file)
@@ -144,8 +149,7 @@ def test_stored_runs_are_pooled_over_seeds(stored, tmp_path):
 def test_stored_runs_that_cannot_be_pooled_are_named(name, text, says, stored, tmp_path):
     (stored / name).write_text(text)
     with pytest.raises(SettingError, match=says):
-        alignment_report.write_stored(stored, tmp_path)
-    assert not list(tmp_path.glob("*.png"))
+        read_stored(stored)
 
 
 def test_the_command_on_stored_runs(stored, tmp_path):
@@ -160,7 +164,7 @@ def test_the_command_on_stored_runs(stored, tmp_path):
 
 def test_a_folder_without_stored_runs_is_named(tmp_path):
     with pytest.raises(SettingError, match=r"--stored=.* holds no <variant>_<task>_seed<seed>\.csv"):
-        alignment_report.write_stored(tmp_path, tmp_path)
+        read_stored(tmp_path)
 
 
 @pytest.mark.parametrize(

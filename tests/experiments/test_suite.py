@@ -169,8 +169,10 @@ def test_a_half_written_result_is_named_and_nothing_starts(tmp_path, damage):
 
 def test_the_report_says_what_was_measured(tmp_path):
     assert Runner(jobs_of(), tmp_path, workers=2).run() == 0
-    text = report.write([*jobs_of(), Job(A, "ant", 0, 500)], tmp_path, "Title")
-    assert "12 of 13 runs finished" in text
+    jobs = [*jobs_of(), Job(A, "ant", 0, 500)]
+    cells = report.collect(jobs, tmp_path)
+    text = report.write(cells, tmp_path, "Title", report.origin(cells, len(jobs), tmp_path))
+    assert "12 of 13 runs finished, made with: " in text
     with (tmp_path / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert ",".join(rows[0]) == "algo,task,version,seeds,steps,final_mean,final_low,final_high,max_mean"

@@ -90,6 +90,23 @@ def test_the_agents_parts_are_changed_one_at_a_time(tmp_path):
     assert "| sac_normalized | hopper | 1 | 300 | 210 | 9 | 9 | 8 | 0.5 |" in output
 
 
+@pytest.mark.parametrize("module", ["agent_study", "benchmark", "ablation"])
+def test_stored_runs_are_reported_without_running_anything(module, tmp_path):
+    (tmp_path / "stored").mkdir()
+    for seed in (10, 11):
+        rows = [f"{step},{seed},{step + seed},9,8,0.5" for step in (100, 200, 300)]
+        text = "\n".join(["step,seed,return_mean,first_q,discounted_return,action_abs", *rows, ""])
+        (tmp_path / "stored" / f"sac_hopper_seed{seed}.csv").write_text(text)
+    code, output, errors = execute(module, "--stored=stored", "--out=out", cwd=tmp_path)
+    assert code == 0, errors
+    assert "2 stored runs; their versions are stated where they are stored." in output
+    assert "| Hopper-v5 | sac | 2 | 300 | 210.5 [210.0, 211.0] | 310.5 |" in output
+    assert "| sac | hopper | 2 | 300 | 210.5 | 9 | 9 | 8 | 0.5 |" in output
+    assert (tmp_path / "out" / "learning_curves.png").exists()
+    code, output, errors = execute(module, "--stored=stored", "--envs=hopper", cwd=tmp_path)
+    assert (code, errors) == (2, "error: --envs applies to new runs and cannot be used with --stored=stored\n")
+
+
 def test_alignment_reads_every_update(tmp_path):
     finished(tmp_path / "out", "preqn-sin", "preqn_hopper", 0, *MEASURE)
     (tmp_path / "out" / "suite.json").write_text('{"kind": "alignment"}')
