@@ -85,8 +85,13 @@ class Checkpoints:
             where = f"checkpoint {self._directory.name}/{step}"
             raise CheckpointError(f"{where} cannot be written ({_reason(error)})") from error
 
-    def restore(self, step: int) -> Arrays:
+    def restore(self, step: int, only: str = "") -> Arrays:
         """Reads a checkpoint.
+
+        Args:
+          step: environment step of the checkpoint.
+          only: prefix of the names of the arrays that are read. For all others, the result has a
+            ``jax.ShapeDtypeStruct``; a replay buffer, for example, takes much longer to read than an agent.
 
         Raises:
           CheckpointError: if it is damaged, or was not written by this format version.
@@ -103,16 +108,18 @@ class Checkpoints:
             raise CheckpointError(f"{where} has format version {found}, this preqn_jax reads version {_VERSION}")
 
         described = manifest["arrays"]
-        kinds = {name: self._restore_args(d) for name, d in described.items() if _size(d)}
+        kinds = {name: self._restore_args(d) for name, d in described.items() if _size(d) and name.startswith(only)}
         try:
-            args = ocp.args.Composite(arrays=ocp.args.PyTreeRestore(restore_args=kinds))
-            arrays = dict(self._manager.restore(step, args=args)["arrays"])
+            read = ocp.args.PyTreeRestore(dict.fromkeys(kinds, 0), restore_args=kinds, partial_restore=True)
+            arrays = dict(self._manager.restore(step, args=ocp.args.Composite(arrays=read))["arrays"])
         except Exception as error:
             raise CheckpointError(f"{where} is damaged; {_advice(where)}") from error
         for name, d in described.items():
-            if not _size(d):
+            if not name.startswith(only):
+                arrays[name] = jax.ShapeDtypeStruct(d["shape"], d["dtype"])
+            elif not _size(d):
                 arrays[name] = np.zeros(d["shape"], d["dtype"])
-            if name not in arrays or _describe(arrays[name]) != d:
+            elif name not in arrays or _describe(arrays[name]) != d:
                 raise CheckpointError(f"{where} is damaged ({name} differs from its checksum); {_advice(where)}")
         return arrays
 

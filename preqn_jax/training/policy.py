@@ -17,7 +17,7 @@ from preqn_jax.envs import host, interface
 from preqn_jax.settings import SettingError
 from preqn_jax.training import presets
 from preqn_jax.training.base import restore_tree
-from preqn_jax.training.checkpoint import Checkpoints
+from preqn_jax.training.checkpoint import Arrays, Checkpoints
 from preqn_jax.training.config import Config
 from preqn_jax.types import Array
 
@@ -132,29 +132,32 @@ def load_policy(workdir: str | os.PathLike[str], seed: int | None = None) -> Pol
     return Policy(agent, state, observations, actions, step)
 
 
-def read_checkpoint(workdir: pathlib.Path) -> tuple[int, dict[str, np.ndarray]]:
-    """Returns the step and the arrays of a run's newest checkpoint; raises SettingError if there is none."""
+def read_checkpoint(workdir: pathlib.Path) -> tuple[int, Arrays]:
+    """Returns the step of a run's newest checkpoint, with the arrays of the agent and the shapes of all others.
+
+    Raises:
+      SettingError: if there is no checkpoint.
+      CheckpointError: if it cannot be read.
+    """
     if (workdir / "checkpoints").is_dir():
         checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
         try:
             step = checkpoints.latest_step()
             if step is not None:
-                return step, checkpoints.restore(step)
+                return step, checkpoints.restore(step, only="agent.")
         finally:
             checkpoints.close()
     raise SettingError(f"{workdir} has no checkpoint yet")
 
 
-def restore(
-    config: Config, arrays: dict[str, np.ndarray], observation_size: int, action_size: int
-) -> tuple[Agent, AgentState]:
+def restore(config: Config, arrays: Arrays, observation_size: int, action_size: int) -> tuple[Agent, AgentState]:
     """Creates the agent of a configuration and restores its states from a checkpoint, with a leading axis of seeds."""
     agent, _ = config.agent.make(observation_size, action_size)
     keys = jax.vmap(jax.random.key)(np.arange(config.num_seeds))
     return agent, restore_tree(jax.eval_shape(jax.vmap(agent.init), keys), arrays, "agent")
 
 
-def _spaces(config: Config, arrays: dict[str, np.ndarray]) -> tuple[gymnasium.Space, gymnasium.Space]:
+def _spaces(config: Config, arrays: Arrays) -> tuple[gymnasium.Space, gymnasium.Space]:
     """The observation and action spaces. Backends without Gymnasium use vectors, and actions in [-1, 1]."""
     if config.env.facts.in_gymnasium:
         env = host.make(config.env, [config.seed])

@@ -1,6 +1,7 @@
 import contextlib
 import resource
 
+import jax
 import numpy as np
 import pytest
 
@@ -34,4 +35,15 @@ def test_a_checkpoint_that_does_not_fit_the_disk_leaves_the_one_before_and_no_de
     np.testing.assert_array_equal(checkpoints.restore(10)["values"], ARRAYS["values"])
     checkpoints.save(20, ARRAYS)
     assert checkpoints.latest_step() == 20
+    checkpoints.close()
+
+
+def test_only_the_named_arrays_are_read(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    agent, replay = np.arange(3.0), np.zeros((1000, 2), np.float32)
+    checkpoints.save(10, {"agent.w": agent, "agent.none": np.zeros((0, 2)), "replay.rows": replay})
+    arrays = checkpoints.restore(10, only="agent.")
+    np.testing.assert_array_equal(arrays["agent.w"], agent)
+    assert arrays["agent.none"].shape == (0, 2)
+    assert arrays["replay.rows"] == jax.ShapeDtypeStruct((1000, 2), np.float32)
     checkpoints.close()
