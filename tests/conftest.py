@@ -1,6 +1,5 @@
 """Strict arrays on the CPU for every test, as if it were eight devices; each program compiled only once."""
 
-import importlib.metadata
 import os
 import tempfile
 
@@ -14,22 +13,13 @@ def pytest_configure(config):
         _take_a_core(getattr(config, "workerinput", {}).get("workerid", "gw0"))
     # In the environment, before JAX starts: the processes that tests start are to have it too.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_xla_flags()])
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache.name)  # a worker of pytest-xdist has the controller's
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 
     import jax
 
     jax.config.update("jax_numpy_rank_promotion", "raise")  # [B] against [B, 1] must fail loudly
-
-
-def _xla_flags():
-    flags = ["--xla_force_host_platform_device_count=8"]
-    # With XLA's fusion emitters, a program takes about twice as long to compile, which is most of the tests' time. An
-    # unknown flag ends the process, so it is set only for the versions in which it was tried.
-    if (0, 7) <= tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
-        flags.append("--xla_cpu_use_fusion_emitters=false")
-    return flags
 
 
 def _take_a_core(worker):

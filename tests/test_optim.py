@@ -20,7 +20,7 @@ from preqn_jax.optim import precondition_by_ntk, preqn, preqn_info, scale_by_ali
 from tests.helpers import bits, normal, overflowing
 from tests.ops.precision import double
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.bitwise]
 
 B = 12
 CRITIC = Critic((16, 16), activation="tanh")

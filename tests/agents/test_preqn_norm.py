@@ -41,6 +41,7 @@ def after(agent, updates=1, data=None):
     return state, info
 
 
+@pytest.mark.bitwise
 @pytest.mark.parametrize(
     ("activation", "more"), [("sin", {"split_minibatch": True}), ("relu", {"target_pessimism": 0.0})]
 )

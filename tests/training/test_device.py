@@ -216,6 +216,7 @@ def test_a_stop_before_an_evaluation_leaves_it_to_the_run_that_goes_on():
     np.testing.assert_equal(trained(config("delayed"), arrays=partial[100])[1].rows, whole.rows)
 
 
+@pytest.mark.bitwise
 def test_a_member_is_bit_for_bit_what_it_is_alone():
     members = [
         Member(3, {"step_size": 0.1, "min_alignment": 0.9}),
@@ -234,6 +235,7 @@ WILD = {"critic_learning_rate": 1e30}
 TD3 = {"agent": AGENTS["td3"](hidden_sizes=(16, 16))}
 
 
+@pytest.mark.bitwise
 @pytest.mark.parametrize("count", [1, 3])  # devices
 def test_a_member_that_diverges_is_stopped_and_reported_and_the_others_go_on_as_without_it(count):
     members, devices = [Member(0), Member(0, WILD), Member(1)], jax.devices()[:count]
@@ -281,6 +283,7 @@ def test_an_environment_that_is_not_finite_from_its_reset_on_stops_its_member():
         trained(config("nan_reset"))
 
 
+@pytest.mark.bitwise
 def test_devices_share_the_members_between_them():
     members = [Member(seed, {"step_size": size}) for seed in (0, 1) for size in (0.1, 0.03)]
     one, spread = (trained(config("action"), members=members, devices=jax.devices()[:count])[1:3] for count in (1, 4))
