@@ -99,7 +99,9 @@ def from_dict(values: dict[str, Any]) -> Config:
         for leaf in list(leaves(config)):
             config = replace(config, leaf.path, recorded(values, leaf))
     except KeyError as error:
-        raise SettingError(f"the run's configuration has no {error}: another version of preqn_jax wrote it") from None
+        raise SettingError(
+            f"the run's configuration has no {error}: another version of preqn_jax wrote it; use that version"
+        ) from None
     check_fields(values, config)
     return config
 
@@ -115,7 +117,10 @@ def check_fields(values: dict[str, Any], config: Config) -> None:
             owner, dot, _ = leaf.path.rpartition(".")
             known.add(f"{owner}{dot}{leaf.rule.formerly}")
     for path in _paths(values, known):
-        raise SettingError(f"the run's configuration has the field {path}, which this version of preqn_jax lacks")
+        raise SettingError(
+            f"the run's configuration has the field {path}, which this version of preqn_jax lacks; use the version that "
+            "wrote it"
+        )
 
 
 def _paths(values: dict[str, Any], known: Set[str], prefix: str = "") -> Iterator[str]:
