@@ -118,8 +118,8 @@ def check_fields(values: dict[str, Any], config: Config) -> None:
             known.add(f"{owner}{dot}{leaf.rule.formerly}")
     for path in _paths(values, known):
         raise SettingError(
-            f"the run's configuration has the field {path}, which this version of preqn_jax lacks; use the version that "
-            "wrote it"
+            f"the run's configuration has the field {path}, which this version of preqn_jax lacks; use the version "
+            "that wrote it"
         )
 
 
