@@ -138,11 +138,8 @@ def _names(cells: Sequence[Cell]) -> tuple[list[str], list[str]]:
 
 def origin(cells: Sequence[Cell], jobs: int, folder: pathlib.Path) -> str:
     """A sentence on finished runs in ``folder``: how many of all jobs they are, and with which versions they ran."""
-    return f"{_count(cells)} of {jobs} runs finished, made with: {_made_with(cells, folder)}."
-
-
-def _count(cells: Sequence[Cell]) -> int:
-    return sum(len(cell.seeds) for cell in cells)
+    runs = sum(len(cell.seeds) for cell in cells)
+    return f"{runs} of {jobs} runs finished, made with: {_made_with(cells, folder)}."
 
 
 def _made_with(cells: Sequence[Cell], folder: pathlib.Path) -> str:
