@@ -12,8 +12,8 @@ RECENT = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 run: .venv/installed
 	$(BIN)/python -m experiments.run --config=$(CONFIG) $(ARGS)
 
-# Most tests compile with few optimizations, and XLA's fusion emitters then take half of their time. Without them,
-# programs that compute the same in two ways do not always agree bit for bit; such tests run with XLA's own flags.
+# Most tests compile with few optimizations, and XLA's fusion emitters then take a large part of their time. Without
+# them, programs that compute the same in two ways do not always agree bit for bit; such tests run with XLA's own flags.
 QUICK := XLA_FLAGS=--xla_cpu_use_fusion_emitters=false
 
 test: check

@@ -3,6 +3,7 @@ import resource
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from preqn_jax.training.checkpoint import CheckpointError, Checkpoints
@@ -38,11 +39,20 @@ def test_a_checkpoint_that_does_not_fit_the_disk_leaves_the_one_before_and_no_de
     checkpoints.close()
 
 
-def test_only_the_named_arrays_are_read(tmp_path):
+def test_only_the_named_arrays_are_read(tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     agent, replay = np.arange(3.0), np.zeros((1000, 2), np.float32)
     checkpoints.save(10, {"agent.w": agent, "agent.none": np.zeros((0, 2)), "replay.rows": replay})
+    read, restore = set(), ocp.CheckpointManager.restore
+
+    def restore_and_record(self, step, **options):
+        result = restore(self, step, **options)
+        read.update(result.get("arrays") or {})
+        return result
+
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", restore_and_record)
     arrays = checkpoints.restore(10, only="agent.")
+    assert read == {"agent.w"}
     np.testing.assert_array_equal(arrays["agent.w"], agent)
     assert arrays["agent.none"].shape == (0, 2)
     assert arrays["replay.rows"] == jax.ShapeDtypeStruct((1000, 2), np.float32)
