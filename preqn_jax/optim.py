@@ -55,7 +55,7 @@ def preqn(
     They are bitwise equal under jit if parameters and Q-values have the same dtype. :func:`preqn_info` returns the same
     diagnostics. ``update`` takes the keyword arguments of :func:`precondition_by_ntk`.
 
-    Example:
+    Examples:
       >>> q_fn = lambda params, x: x @ params
       >>> params, x, target = jnp.zeros(3), jnp.eye(3), jnp.array([1.0, 2.0, 3.0])
       >>> optimizer = preqn(q_fn, solver=solvers.lstsq(), linesearch=Linesearch(step_size=1.0))

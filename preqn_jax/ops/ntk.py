@@ -221,7 +221,7 @@ def check_example_by_example(
     rejected, however small it is. This function compares both values, and the gradients of one weighted sum of them. It
     takes as long as an update with per-example gradients: call it once, with real inputs, outside of jit.
 
-    Example:
+    Examples:
       >>> check_example_by_example(lambda params, x: x @ params, jnp.ones(3), jnp.eye(3))
       >>> check_example_by_example(
       ...     lambda params, x: (x - x.mean(axis=0)) @ params, jnp.arange(3.0), jnp.eye(3)

@@ -57,7 +57,7 @@ def preqn_update(
     The defaults are the recommended values. The step size and the minimum alignment are those of the paper; the paper's
     solver is ``solvers.lstsq()``.
 
-    Example:
+    Examples:
       >>> q_fn = lambda params, x: x @ params
       >>> params, x, target = jnp.zeros(3), jnp.eye(3), jnp.array([1.0, 2.0, 3.0])
       >>> linesearch = Linesearch(step_size=1.0)
@@ -150,7 +150,7 @@ _IN_WORDS = {
 def describe(info: PreQNInfo) -> str:
     """Describes the outcome of an update in one line; call it outside of jit.
 
-    Example:
+    Examples:
       >>> _, info = preqn_update(lambda params, x: x @ params, jnp.zeros(2), jnp.eye(2), jnp.array([1.0, 2.0]))
       >>> describe(info)
       'accepted: step size 0.1 after 0 backtracks, alignment 1.000 (predicted 1.000), residual 0.0001'

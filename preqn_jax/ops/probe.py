@@ -68,7 +68,7 @@ def ntk_probe(
     ``diagnostics.unsupported_share``. Non-finite values do not raise an error; the result then contains NaN, and the
     affected failure modes count as present.
 
-    Example:
+    Examples:
       >>> probe = ntk_probe(lambda params, x: x @ params, step_size=0.1)
       >>> found = probe(jnp.zeros(2), jnp.eye(2), jnp.array([1.0, -1.0]))
       >>> float(found.row_ratio), round(float(found.effective_rank), 3), bool(found.overshoots)

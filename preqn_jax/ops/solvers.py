@@ -60,7 +60,7 @@ def solve(solver: Solver, gram: Array, td_error: Array) -> tuple[Array, SolveInf
     terminate. It is then called with the identity instead of K, or zeros instead of delta, and z is zero. z is also
     zero if the solution is not finite.
 
-    Example:
+    Examples:
       >>> z, info = solve(lambda gram, delta: jnp.linalg.solve(gram, delta), 2.0 * jnp.eye(2), jnp.array([1.0, 3.0]))
       >>> z.tolist(), float(info.residual)
       ([0.5, 1.5], 0.0)
