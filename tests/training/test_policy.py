@@ -57,6 +57,19 @@ def test_actions_are_those_of_the_environment(workdir):
     assert policy(np.zeros((0, *observation.shape))).shape == (0, *policy.action_space.shape)
 
 
+def test_the_policy_of_a_run_on_the_device_can_be_loaded(tmp_path):
+    pytest.importorskip("brax")
+    env = {"env.backend": "brax", "env.id": "fast", "env.num_envs": 2, "env.time_limit": 20}
+    assert preqn_jax.train("preqn_norm_ant", tmp_path / "run", **env, **QUICK)
+    policy = preqn_jax.load_policy(tmp_path / "run")
+    observations = np.ones((3, *policy.observation_space.shape))
+    actions = policy(observations)
+    assert actions.shape == (3, *policy.action_space.shape)
+    assert policy.action_space.contains(actions[0])
+    np.testing.assert_array_equal(actions[0], actions[2])
+    assert (actions != policy(-observations)).all()
+
+
 def test_nothing_is_logged_when_a_policy_is_loaded(workdir, caplog):
     preqn_jax.load_policy(workdir)
     assert not caplog.records
