@@ -1,11 +1,12 @@
 """PreQN with normalized networks and two critics that share a minibatch, without target networks.
 
-The update is that of Achiam et al. (2019); the agent around it differs in three ways (docs/agent.md):
+The update is that of Achiam et al. (2019); the agent around it differs as follows (docs/agent.md):
 
-* the critics have LayerNorm before each hidden activation, and relu instead of sin;
+* critics and actor have relu instead of sin, and the critics LayerNorm before each hidden activation;
 * there are two critics, each updated by PreQN on its own half of the minibatch, towards a common target that combines
   both;
-* observations are normalized by running statistics.
+* observations are normalized by running statistics;
+* the actor is updated once in two updates of the critics.
 
 If every option has the value of :class:`~preqn_jax.agents.preqn.PreQNConfig`, the agent is bitwise equal to PreQN.
 """
