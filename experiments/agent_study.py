@@ -3,7 +3,7 @@
 ``--variants`` selects the runs: ``preqn_norm`` and the agents that it is compared with; ``preqn_norm`` with one part
 changed; and controls that separate the contribution of the kernel from that of the normalization. ``--out`` receives
 the report on returns, and the critics' Q estimates with the realized returns. With ``--stored`` nothing is run, and
-the report is on the metrics of earlier runs.
+the report is on the metrics of earlier runs, of which ``--variants`` and ``--envs`` select some.
 
     python -m experiments.agent_study --preset=development --variants=preqn_norm,adam,diagonal
     python -m experiments.agent_study --preset=final
@@ -60,7 +60,7 @@ PRESETS = {  # no decision of the development used the seeds of "final"
     "final": Extent(("hopper", "halfcheetah", "walker2d", "ant", "swimmer", "humanoid"), tuple(range(10, 15)), 100_000),
 }
 
-_TITLE = "The agent and its parts"
+_TITLE = "preqn_norm and other agents"
 _PRESET = flags.DEFINE_enum("preset", "development", list(PRESETS), "default tasks, seeds and steps")
 _VARIANTS = flags.DEFINE_list(
     "variants", ["preqn_norm", "sac", "td3"], f"variants to run; allowed: {', '.join(VARIANTS)}"

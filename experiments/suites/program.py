@@ -23,10 +23,13 @@ _STEPS = flags.DEFINE_integer("steps", None, "length of every run [environment s
 _SET = flags.DEFINE_multi_string("set", [], "an override of every run's configuration, for example agent.gamma=0.98")
 _WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "number of parallel runs", lower_bound=1)
 _STORED = flags.DEFINE_string(
-    "stored", None, "directory with metrics <variant>_<task>_seed<seed>.csv to report on, without running anything"
+    "stored",
+    None,
+    "directory with metrics <variant>_<task>_seed<seed>.csv to report on, without running anything; --variants and "
+    "--envs select some of these runs",
 )
 _OUT = flags.DEFINE_string("out", None, "directory of the runs and the report (default: runs/<program>)")
-_OF_NEW_RUNS = ("preset", "algos", "variants", "envs", "seeds", "num-seeds", "steps", "set", "workers")
+_OF_NEW_RUNS = ("preset", "algos", "seeds", "num-seeds", "steps", "set", "workers")
 
 Report = Callable[[Sequence[report.Cell], pathlib.Path], str]
 
@@ -67,15 +70,28 @@ def overrides(fixed: Sequence[str] = ()) -> tuple[str, ...]:
 def stored_cells(variants: Sequence[str], column: str = "return_mean") -> list[report.Cell] | None:
     """Reads the runs in ``--stored``, see :func:`stored.read`; None without this flag.
 
+    ``--variants`` and ``--envs`` select some of them.
+
     Raises:
-      SettingError: if a run cannot be read, or a flag of new runs is given as well.
+      SettingError: if a run cannot be read, a selected variant or task has no run, or a flag of new runs is given.
     """
     if _STORED.value is None:
         return None
     for name in _OF_NEW_RUNS:
         if name in flags.FLAGS and flags.FLAGS[name].present:
             raise SettingError(f"--{name} applies to new runs and cannot be used with --stored={_STORED.value}")
-    return stored.read(pathlib.Path(_STORED.value), variants, column)
+    cells = stored.read(pathlib.Path(_STORED.value), variants, column)
+    cells = _selected("variants", cells, [cell.variant for cell in cells])
+    return _selected("envs", cells, [cell.task for cell in cells])
+
+
+def _selected(flag: str, cells: list[report.Cell], names: Sequence[str]) -> list[report.Cell]:
+    """The cells whose name is listed by the flag; all cells without the flag."""
+    if flag not in flags.FLAGS or not flags.FLAGS[flag].present:
+        return cells
+    chosen = flags.FLAGS[flag].value
+    lists.check_names(f"--{flag}", chosen, list(dict.fromkeys(names)))
+    return [cell for cell, name in zip(cells, names, strict=True) if name in chosen]
 
 
 def folder_of_stored(kind: str) -> pathlib.Path:

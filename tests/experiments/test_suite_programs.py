@@ -90,21 +90,38 @@ def test_the_agents_parts_are_changed_one_at_a_time(tmp_path):
     assert "| sac_normalized | hopper | 1 | 300 | 210 | 9 | 9 | 8 | 0.5 |" in output
 
 
-@pytest.mark.parametrize("module", ["agent_study", "benchmark", "ablation"])
-def test_stored_runs_are_reported_without_running_anything(module, tmp_path):
-    (tmp_path / "stored").mkdir()
-    for seed in (10, 11):
+def store(folder, *runs):
+    """Writes metrics of the runs (variant, task, seed) into ``folder``."""
+    folder.mkdir()
+    for variant, task, seed in runs:
         rows = [f"{step},{seed},{step + seed},9,8,0.5" for step in (100, 200, 300)]
         text = "\n".join(["step,seed,return_mean,first_q,discounted_return,action_abs", *rows, ""])
-        (tmp_path / "stored" / f"sac_hopper_seed{seed}.csv").write_text(text)
+        (folder / f"{variant}_{task}_seed{seed}.csv").write_text(text)
+
+
+@pytest.mark.parametrize("module", ["agent_study", "benchmark", "ablation"])
+def test_stored_runs_are_reported_without_running_anything(module, tmp_path):
+    store(tmp_path / "stored", ("sac", "hopper", 10), ("sac", "hopper", 11))
     code, output, errors = execute(module, "--stored=stored", "--out=out", cwd=tmp_path)
     assert code == 0, errors
     assert "2 stored runs; their versions are stated where they are stored." in output
     assert "| Hopper-v5 | sac | 2 | 300 | 210.5 [210.0, 211.0] | 310.5 |" in output
     assert "| sac | hopper | 2 | 300 | 210.5 | 9 | 9 | 8 | 0.5 |" in output
     assert (tmp_path / "out" / "learning_curves.png").exists()
-    code, output, errors = execute(module, "--stored=stored", "--envs=hopper", cwd=tmp_path)
-    assert (code, errors) == (2, "error: --envs applies to new runs and cannot be used with --stored=stored\n")
+    code, output, errors = execute(module, "--stored=stored", "--seeds=0", cwd=tmp_path)
+    assert (code, errors) == (2, "error: --seeds applies to new runs and cannot be used with --stored=stored\n")
+
+
+def test_some_of_the_stored_runs_are_selected(tmp_path):
+    hopper = [(variant, "hopper", seed) for variant in ("sac", "td3") for seed in (10, 11)]
+    store(tmp_path / "stored", *hopper, ("sac", "ant", 10), ("td3", "swimmer", 10))
+    which = ("--stored=stored", "--variants=sac", "--envs=hopper")
+    code, output, errors = execute("agent_study", *which, "--out=out", cwd=tmp_path)
+    assert code == 0, errors
+    assert "2 stored runs" in output
+    assert "| Hopper-v5 | sac | 2 | 300 |" in output
+    code, output, errors = execute("agent_study", *which[:2], "--envs=swimmer", cwd=tmp_path)
+    assert (code, errors) == (2, "error: --envs=swimmer is unknown; did you mean hopper? (allowed: ant, hopper)\n")
 
 
 def test_alignment_reads_every_update(tmp_path):
