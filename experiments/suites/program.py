@@ -89,7 +89,7 @@ def _selected(flag: str, cells: list[report.Cell], names: Sequence[str]) -> list
     """The cells whose name is listed by the flag; all cells without the flag."""
     if flag not in flags.FLAGS or not flags.FLAGS[flag].present:
         return cells
-    chosen = flags.FLAGS[flag].value
+    chosen = flags.FLAGS[flag].value or []
     lists.check_names(f"--{flag}", chosen, list(dict.fromkeys(names)))
     return [cell for cell, name in zip(cells, names, strict=True) if name in chosen]
 
