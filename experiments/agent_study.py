@@ -60,7 +60,7 @@ PRESETS = {  # no decision of the development used the seeds of "final"
     "final": Extent(("hopper", "halfcheetah", "walker2d", "ant", "swimmer", "humanoid"), tuple(range(10, 15)), 100_000),
 }
 
-_TITLE = "preqn_norm and other agents"
+_TITLE = "Agents and variants"
 _PRESET = flags.DEFINE_enum("preset", "development", list(PRESETS), "default tasks, seeds and steps")
 _VARIANTS = flags.DEFINE_list(
     "variants", ["preqn_norm", "sac", "td3"], f"variants to run; allowed: {', '.join(VARIANTS)}"

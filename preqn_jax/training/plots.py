@@ -99,7 +99,7 @@ def curves(panels: Mapping[str, Curves], out: pathlib.Path, title: str, ylabel: 
         axes.set(title=task, xlabel="environment steps", ylabel=ylabel)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
-    figure.suptitle(title)
+    figure.suptitle(f"{title}: mean over runs, with 95% bootstrap intervals")
     save(figure, out)
     return True
 
