@@ -31,10 +31,10 @@ def _take_a_core(worker):
 
 @pytest.fixture(scope="module", autouse=True)
 def _compile_quickly(request):
-    """Few optimizations where tests of small programs compile for longer than they run."""
+    """Few optimizations, except for simulations: the other tests compile for longer than they run."""
     import jax
 
-    quick = request.path.parent.name in ("ops", "agents", "theory", "training")
+    quick = request.path.parent.name != "envs"
     jax.config.update("jax_disable_most_optimizations", quick)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
