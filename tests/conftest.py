@@ -16,6 +16,7 @@ def pytest_configure(config):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache.name)  # a worker of pytest-xdist has the controller's
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
 
     import jax
 
@@ -34,7 +35,4 @@ def _compile_quickly(request):
     """Few optimizations, except for simulations: the other tests compile for longer than they run."""
     import jax
 
-    quick = request.path.parent.name != "envs"
-    jax.config.update("jax_disable_most_optimizations", quick)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", request.path.parent.name != "envs")
