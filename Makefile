@@ -18,7 +18,7 @@ QUICK := XLA_FLAGS=--xla_cpu_use_fusion_emitters=false
 
 test: check
 	$(QUICK) $(BIN)/python -m pytest -m "not bitwise"
-	$(BIN)/python -m pytest -m bitwise
+	$(BIN)/python -m pytest -m bitwise $$(grep --recursive --files-with-matches --include='*.py' mark.bitwise tests)
 
 # For the inner loop: without the tests of whole programs, of training, and of everything that takes long to compile.
 test-fast: .venv/installed-dev

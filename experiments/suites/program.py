@@ -107,7 +107,7 @@ def report_on_stored(kind: str, title: str, cells: Sequence[report.Cell], more: 
     """Reports on stored runs as :func:`run` does on its own; returns the exit code."""
     folder = folder_of_stored(kind)
     runs = sum(len(cell.seeds) for cell in cells)
-    print(report.write(cells, folder, title, f"{runs} stored runs; their versions are stated where they are stored."))
+    print(report.write(cells, folder, title, f"Stored runs: {runs}; their versions are stated where they are stored."))
     print(more(cells, folder))
     return 0
 

@@ -104,7 +104,7 @@ def test_stored_runs_are_reported_without_running_anything(module, tmp_path):
     store(tmp_path / "stored", ("sac", "hopper", 10), ("sac", "hopper", 11))
     code, output, errors = execute(module, "--stored=stored", "--out=out", cwd=tmp_path)
     assert code == 0, errors
-    assert "2 stored runs; their versions are stated where they are stored." in output
+    assert "Stored runs: 2; their versions are stated where they are stored." in output
     assert "| Hopper-v5 | sac | 2 | 300 | 210.5 [210.0, 211.0] | 310.5 |" in output
     assert "| sac | hopper | 2 | 300 | 210.5 | 9 | 9 | 8 | 0.5 |" in output
     assert (tmp_path / "out" / "learning_curves.png").exists()
@@ -118,7 +118,7 @@ def test_some_of_the_stored_runs_are_selected(tmp_path):
     which = ("--stored=stored", "--variants=sac", "--envs=hopper")
     code, output, errors = execute("agent_study", *which, "--out=out", cwd=tmp_path)
     assert code == 0, errors
-    assert "2 stored runs" in output
+    assert "Stored runs: 2" in output
     assert "| Hopper-v5 | sac | 2 | 300 |" in output
     code, output, errors = execute("agent_study", *which[:2], "--envs=swimmer", cwd=tmp_path)
     assert (code, errors) == (2, "error: --envs=swimmer is unknown; did you mean hopper? (allowed: ant, hopper)\n")
