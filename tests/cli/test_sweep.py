@@ -119,7 +119,10 @@ def test_a_killed_process_costs_only_the_steps_since_its_checkpoint(whole, tmp_p
     assert int(log.rpartition("training from step ")[2].split()[0]) > 0
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+NEEDS_RAY = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+
+
+@NEEDS_RAY
 def test_a_killed_worker_of_a_cluster_costs_only_the_steps_since_its_checkpoint(whole, tmp_path):
     process = start("--cluster=local", "--workers=1", "--out=out", cwd=tmp_path)
     metrics = tmp_path / "out" / "chunk0000" / "metrics.csv"
@@ -211,3 +214,23 @@ def test_bad_input_ends_with_one_line(flags, message, tmp_path):
     (line,) = [line for line in errors.splitlines() if line.startswith("error:")]
     assert message in line
     assert "Traceback" not in errors
+
+
+# experiments.sweep, where Ray's client gives up at once instead of after half a minute.
+IMPATIENT = """
+import runpy
+from ray.util.client import worker
+worker.INITIAL_TIMEOUT_SEC, worker.backoff = 0.1, lambda timeout: timeout
+runpy.run_module("experiments.sweep", run_name="__main__", alter_sys=True)
+"""
+
+
+@NEEDS_RAY
+def test_a_cluster_that_cannot_be_reached_ends_with_one_line(tmp_path):
+    command = [sys.executable, "-c", IMPATIENT, *SWEEP, "--cluster=ray://nowhere.invalid:1", "--out=out"]
+    environment = {**os.environ, **ONE_DEVICE, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 2
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
+    assert "the cluster cannot be reached (ray client connection timeout" in line
+    assert "Traceback" not in ended.stderr
