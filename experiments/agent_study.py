@@ -51,9 +51,11 @@ VARIANTS = {
         Variant("adam", "preqn_norm", ("agent.critic_update=adam",)),
         Variant("adam3e-4", "preqn_norm", ("agent.critic_update=adam", "agent.critic_learning_rate=0.0003")),
         Variant("adam3e-3", "preqn_norm", ("agent.critic_update=adam", "agent.critic_learning_rate=0.003")),
+        Variant("adam_whole", "preqn_norm", ("agent.critic_update=adam", "agent.split_minibatch=false")),
         Variant("diagonal0.3", "preqn_norm", ("agent.critic_update=diagonal", "agent.step_size=0.3")),
         Variant("diagonal", "preqn_norm", ("agent.critic_update=diagonal", "agent.step_size=1")),
         Variant("diagonal3", "preqn_norm", ("agent.critic_update=diagonal", "agent.step_size=3")),
+        Variant("sac_auto", "sac", ("agent.automatic_temperature=true",)),
         Variant("sac_normalized", "sac", _NORMALIZED),
         Variant("td3_normalized", "td3", _NORMALIZED),
     )
