@@ -41,20 +41,51 @@ class Recorder:
         self.rows += rows
 
 
-def trained_by(trainer, arrays=None, stop_at=None, should_stop=None):
-    """Compiles a trainer, restores it from arrays if there are any, and runs it.
+def trained_by(trainer, arrays=None, **stops):
+    """Compiles a new trainer and runs it; see :func:`run_compiled`."""
+    trainer.compile()
+    return run_compiled(trainer, arrays, **stops)
+
+
+def run_compiled(trainer, arrays=None, stop_at=None, should_stop=None):
+    """Runs a trainer that is compiled, after restoring it from arrays if there are any.
 
     Returns:
       The trainer, its reporter, the arrays of its checkpoints by step, and whether the run is complete.
     """
     recorder, saved = Recorder(), {}
-    trainer.compile()
     if arrays is not None:
         trainer.restore(arrays)
     finished = run(
         trainer,
         recorder,
-        save=lambda t: saved.setdefault(t.step, {name: np.array(a) for name, a in t.arrays().items()}),
+        save=lambda t: saved.setdefault(t.step, copied(t.arrays())),
         should_stop=should_stop or (lambda: trainer.step == stop_at),
     )
     return trainer, recorder, saved, finished
+
+
+def copied(arrays):
+    """Copies, which later steps of their trainer leave as they are."""
+    return {name: np.array(array) for name, array in arrays.items()}
+
+
+def check_resume(trainer, stop_at):
+    """Checks that a run goes on bit for bit after a stop; one trainer makes all runs and is compiled once.
+
+    What a trainer keeps but does not store would pass this check: new trainers resume in other tests.
+
+    Returns:
+      The rows of metrics.
+    """
+    trainer.compile()
+    start = copied(trainer.arrays())
+    _, whole, saved, _ = run_compiled(trainer)
+    _, first, partial, finished = run_compiled(trainer, start, stop_at=stop_at)
+    assert not finished
+    _, second, resumed, _ = run_compiled(trainer, partial[stop_at])
+    np.testing.assert_equal(first.rows + second.rows, whole.rows)
+    last = max(saved)
+    for name, array in saved[last].items():
+        np.testing.assert_array_equal(resumed[last][name], array, err_msg=name)
+    return whole.rows

@@ -17,7 +17,7 @@ from preqn_jax.training.loop import run
 from preqn_jax.types import NonFiniteError
 from tests.device_probes import PROBES
 from tests.helpers import assert_for_some_seed
-from tests.training.runs import AGENT, SCHEDULE, Recorder, trained_by
+from tests.training.runs import AGENT, SCHEDULE, Recorder, run_compiled, trained_by
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,7 @@ def config(env_id="one", num_envs=2, time_limit=0, solver_iterations=0, **change
 
 
 def trained(configuration, arrays=None, stop_at=None, **options):
-    return trained_by(DeviceTrainer(configuration, **options), arrays, stop_at)
+    return trained_by(DeviceTrainer(configuration, **options), arrays, stop_at=stop_at)
 
 
 @functools.cache
@@ -172,9 +172,8 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(name):
     agent = AGENTS[name](hidden_sizes=(16, 16))
     more = {"n_step": 3, "measure_alignment": True} if name == "preqn_norm" else {}
     configuration = config("delayed", agent=agent, num_seeds=2, diagnose_every=50, **more)
-    _, whole, saved, _ = trained(configuration)
-    partial = saved[100]
-    _, second, resumed, _ = trained(configuration, arrays=partial)
+    trainer, whole, saved, _ = trained(configuration)
+    _, second, resumed, _ = run_compiled(trainer, saved[100])
     for ours, theirs in zip(second.rows, whole.rows, strict=True):
         np.testing.assert_equal(ours, theirs)
     for key, array in saved[200].items():
@@ -252,7 +251,7 @@ def test_a_member_that_diverges_is_stopped_and_reported_and_the_others_go_on_as_
         "event": "stopped", "step": 50, "seed": 0, "member": 1
     }  # fmt: skip
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trainer.population.agent))
-    second, resumed = trained(config("action", **TD3), arrays=saved[100], members=members, devices=devices)[1:3]
+    _, second, resumed, _ = run_compiled(trainer, saved[100])
     np.testing.assert_equal(second.rows, recorder.rows)
     assert not second.events
     for name, array in saved[200].items():

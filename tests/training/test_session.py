@@ -10,8 +10,8 @@ from preqn_jax.training import session
 from preqn_jax.training.checkpoint import Checkpoints
 from preqn_jax.training.host import HostTrainer
 from tests import odd_probes  # noqa: F401  (registers the probes)
+from tests.training.host_runs import config
 from tests.training.runs import Recorder
-from tests.training.test_loop import config
 
 pytestmark = pytest.mark.slow
 
