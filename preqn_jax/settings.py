@@ -173,6 +173,14 @@ def _check_json(leaf: Leaf) -> None:
                                "JSON can represent") from None  # fmt: skip
 
 
+def check_multiple(name: str, value: int, of: str, unit: int) -> None:
+    """Raises SettingError unless the value is a multiple of another; the message states the nearest positive one."""
+    if value % unit:
+        raise SettingError(
+            f"{name}={value} must be a multiple of {of}={unit}; nearest: {max(unit, round(value / unit) * unit)}"
+        )
+
+
 def unknown(what: str, given: str, known: Iterable[str]) -> str:
     """An error message for an unknown name, which suggests the nearest known name."""
     known = sorted(known)

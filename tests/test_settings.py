@@ -78,6 +78,23 @@ def test_a_value_out_of_range_is_refused_in_one_line_that_says_what_is_allowed(p
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"automatic_temperature": True}, "automatic_temperature=true has no effect with config.agent.policy=determ"),
+        ({"num_critics": 3}, "config.batch_size=256 must be a multiple of config.agent.num_critics=3; nearest: 255"),
+        ({"num_critics": 300}, "nearest: 300"),
+        ({"hidden_sizes": (8, 1)}, "hidden_sizes=8,1 has a layer of one unit, .*critic_layer_norm=fixed; allowed: at"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(changes, message):
+    agent = AGENTS["preqn_norm"]
+    with pytest.raises(SettingError, match=message):
+        check_config(Config(agent=agent(**changes)))
+    check_config(Config(agent=agent(automatic_temperature=True, policy="gaussian")))
+    check_config(Config(agent=agent(num_critics=3, split_minibatch=False)))
+
+
 def test_bounds_that_belong_are_accepted():
     for path, value in [
         ("agent.min_alignment", 1.0),

@@ -15,7 +15,7 @@ from preqn_jax.agents.base import Agent, CriticView
 from preqn_jax.networks import KERNEL_INITS, LAYER_NORMS, Actor, Critic, GaussianActor
 from preqn_jax.ops.activations import ACTIVATIONS
 from preqn_jax.ops.ntk import QFunction
-from preqn_jax.settings import setting
+from preqn_jax.settings import SettingError, setting, spell
 from preqn_jax.types import Array, Params
 
 Scalars = dict[str, Array]
@@ -75,6 +75,17 @@ class AgentConfig:
           The agent, and the view of its critic for diagnostics.
         """
         return observations.normalized(*self.build(observation_size, action_size), self, observation_size)
+
+    def check(self, batch_size: int) -> None:
+        """Raises SettingError if fields contradict each other, or do not fit the size of a minibatch."""
+        del batch_size
+        for network in ("critic", "actor"):
+            kind = getattr(self, f"{network}_layer_norm", "none")
+            if kind != "none" and 1 in self.hidden_sizes:
+                raise SettingError(
+                    f"config.agent.hidden_sizes={spell(self.hidden_sizes)} has a layer of one unit, whose output is "
+                    f"constant with config.agent.{network}_layer_norm={kind}; allowed: at least 2"
+                )
 
     def build(self, observation_size: int, action_size: int) -> tuple[Agent, CriticView]:
         """The part of :meth:`make` that each agent defines: the agent without normalization of observations."""

@@ -36,8 +36,8 @@ def with_alignment(agent: Agent, critic: CriticView) -> Agent:
         state, info = agent.update(state, trained, key)
         changes = [values(state, part) - old for part, old in zip((trained, held_out), before, strict=True)]
         rows = critic.rows(size)
-        alignment = cosine(changes[0][:rows], errors[0][:rows])
-        return state, {**info, "update_alignment": alignment, "heldout_alignment": cosine(changes[1], errors[1])}
+        on_trained, on_held_out = (cosine(changes[k][:rows], errors[k][:rows]) for k in range(2))
+        return state, {**info, "update_alignment": on_trained, "heldout_alignment": on_held_out}
 
     return agent._replace(update=update)
 

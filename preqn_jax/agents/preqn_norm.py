@@ -14,6 +14,7 @@ If every option has the value of :class:`~preqn_jax.agents.preqn.PreQNConfig`, t
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
@@ -27,7 +28,7 @@ from preqn_jax.networks import LAYER_NORMS
 from preqn_jax.ops import ntk, td
 from preqn_jax.ops.activations import ACTIVATIONS
 from preqn_jax.ops.conditionals import update_if
-from preqn_jax.settings import setting
+from preqn_jax.settings import SettingError, check_multiple, setting
 from preqn_jax.types import Array, Inputs, Params, Transition
 
 
@@ -67,12 +68,24 @@ class PreQNNormConfig(soft.TemperatureConfig, preqn.PreQNConfig):
     critic_update: str = setting(
         "preqn",
         "critic update: preqn; or, as controls for the effect of the kernel, diagonal (K replaced by its diagonal: "
-        "step_size times the mean of the steps that correct one row each) or adam (on the squared TD error)",
+        "step_size times the mean of the steps that correct one row each, without a line search) or adam (on the "
+        "squared TD error)",
         choices=("preqn", "diagonal", "adam"),
     )
     critic_learning_rate: float = setting(
         1e-3, "Adam step size of the critics, for critic_update=adam", interval="(0, inf)"
     )
+
+    def check(self, batch_size: int) -> None:
+        """See :meth:`AgentConfig.check`."""
+        super().check(batch_size)
+        if self.automatic_temperature and self.policy != "gaussian":
+            raise SettingError(
+                f"config.agent.automatic_temperature=true has no effect with config.agent.policy={self.policy}; "
+                "allowed: config.agent.policy=gaussian"
+            )
+        if self.split_minibatch:
+            check_multiple("config.batch_size", batch_size, "config.agent.num_critics", self.num_critics)
 
     def build(self, observation_size: int, action_size: int) -> tuple[Agent, CriticView]:
         """Creates the agent, without normalization of observations."""
@@ -178,8 +191,7 @@ def _build(config: PreQNNormConfig, observation_size: int, action_size: int) -> 
             )
         ]
         critics, optimizers, scalars = zip(*steps, strict=True)
-        mean = jax.tree.map(lambda *each: sum(each) / len(each), *scalars) if len(scalars) > 1 else scalars[0]
-        return state._replace(critics=critics, critic_optimizers=optimizers), mean
+        return state._replace(critics=critics, critic_optimizers=optimizers), _combined(scalars)
 
     @jax.named_scope("actor")
     def update_actor(actor: ActorPart, critic_params: Params, observation: Array, key: Array) -> ActorPart:
@@ -249,7 +261,11 @@ def _gaussian(config: PreQNNormConfig, action_size: int, q_fn: ntk.QFunction) ->
 
 
 def _part_size(config: PreQNNormConfig, batch_size: int) -> int:
-    return batch_size // config.num_critics if config.split_minibatch else batch_size
+    if not config.split_minibatch:
+        return batch_size
+    if batch_size % config.num_critics:
+        raise ValueError(f"a minibatch of {batch_size} rows cannot be split evenly over {config.num_critics} critics")
+    return batch_size // config.num_critics
 
 
 def _parts(config: PreQNNormConfig, rows: Any) -> list[Any]:
@@ -258,6 +274,16 @@ def _parts(config: PreQNNormConfig, rows: Any) -> list[Any]:
     size = _part_size(config, batch_size)
     starts = [number * size if config.split_minibatch else 0 for number in range(config.num_critics)]
     return [jax.tree.map(lambda leaf, start=start: leaf[start : start + size], rows) for start in starts]
+
+
+def _combined(scalars: Sequence[common.Scalars]) -> common.Scalars:
+    """Means of the critics' metrics; but ``accepted`` is whether all accepted, so that a stall of one is noticed."""
+    if len(scalars) == 1:
+        return scalars[0]
+    means = jax.tree.map(lambda *each: sum(each) / len(each), *scalars)
+    if "accepted" in means:
+        means["accepted"] = jnp.stack([each["accepted"] for each in scalars]).all()
+    return means
 
 
 def _critic_update(config: PreQNNormConfig, critic: nn.Module) -> CriticUpdate:

@@ -7,7 +7,7 @@ from typing import Any
 
 from preqn_jax.agents import AGENTS
 from preqn_jax.envs.config import EnvConfig
-from preqn_jax.settings import SettingError, check, setting, spell
+from preqn_jax.settings import SettingError, check, check_multiple, setting, spell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,13 +68,14 @@ def check_config(config: Config) -> None:
     check(config)
     if not config.agent.hidden_sizes:
         raise SettingError("config.agent.hidden_sizes is empty; give at least one width, for example 256,256")
+    config.agent.check(config.batch_size)
     if config.batch_size > config.replay_capacity:
         raise SettingError(
             f"config.batch_size={config.batch_size} is larger than config.replay_capacity={config.replay_capacity}; "
             f"allowed: at most {config.replay_capacity}"
         )
     for name in ("total_steps", "update_after", "evaluate_every", "checkpoint_every", "diagnose_every"):
-        _check_multiple(f"config.{name}", getattr(config, name), "config.update_every", config.update_every)
+        check_multiple(f"config.{name}", getattr(config, name), "config.update_every", config.update_every)
     env = config.env
     for name in env.facts.unsupported:
         value, default = getattr(env, name), getattr(EnvConfig, name)
@@ -88,8 +89,8 @@ def check_config(config: Config) -> None:
             + _not_supported(config, discrete=False)
         )
     if env.facts.on_device:
-        _check_multiple("config.update_every", config.update_every, "config.env.num_envs", config.env.num_envs)
-        _check_multiple("config.replay_capacity", config.replay_capacity, "config.update_every", config.update_every)
+        check_multiple("config.update_every", config.update_every, "config.env.num_envs", config.env.num_envs)
+        check_multiple("config.replay_capacity", config.replay_capacity, "config.update_every", config.update_every)
 
 
 def check_actions(config: Config, discrete: bool) -> None:
@@ -106,10 +107,3 @@ def _not_supported(config: Config, discrete: bool) -> str:
     """The end of the error message for an agent that does not support the environment's kind of actions."""
     fit = ", ".join(name for name, agent in AGENTS.items() if agent.discrete == discrete)
     return f", which {config.agent.name} does not support; allowed agents: {fit}"
-
-
-def _check_multiple(name: str, value: int, of: str, unit: int) -> None:
-    if value % unit:
-        raise SettingError(
-            f"{name}={value} must be a multiple of {of}={unit}; nearest: {max(unit, round(value / unit) * unit)}"
-        )

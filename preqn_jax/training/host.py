@@ -217,6 +217,7 @@ class HostTrainer(Trainer):
             if not _reaches(env, episode, self.observation[s], self.returns[s]):
                 changed.append(s)
                 self.returns[s] = 0.0
+                self.replay.end_episode(s)  # n-step targets must not continue in the new episode
                 with _during(f"a reset at step {self.step} of the run"):
                     self.observation[s] = env.reset()
         if changed:

@@ -55,6 +55,10 @@ class HostReplay:
         self.position = (self.position + 1) % self.capacity
         self.size = min(self.size + 1, self.capacity)
 
+    def end_episode(self, s: int) -> None:
+        """Marks the newest transition of seed number s as the last of its episode."""
+        self.last[s, self.position - 1] = True
+
     def sample(
         self, generators: list[np.random.Generator], shape: tuple[int, ...], n: int = 1, gamma: float = 1.0
     ) -> Transition:

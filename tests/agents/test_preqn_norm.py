@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from preqn_jax.agents import preqn_norm
 from preqn_jax.agents.critic_diagnostics import diagnosis_of, with_alignment
 from preqn_jax.agents.preqn import PreQNConfig
 from preqn_jax.agents.preqn_norm import PreQNNormConfig
@@ -154,6 +155,29 @@ def test_the_alignment_is_measured_on_the_rows_of_the_first_critic():
     _, info = after(with_alignment(*make()), data=data)
     assert info["update_alignment"] > 0.97
     assert info["heldout_alignment"] < 0.97
+
+
+def test_held_out_rows_are_as_many_as_the_first_critic_was_trained_on():
+    agent, critic = make(critic_update="diagonal")
+    data, other = (jax.tree.map(lambda *leaves: jnp.concatenate(leaves), batch(0), batch(seed)) for seed in (1, 2))
+    half = B + B // 2  # the rows from here on are beyond those that count
+    mixed = jax.tree.map(lambda one, two: jnp.concatenate([one[:half], two[half:]]), data, other)
+    found = [after(with_alignment(agent, critic), data=rows)[1]["heldout_alignment"] for rows in (data, mixed)]
+    assert found[0] == found[1]
+
+
+def test_a_step_is_accepted_if_every_critic_accepts():
+    reported = [{"accepted": jnp.asarray(accepted), "q": jnp.asarray(q)} for accepted, q in ((True, 1.0), (False, 3.0))]
+    combined = preqn_norm._combined(reported)
+    assert not combined["accepted"]
+    assert combined["q"] == 2.0
+    assert preqn_norm._combined(reported[:1]) == reported[0]
+
+
+def test_a_minibatch_that_cannot_be_split_evenly_is_refused():
+    agent, _ = make(num_critics=5)
+    with pytest.raises(ValueError, match="a minibatch of 24 rows cannot be split evenly over 5 critics"):
+        after(agent)
 
 
 def test_the_diagnosis_is_of_the_first_critics_step():

@@ -119,6 +119,9 @@ def test_only_the_environment_that_does_not_reach_its_state_begins_a_new_episode
     assert [notice.event["seeds"] for notice in trainer.notices] == [[1]]
     np.testing.assert_array_equal(trainer.observation[0], saved[110]["observation"][0])
     assert trainer.envs[1].episode.actions.size == trainer.returns[1] == 0
+    newest = trainer.replay.position - 1  # an n-step target must not go on in the new episode
+    assert not saved[110]["replay.last"][:, newest].any()
+    assert trainer.replay.last[:, newest].tolist() == [False, True]
 
 
 def test_running_statistics_of_a_wrapper_are_told_and_resuming_works():
