@@ -17,14 +17,14 @@ from preqn_jax.ops import diagnostics, ntk, solvers, td
 from preqn_jax.ops.activations import ACTIVATIONS
 from preqn_jax.ops.linesearch import Linesearch
 from preqn_jax.ops.preqn import PreQNInfo, preqn_update
-from preqn_jax.settings import setting
+from preqn_jax.settings import SettingError, setting
 from preqn_jax.types import Array, Inputs, Params, Transition
 
 CriticStep = Callable[[Params, Inputs, Array], tuple[Params, dict[str, Array]]]
 
 
 @dataclasses.dataclass(frozen=True)
-class CriticStepConfig:
+class CriticStepConfig(common.AgentConfig):
     """Hyperparameters of the critic update.
 
     The step size and the minimum alignment are those of the paper's Appendix B, the sin activation is that of its
@@ -67,6 +67,16 @@ class CriticStepConfig:
         interval="(0, 1)",
         formerly="solver_target",
     )
+
+    def check(self, batch_size: int) -> None:
+        """See :meth:`AgentConfig.check`."""
+        super().check(batch_size)
+        if self.solver == "aligned" and self.min_predicted_alignment < self.min_alignment:
+            raise SettingError(
+                f"config.agent.min_predicted_alignment={self.min_predicted_alignment} is below "
+                f"config.agent.min_alignment={self.min_alignment}, so that solver=aligned would aim at steps that are "
+                f"rejected; allowed: at least {self.min_alignment}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

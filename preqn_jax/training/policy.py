@@ -17,7 +17,7 @@ from preqn_jax.envs import host, interface
 from preqn_jax.settings import SettingError
 from preqn_jax.training import presets
 from preqn_jax.training.base import restore_tree
-from preqn_jax.training.checkpoint import Arrays, Checkpoints
+from preqn_jax.training.checkpoint import Arrays, CheckpointError, Checkpoints
 from preqn_jax.training.config import Config
 from preqn_jax.types import Array
 
@@ -151,7 +151,18 @@ def read_checkpoint(workdir: pathlib.Path) -> tuple[int, Arrays]:
 
 
 def restore(config: Config, arrays: Arrays, observation_size: int, action_size: int) -> tuple[Agent, AgentState]:
-    """Creates the agent of a configuration and restores its states from a checkpoint, with a leading axis of seeds."""
+    """Creates the agent of a configuration and restores its states from a checkpoint, with a leading axis of seeds.
+
+    Raises:
+      CheckpointError: if the checkpoint belongs to another configuration, or to a population of a sweep.
+    """
+    learners = {array.shape[0] for name, array in arrays.items() if name.startswith("agent.") and array.ndim}
+    if learners != {config.num_seeds}:
+        raise CheckpointError(
+            f"the checkpoint has {max(learners, default=0)} learners, but num_seeds is {config.num_seeds} in "
+            "config.json: the policies of a sweep's population cannot be loaded one by one; train the setting again as "
+            "a single run"
+        )
     agent, _ = config.agent.make(observation_size, action_size)
     keys = jax.vmap(jax.random.key)(np.arange(config.num_seeds))
     return agent, restore_tree(jax.eval_shape(jax.vmap(agent.init), keys), arrays, "agent")

@@ -12,6 +12,8 @@ import numpy as np
 import psutil
 import pytest
 
+import preqn_jax
+from preqn_jax.training.checkpoint import CheckpointError
 from tests.cli.test_run import ROOT, wait_for_rows
 from tests.programs import execute
 
@@ -92,6 +94,11 @@ def test_the_report(whole):
     summary = list(csv.DictReader((whole / "summary.csv").open()))
     assert [(row["agent.step_size"], row["seeds"]) for row in summary] == [("0.03", "2"), ("0.1", "2")]
     assert (whole / "sweep.png").stat().st_size > 5000
+
+
+def test_the_policies_of_a_population_cannot_be_loaded_one_by_one(whole):
+    with pytest.raises(CheckpointError, match=r"has 4 learners, but num_seeds is 1 in config\.json: the policies of a"):
+        preqn_jax.load_policy(whole / "chunk0000")
 
 
 def read(path):
@@ -203,6 +210,7 @@ def test_a_sweep_stops_at_a_signal_and_goes_on(whole, tmp_path):
         (["--cluster=here"], "--cluster=here is unknown; allowed: local, auto, ray://host:port, none"),
         (MANY, "for 24 replay buffer(s), but"),
         (["--coordinator=localhost:1", *HOST], "but config.env.backend=gymnasium runs on the CPU"),
+        (["--config.num_seeds=2"], "has no effect on a sweep, whose runs have one seed each; use --num-seeds=2"),
         (["--grid=agent.min_alignement=1"], "did you mean agent.min_alignment?"),
         (["--config.env.id=nowhere"], "config.env.id=nowhere is unknown; did you mean"),
         (["--config.env.backend=mjs"], "config.env.backend=mjs is unknown; did you mean mjx?"),
