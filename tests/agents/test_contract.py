@@ -162,7 +162,8 @@ def test_measuring_the_alignment_changes_nothing_else(agent, critic, draw):
     )
     found = [measured[1].pop(name) for name in ("update_alignment", "heldout_alignment")]
     assert_close(measured, plain)
-    for alignment, part, rows in zip(found, (data, other), (critic.rows(B), B), strict=True):
+    rows = critic.rows(B)
+    for alignment, part in zip(found, (data, other), strict=True):
         before, after = (critic.value(s, part.observation, part.action) for s in (state, plain[0]))
         change = after - before
         expected = oracles.cosine(change[:rows], critic.td_error(state, part, key)[:rows])
