@@ -92,6 +92,10 @@ def test_settings_that_contradict_each_other_are_refused(changes, message):
     agent = AGENTS["preqn_norm"]
     with pytest.raises(SettingError, match=message):
         check_config(Config(agent=agent(**changes)))
+
+
+def test_the_same_settings_are_accepted_where_they_fit():
+    agent = AGENTS["preqn_norm"]
     check_config(Config(agent=agent(automatic_temperature=True, policy="gaussian")))
     check_config(Config(agent=agent(num_critics=3, split_minibatch=False)))
 

@@ -58,8 +58,8 @@ class CriticView(NamedTuple):
         ``update`` computes from the same arguments.
       operator: (kernel [B, B], metrics of the update) -> (K, rho [B], alpha), such that the update is approximately
         Q' = Q + alpha K D_rho delta; Adam is treated as plain gradient descent. If an agent has several critics, alpha
-        and damping are the means of theirs, as in the metrics. The analysis of Achiam et al. (2019)
-        omits target networks: for an agent with target networks, delta is the error to its own targets, not T* Q - Q.
+        and damping are the means of theirs, as in the metrics. The analysis of Achiam et al. (2019) omits target
+        networks: for an agent with target networks, delta is the error to its own targets, not T* Q - Q.
       gamma: discount factor per step.
       preprocess: (state, observation [..., O]) -> observation [..., O] in the form that ``q_fn`` expects; by default
         the observation itself.

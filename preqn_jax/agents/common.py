@@ -79,6 +79,8 @@ class AgentConfig:
     def check(self, batch_size: int) -> None:
         """Raises SettingError if fields contradict each other, or do not fit the size of a minibatch."""
         del batch_size
+        if not self.hidden_sizes:
+            raise SettingError("config.agent.hidden_sizes is empty; give at least one width, for example 256,256")
         for network in ("critic", "actor"):
             kind = getattr(self, f"{network}_layer_norm", "none")
             if kind != "none" and 1 in self.hidden_sizes:

@@ -36,7 +36,9 @@ def with_alignment(agent: Agent, critic: CriticView) -> Agent:
         state, info = agent.update(state, trained, key)
         changes = [values(state, part) - old for part, old in zip((trained, held_out), before, strict=True)]
         rows = critic.rows(size)
-        on_trained, on_held_out = (cosine(changes[k][:rows], errors[k][:rows]) for k in range(2))
+        on_trained, on_held_out = (
+            cosine(change[:rows], error[:rows]) for change, error in zip(changes, errors, strict=True)
+        )
         return state, {**info, "update_alignment": on_trained, "heldout_alignment": on_held_out}
 
     return agent._replace(update=update)

@@ -55,13 +55,13 @@ _PROCESS = flags.DEFINE_integer("process-id", 0, "index of this process, with --
 def main(config: Config) -> int:
     """Runs all unfinished runs, then reports on all runs; returns the exit code."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves GPU memory to the processes of the units
+    if config.num_seeds != 1:
+        raise SettingError(f"--config.num_seeds={config.num_seeds} has no effect on a sweep, whose runs have one seed "
+                           f"each; use --num-seeds={config.num_seeds}")  # fmt: skip
     where = _check_where(config)
     if where == "together":
         _join()
     folder = pathlib.Path(_OUT.value or f"runs/sweep_{flags.FLAGS.config}")
-    if config.num_seeds != 1:
-        raise SettingError(f"--config.num_seeds={config.num_seeds} has no effect on a sweep, whose runs have one seed "
-                           f"each; use --num-seeds={config.num_seeds}")  # fmt: skip
     axes = plan.parse_axes(config, _GRID.value)
     seeds = lists.choose_seeds(_SEEDS.value, _NUM_SEEDS.value, range(config.seed, config.seed + 3), config.seed)
     runs = plan.runs_of(axes, seeds)

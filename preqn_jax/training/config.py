@@ -66,8 +66,6 @@ def check_config(config: Config) -> None:
       SettingError: if a field is invalid, or fields contradict each other (the first one found).
     """
     check(config)
-    if not config.agent.hidden_sizes:
-        raise SettingError("config.agent.hidden_sizes is empty; give at least one width, for example 256,256")
     config.agent.check(config.batch_size)
     if config.batch_size > config.replay_capacity:
         raise SettingError(

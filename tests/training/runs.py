@@ -70,6 +70,12 @@ def copied(arrays):
     return {name: np.array(array) for name, array in arrays.items()}
 
 
+def assert_same(resumed, saved):
+    """Checks that the checkpoint of a run that was resumed has the arrays of one that was not."""
+    for name, array in saved.items():
+        np.testing.assert_array_equal(resumed[name], array, err_msg=name)
+
+
 def check_resume(trainer, stop_at):
     """Checks that a run goes on bit for bit after a stop; one trainer makes all runs and is compiled once.
 
@@ -85,7 +91,5 @@ def check_resume(trainer, stop_at):
     assert not finished
     _, second, resumed, _ = run_compiled(trainer, partial[stop_at])
     np.testing.assert_equal(first.rows + second.rows, whole.rows)
-    last = max(saved)
-    for name, array in saved[last].items():
-        np.testing.assert_array_equal(resumed[last][name], array, err_msg=name)
+    assert_same(resumed[max(saved)], saved[max(saved)])
     return whole.rows

@@ -17,7 +17,7 @@ from preqn_jax.training.loop import run
 from preqn_jax.types import NonFiniteError
 from tests.device_probes import PROBES
 from tests.helpers import assert_for_some_seed
-from tests.training.runs import AGENT, SCHEDULE, Recorder, run_compiled, trained_by
+from tests.training.runs import AGENT, SCHEDULE, Recorder, assert_same, run_compiled, trained_by
 
 pytestmark = pytest.mark.slow
 
@@ -174,10 +174,8 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(name):
     configuration = config("delayed", agent=agent, num_seeds=2, diagnose_every=50, **more)
     trainer, whole, saved, _ = trained(configuration)
     _, second, resumed, _ = run_compiled(trainer, saved[100])
-    for ours, theirs in zip(second.rows, whole.rows, strict=True):
-        np.testing.assert_equal(ours, theirs)
-    for key, array in saved[200].items():
-        np.testing.assert_array_equal(resumed[200][key], array, err_msg=key)
+    np.testing.assert_equal(second.rows, whole.rows)
+    assert_same(resumed[200], saved[200])
 
 
 def test_updates_per_step_multiplies_the_gradient_steps():
@@ -254,8 +252,7 @@ def test_a_member_that_diverges_is_stopped_and_reported_and_the_others_go_on_as_
     _, second, resumed, _ = run_compiled(trainer, saved[100])
     np.testing.assert_equal(second.rows, recorder.rows)
     assert not second.events
-    for name, array in saved[200].items():
-        np.testing.assert_array_equal(resumed[200][name], array, err_msg=name)
+    assert_same(resumed[200], saved[200])
 
 
 def test_a_member_that_was_stopped_neither_steps_nor_learns():
