@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from preqn_jax.ops.alignment import all_finite, cosine
 from preqn_jax.ops.checks import check_interval, check_vectors
-from preqn_jax.ops.precision import full_precision
+from preqn_jax.ops.precision import full_precision, moved
 from preqn_jax.ops.sharding import vary, varying_axes, whole
 from preqn_jax.types import Array, Params
 
@@ -111,7 +111,7 @@ def search(
     decay = jnp.asarray(decay, values.dtype)
 
     def measure(step: Params) -> Array:
-        candidate = jax.tree.map(jnp.add, params, step)
+        candidate = moved(params, step)
         with full_precision():
             change = whole(value_fn(candidate)) - values
         # A non-finite parameter may leave these values finite, and make those of the next minibatch non-finite.

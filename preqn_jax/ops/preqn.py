@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from preqn_jax.ops import ntk, solvers
 from preqn_jax.ops.checks import td_error_of
 from preqn_jax.ops.linesearch import Linesearch, SearchInfo, check_linesearch, search
+from preqn_jax.ops.precision import moved
 from preqn_jax.ops.q_functions import merge, split
 from preqn_jax.ops.sharding import whole
 from preqn_jax.ops.solvers import SolveInfo
@@ -101,8 +102,9 @@ def preqn_update(
             td_error,
             linesearch,
         )
-        moved = jax.tree.map(lambda p, s: jnp.where(searched.step_size > 0, p + s, p), free, step)
-    return merge(moved, fixed), info_of(*magnitudes(linearization.values, td_error), solved, searched)
+        candidate = moved(free, step)
+        new = jax.tree.map(lambda p, c: jnp.where(searched.step_size > 0, c, p), free, candidate)
+    return merge(new, fixed), info_of(*magnitudes(linearization.values, td_error), solved, searched)
 
 
 def preqn_direction(

@@ -396,3 +396,42 @@ def test_docstring_example_runs():
     result = doctest.testmod(preqn)
     assert result.attempted > 0
     assert result.failed == 0
+
+
+def rounded_problem(dtype, scale):
+    """(q_fn, params, inputs, targets of five updates) of a network whose parameters have few digits."""
+
+    def q_fn(params, x):
+        w, v = (params[name].astype(jnp.float32) for name in ("w", "v"))
+        return jnp.tanh(x @ w) @ v
+
+    params = {"w": normal(8, 32).astype(dtype), "v": normal(32, seed=1).astype(dtype)}
+    inputs = normal(B, 8, seed=2)
+    targets = np.asarray(q_fn(jax.tree.map(jnp.asarray, params), inputs)) + scale * normal(5, B, seed=3)
+    return q_fn, params, inputs, targets
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.01])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_the_alignment_is_that_of_the_rounded_parameters(dtype, scale):
+    """XLA may keep more digits of a sum than its dtype has, in which case the search would measure another step."""
+    q_fn, params, inputs, targets = rounded_problem(dtype, scale)
+
+    @jax.jit
+    def train(params, targets):
+        def step(params, target):
+            params, info = preqn_update(q_fn, params, inputs, target)
+            return params, (params, info.search)
+
+        return jax.lax.scan(step, params, targets)[1]
+
+    history, searches = train(params, targets)
+    for i, target in enumerate(targets):
+        new, found = jax.tree.map(lambda leaf, i=i: leaf[i], (history, searches))
+        before = np.asarray(q_fn(params, inputs))
+        if found.accepted:
+            aligned = oracles.cosine(np.asarray(q_fn(new, inputs)) - before, target - before)
+            assert_close(found.alignment, aligned, rtol=1e-3)
+        else:
+            assert bits(new) == bits(params)
+        params = new
