@@ -90,10 +90,11 @@ def precondition_by_ntk(
       solver: solver for K z = delta.
 
     Raises:
-      ValueError: if q is not a network. ``update`` raises it if an argument has the wrong shape or type (at trace
-        time).
+      ValueError: if q is not a network, or solver not a solver. ``update`` raises it if an argument has the wrong shape
+        or type (at trace time).
     """
     linearizer = ntk.linearizer_of(q)
+    solvers.check_solver(solver)
 
     def init(params: Params) -> PreconditionByNTKState:
         zero = _zero(params)
@@ -218,6 +219,8 @@ def _check_keywords(others: Mapping[str, Any], **own: Any) -> None:
             raise ValueError(f"update has no argument {name}=...; did you mean {meant}=...?")
     if missing := [name for name in absent if name != "all_params"]:
         found = f", but {', '.join(sorted(others))}" if others else ""
+        if len(absent) == len(own) and not others:  # as when Flax calls update
+            found = "; TrainState.apply_gradients passes on no keywords, so call its tx.update instead"
         raise ValueError(
             "update needs the minibatch by keyword: update(updates, state, params, inputs=..., target=...); got no "
             f"{' and no '.join(missing)}{found}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import numbers
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -155,6 +156,8 @@ def check(config: Any) -> None:
     """
     for leaf in leaves(config):
         rule = leaf.rule
+        if not _is_a(leaf.value, leaf.type):
+            raise SettingError(f"config.{leaf.path}={leaf.value!r} is not {_type_name(leaf.type)}{_allowed(rule)}")
         if rule.choices is not None and leaf.value not in rule.choices:
             raise SettingError(unknown(f"config.{leaf.path}", leaf.value, rule.choices))
         values = leaf.value if isinstance(leaf.value, tuple) else (leaf.value,)
@@ -212,6 +215,16 @@ def to_dict(config: Any) -> dict[str, Any]:
 def describe(leaf: Leaf) -> str:
     """Help for one field: meaning, unit, range."""
     return leaf.rule.help + _allowed(leaf.rule)
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether a value has the type of a field; whole numbers are numbers, but true and false are not."""
+    if kind is Any or kind is Options:
+        return kind is Any or isinstance(value, Mapping)
+    if typing.get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_is_a(entry, typing.get_args(kind)[0]) for entry in value)
+    general = {int: numbers.Integral, float: numbers.Real}
+    return isinstance(value, general.get(kind, kind)) and (kind is bool or not isinstance(value, bool))
 
 
 def _inside(value: float, interval: str) -> bool:

@@ -1,13 +1,23 @@
 """What every way into PreQN refuses while tracing, in one line that names argument, expected and actual."""
 
+import functools
 import re
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 
-from preqn_jax import ntk, ntk_probe, precondition_by_ntk, preqn_update, scale_by_alignment_linesearch
+from preqn_jax import (
+    ntk,
+    ntk_probe,
+    precondition_by_ntk,
+    preqn,
+    preqn_update,
+    scale_by_alignment_linesearch,
+    solvers,
+)
 
 B = 4
 X, DELTA = jnp.eye(B), jnp.ones(B)
@@ -90,15 +100,80 @@ def test_takes_what_is_right(entry):
     jax.eval_shape(lambda params: entry(ntk.dense(Layer()), params, X, DELTA), LAYER)
 
 
+class TwoArguments(nnx.Module):
+    """Called like a Q-function, but with observation and action."""
+
+    def __call__(self, observation, action):
+        return observation[:, 0] + action[:, 0]
+
+
+NO_NETWORK = {
+    "linen": (Layer(), r"the Linen module Layer: pass ntk.dense\(module\)"),
+    "nnx": (nnx.Linear(B, 1, rngs=nnx.Rngs(0)), r"the NNX module Linear: pass .* = ntk.nnx_q_fn\(module\)"),
+    "nnx_of_two_arguments": (TwoArguments(), r"the NNX module TwoArguments: pass .* = ntk.nnx_q_fn\(module\)"),
+    "class": (Layer, "the class Layer"),
+    "params": (PARAMS, "dict"),
+    "none": (None, "NoneType"),
+    "pair": ((linear, PARAMS), "tuple"),
+    "uncalled": (ntk.dense, r"a function of \(module\)"),
+}
+no_network = pytest.mark.parametrize(("q", "found"), NO_NETWORK.values(), ids=NO_NETWORK)
+
+
 @each_entry
-@pytest.mark.parametrize(
-    ("q", "found"),
-    [(Layer(), "Layer"), (Layer, "the class Layer"), (PARAMS, "dict"), (None, "NoneType")],
-    ids=["module", "class", "params", "none"],
-)
+@no_network
 def test_what_is_no_network_is_refused(entry, q, found):
     with pytest.raises(ValueError, match=rf"^q must be a Linearizer, such as .*; got {found}$"):
         entry(q, LAYER, X, DELTA)
+
+
+@no_network
+def test_per_example_refuses_what_is_no_network(q, found):
+    with pytest.raises(ValueError, match=rf"^q must be a Linearizer, such as .*; got {found}$"):
+        ntk.per_example(q)
+
+
+NO_SOLVER = {
+    "name": ("lstsq", r"the string 'lstsq'; did you mean solvers\.lstsq\(\)\?"),
+    "misspelt": ("rigde", r"the string 'rigde'; did you mean solvers\.ridge\(\)\?"),
+    "unknown_name": ("conjugate", r"the string 'conjugate'; pass one of solvers, such as solvers\.ridge\(\)"),
+    **{
+        name: (constructor, rf"solvers\.{name} itself; did you mean solvers\.{name}\(\)\?")
+        for name, constructor in solvers.SOLVERS.items()
+    },
+    "number": (1e-4, "float; pass .*"),
+    "none": (None, "NoneType; pass .*"),
+    "module": (solvers, "module; pass .*"),
+    "of_one_argument": (lambda gram: gram, r"a function of \(gram\); pass .*"),
+}
+SOLVER_ENTRIES = {
+    "preqn_update": lambda solver: jax.eval_shape(
+        lambda params: preqn_update(linear, params, X, DELTA, solver=solver), PARAMS
+    ),
+    "preqn": lambda solver: preqn(linear, solver=solver),
+    "precondition_by_ntk": lambda solver: precondition_by_ntk(linear, solver=solver),
+    "solve": lambda solver: solvers.solve(solver, X, DELTA),
+    "cut_off": solvers.cut_off,
+}
+
+
+@pytest.mark.parametrize("entry", SOLVER_ENTRIES.values(), ids=SOLVER_ENTRIES)
+@pytest.mark.parametrize(("solver", "found"), NO_SOLVER.values(), ids=NO_SOLVER)
+def test_what_is_no_solver_is_refused_with_the_nearest_one(entry, solver, found):
+    with pytest.raises(ValueError, match=rf"(?m)^solver must be a function \(gram, delta\) -> z, got {found}$"):
+        entry(solver)
+
+
+@pytest.mark.parametrize("entry", SOLVER_ENTRIES.values(), ids=SOLVER_ENTRIES)
+@pytest.mark.parametrize(
+    "solver",
+    [solvers.lstsq(), jax.jit(jnp.linalg.solve), functools.partial(jnp.linalg.solve), max],
+    ids=["ours", "jitted", "partial", "builtin_of_unknown_signature"],
+)
+def test_functions_of_two_arguments_are_taken_for_solvers(entry, solver):
+    if solver is not max:  # it takes two arguments, but is no solver
+        entry(solver)
+    solvers.check_solver(solver)
 
 
 @each_entry

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.training.train_state import TrainState
 
 import preqn_jax
 from preqn_jax import optim
@@ -244,6 +245,7 @@ EXTRA = {"inputs": INPUTS, "target": TARGET}
         ({**EXTRA, "all_param": PARAMS}, r"all_param=\.\.\.; did you mean all_params="),
         ({"inputs": INPUTS}, r"by keyword: .*inputs=\.\.\., target=\.\.\.\); got no target$"),
         ({"delta": DELTA}, "got no inputs and no target, but delta$"),
+        ({}, r"got no inputs and no target; TrainState\.apply_gradients passes on no keywords"),
     ],
 )
 def test_a_missing_or_misspelt_keyword_is_named(optimizer, given, message):
@@ -481,6 +483,43 @@ def test_the_linesearch_evaluates_the_linearizers_own_network():
         optimizer.update(
             CRITIC_PARAMS, optimizer.init(CRITIC_PARAMS), CRITIC_PARAMS, inputs=CRITIC_INPUTS, target=DELTA
         )
+
+
+def test_flaxs_train_state_does_not_pass_the_minibatch_on():
+    """If this fails, the installed Flax does, and docs/composing.md and the message need to change."""
+    state = TrainState.create(apply_fn=Q_FN, params=PARAMS, tx=preqn(Q_FN))
+    with pytest.raises(ValueError, match="got no inputs and no target; TrainState"):
+        state.apply_gradients(grads=PARAMS, **EXTRA)
+
+
+def norm_of(tree):
+    return np.linalg.norm([np.linalg.norm(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def test_a_transformation_between_both_parts_is_searched_and_one_after_them_is_not():
+    """As docs/composing.md says."""
+    parts = precondition_by_ntk(Q_FN), scale_by_alignment_linesearch(Q_FN)
+    clip, (params, info) = optax.clip_by_global_norm(1e-2), preqn_update(Q_FN, PARAMS, INPUTS, TARGET)
+    expected = norm_of(jax.tree.map(jnp.subtract, params, PARAMS))
+    for chain, norm in (((parts[0], clip, parts[1]), 1e-3), ((*parts, optax.scale(-3.0)), 3 * expected)):
+        optimizer = optax.chain(*chain)
+        updates, state = jax.jit(optimizer.update)(PARAMS, optimizer.init(PARAMS), PARAMS, **EXTRA)
+        assert norm_of(updates) == pytest.approx(norm, rel=1e-3)
+        assert preqn_info(state).accepted
+        assert preqn_info(state).search.step_size == pytest.approx(float(info.search.step_size))
+
+
+def test_multi_steps_takes_the_last_minibatch_alone():
+    """As docs/composing.md says."""
+    optimizer, last = optax.MultiSteps(preqn(Q_FN), every_k_schedule=2), {"inputs": -INPUTS, "target": DELTA}
+    state, update = optimizer.init(PARAMS), jax.jit(optimizer.update)
+    updates, state = update(PARAMS, state, PARAMS, **EXTRA)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(updates))
+    updates, state = update(PARAMS, state, PARAMS, **last)
+    params, info = step_by(preqn(Q_FN))(PARAMS, **last)
+    assert info.accepted
+    found = optax.apply_updates(PARAMS, updates), preqn_info(state)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), found, (params, info))
 
 
 WRAPPERS = {

@@ -68,7 +68,12 @@ def test_text_of_the_wrong_type_is_refused_by_name(path, text):
         ("agent.activation", "sine", "did you mean sin"),
         ("batch_size", 2_000_000, "at most 1000000"),
         ("total_steps", 10_001, "nearest: 10000"),
+        ("total_steps", 1_000, "raise total_steps to 5000"),
         ("evaluate_every", 1, "nearest: 50"),
+        ("total_steps", "many", "is not a whole number"),
+        ("total_steps", 1e6, "is not a whole number"),
+        ("agent.gamma", None, r"is not a number; allowed: \[0, 1\]"),
+        ("agent.hidden_sizes", [64], "is not a comma-separated list of int"),
         ("agent.hidden_sizes", (), "at least one width"),
     ],
 )

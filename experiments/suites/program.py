@@ -126,11 +126,13 @@ def run(kind: str, title: str, jobs: Sequence[suite.Job], more: Report) -> int:
     """
     folder = pathlib.Path(_OUT.value or f"runs/{kind}")
     suite.check_jobs(jobs, folder)
-    processes.claim(folder, kind, {"runs": [job.name for job in jobs], "set": overrides()})
+    options = {"runs": [job.name for job in jobs], "set": overrides()}
+    held = processes.claim(folder, kind, options)
     runner = processes.Runner(jobs, folder, _WORKERS.value)
     code = runner.run()
     cells = report.collect(jobs, folder)
     print(report.write(cells, folder, title, report.origin(cells, len(jobs), folder)))
     print(more(cells, folder))
     processes.report_failures(runner.failed)
+    held.close()
     return code

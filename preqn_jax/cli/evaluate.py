@@ -13,7 +13,7 @@ from preqn_jax.cli import film
 from preqn_jax.envs import BACKENDS
 from preqn_jax.envs import host as host_env
 from preqn_jax.envs.host import HostEnv
-from preqn_jax.settings import SettingError
+from preqn_jax.settings import SettingError, nearest
 from preqn_jax.training import policy, presets
 from preqn_jax.training.checkpoint import CheckpointError
 from preqn_jax.training.config import Config
@@ -21,7 +21,11 @@ from preqn_jax.training.evaluation import evaluate
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "work directory of the run")
 _EPISODES = flags.DEFINE_integer("episodes", 10, "number of episodes per seed", lower_bound=1)
-_VIDEO = flags.DEFINE_string("video", None, "path of the video of one episode (default: <workdir>/rollout.mp4)")
+_VIDEO = flags.DEFINE_string(
+    "video",
+    None,
+    f"path of the video of one episode; allowed suffixes: {', '.join(film.SUFFIXES)} (default: <workdir>/rollout.mp4)",
+)
 
 _STREAM = 2  # episodes that are used neither in training nor in its evaluations
 
@@ -30,11 +34,9 @@ def main() -> int:
     """Prints the returns and writes the video; returns the exit code."""
     if not _WORKDIR.value:
         raise SettingError("--workdir is missing; give the work directory of a run")
-    workdir, video = pathlib.Path(_WORKDIR.value), pathlib.Path(_VIDEO.value or "")
-    if not video.parent.is_dir():
-        raise SettingError(
-            f"--video={video}: the directory {video.parent} does not exist; create it, or choose another"
-        )
+    workdir, video = pathlib.Path(_WORKDIR.value), pathlib.Path(_VIDEO.value or f"{_WORKDIR.value}/rollout.mp4")
+    if _VIDEO.value:
+        _check_path(video)
     config = presets.from_dict(presets.read_config(workdir))
     if not config.env.facts.in_gymnasium:
         allowed = ", ".join(name for name, facts in BACKENDS.items() if facts.in_gymnasium)
@@ -58,8 +60,20 @@ def main() -> int:
             f"seed {seed}: return {returns[s].mean():.1f} +- {returns[s].std():.1f} over {_EPISODES.value} episode(s) "
             f"of {lengths[s].mean():.0f} steps on average"
         )
-    film.write(policies, config, [config.seed, _STREAM], pathlib.Path(_VIDEO.value or workdir / "rollout.mp4"))
+    film.write(policies, config, [config.seed, _STREAM], video)
     return 0
+
+
+def _check_path(video: pathlib.Path) -> None:
+    """Raises SettingError if no video can be written to this path; the encoder would report it after the evaluation."""
+    if not video.parent.is_dir():
+        raise SettingError(
+            f"--video={video}: the directory {video.parent} does not exist; create it, or choose another"
+        )
+    if video.suffix.lower() not in film.SUFFIXES:
+        found = f"the suffix {video.suffix}" if video.suffix else "no suffix"
+        near, allowed = nearest(video.suffix, film.SUFFIXES), ", ".join(film.SUFFIXES)
+        raise SettingError(f"--video={video} has {found}; did you mean {near}? (allowed: {allowed})")
 
 
 def _load_policies(workdir: pathlib.Path, config: Config, env: HostEnv) -> film.Policy:

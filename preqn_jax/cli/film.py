@@ -19,6 +19,8 @@ from preqn_jax.training.config import Config
 
 Policy = Callable[[np.ndarray], np.ndarray]
 
+SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".gif")  # formats that imageio writes without further options
+
 _REMEDY = ("; MuJoCo needs EGL or OSMesa (Debian: libegl1 or libosmesa6) and MUJOCO_GL=egl or "
            "MUJOCO_GL=osmesa")  # fmt: skip
 
@@ -30,7 +32,7 @@ def write(policy: Policy, config: Config, seed: Sequence[int], path: pathlib.Pat
       policy: observations ``[S, E, O]`` -> actions ``[S, E, A]``, in [-1, 1] or one-hot.
       config: configuration of the run.
       seed: seed of the episode.
-      path: path of the video; its suffix determines the format.
+      path: path of the video; its suffix, one of :data:`SUFFIXES`, determines the format.
     """
     try:
         import imageio

@@ -40,6 +40,9 @@ def main() -> None:
             raise
         print(f"error: preqn_jax {name} needs {error.name}; pip install 'preqn_jax[train]'", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:  # these imports take about a second; later, command_line handles it
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
     sys.argv[:2] = [program.__name__]  # --help lists the flags of the module with this name
     if PROGRAMS[name]:
         command_line.run_with_config(program.main)

@@ -12,13 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 from preqn_jax.settings import SettingError
 from preqn_jax.training import plots, provenance
 from preqn_jax.training.files import replace_file
 from preqn_jax.training.progress import Progress, message
-from preqn_jax.training.workdir import read_json
+from preqn_jax.training.workdir import lock, read_json
 
 RECORD = "suite.json"  # in the directory of every suite: kind, options, versions and hardware
 
@@ -48,22 +48,51 @@ class Process(NamedTuple):
     handle: subprocess.Popen[bytes]
 
 
-def claim(folder: pathlib.Path, kind: str, options: dict[str, Any]) -> None:
-    """Creates the directory of a suite, or checks that it holds a suite of the same kind.
+def claim(folder: pathlib.Path, kind: str, options: dict[str, Any], held: IO[str] | None = None) -> IO[str]:
+    """Creates the directory of a suite, or checks that it holds a suite of the same kind; locks and records it.
+
+    Args:
+      folder: directory of the suite.
+      kind: name of the suite.
+      options: options of the suite, for the record.
+      held: the lock, if :func:`lock_existing` has returned one.
+
+    Returns:
+      The lock file. The directory stays locked until it is closed.
 
     Raises:
-      SettingError: if the directory holds anything else, or cannot be written.
+      SettingError: if the directory holds anything else, another process uses it, or it cannot be written.
     """
-    record = folder / RECORD
-    if record.exists():
-        found = read_json(record).get("kind")
-        if found != kind:
-            raise SettingError(f"--out={folder} holds results of another suite ({found}, not {kind}); choose another")
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    held = held or lock_existing(folder, kind)
+    if held is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SettingError(f"--out={folder} exists and is not the directory of a suite; choose another")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        replace_file(record, json.dumps({"kind": kind, "options": options, **provenance.collect()}, indent=2) + "\n")
+        record = {"kind": kind, "options": options, **provenance.collect()}
+        replace_file(folder / RECORD, json.dumps(record, indent=2) + "\n")
+        return held or lock(folder, "--out", kind)
+    except OSError as error:
+        raise SettingError(f"--out={folder} cannot be written: {error.strerror}") from None
+
+
+def lock_existing(folder: pathlib.Path, kind: str) -> IO[str] | None:
+    """Locks the directory of an earlier suite of the same kind.
+
+    Only the process that starts the runs may call this; the runs, which may be on other machines, lock their own work
+    directories.
+
+    Returns:
+      The lock file, or None if the directory holds no suite, in which case nothing is written.
+
+    Raises:
+      SettingError: if the directory holds another kind of suite, another process uses it, or it cannot be locked.
+    """
+    if not (folder / RECORD).exists():
+        return None
+    if (found := read_json(folder / RECORD).get("kind")) != kind:
+        raise SettingError(f"--out={folder} holds results of another suite ({found}, not {kind}); choose another")
+    try:
+        return lock(folder, "--out", kind)
     except OSError as error:
         raise SettingError(f"--out={folder} cannot be written: {error.strerror}") from None
 

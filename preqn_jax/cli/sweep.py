@@ -29,7 +29,10 @@ from preqn_jax.training.config import Config
 from preqn_jax.training.device import DeviceTrainer, Member
 
 _GRID = flags.DEFINE_multi_string(
-    "grid", [], "a field and its values, for example agent.min_alignment=0.9,0.97; can be repeated"
+    "grid",
+    [],
+    "a field and its values, for example agent.min_alignment=0.9,0.97, or, with semicolons between lists, "
+    "'agent.hidden_sizes=64,64;256,256'; can be repeated",
 )
 _SEEDS = flags.DEFINE_list("seeds", None, "which seeds, for example 0,3,5")
 _NUM_SEEDS = flags.DEFINE_integer(
@@ -59,12 +62,14 @@ def main(config: Config) -> int:
         raise SettingError(f"--config.num_seeds={config.num_seeds} has no effect on a sweep, whose runs have one seed "
                            f"each; use --num-seeds={config.num_seeds}")  # fmt: skip
     where = _check_where(config)
-    if where == "together":
-        _join()
     folder = pathlib.Path(_OUT.value or f"runs/sweep_{flags.FLAGS.config}")
     axes = plan.parse_axes(config, _GRID.value)
     seeds = lists.choose_seeds(_SEEDS.value, _NUM_SEEDS.value, range(config.seed, config.seed + 3), config.seed)
     runs = plan.runs_of(axes, seeds)
+    leads = where != "together" or _PROCESS.value == 0
+    held = processes.lock_existing(folder, "sweep") if leads else None  # before anything is compiled
+    if where == "together":
+        _join()
     compilation.keep()
     units = plan.resume(folder, config, runs) or _plan(config, runs, where)
     kinds = {
@@ -74,12 +79,13 @@ def main(config: Config) -> int:
     if where in ("none", "local") and units[0].members is not None and jax.default_backend() == "cpu":
         missing = [unit for unit in units if processes.steps_done(unit, folder) < unit.steps]
         _check_memory([trainers[unit.config, len(unit.runs)].replay_bytes for unit in missing])
-    if jax.process_index() == 0:
-        processes.claim(folder, "sweep", {"grid": _GRID.value, "seeds": seeds})
+    if leads:
+        # The variable keeps the directory locked until the sweep ends.
+        held = processes.claim(folder, "sweep", {"grid": _GRID.value, "seeds": seeds}, held)
         plan.write(units, folder)
     code, failed = _run(units, folder, where)
-    if jax.process_index() == 0:
-        print(report.write(units, axes, folder))
+    if leads:
+        print(report.write(units, axes, folder, failed))
         processes.report_failures(failed)
     return code
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from preqn_jax.envs import BACKENDS, Backend
 from preqn_jax.settings import Options, setting
@@ -52,4 +53,5 @@ class EnvConfig:
 
     def __post_init__(self) -> None:
         for name in ("kwargs", "reset_options"):  # may be given as plain dictionaries
-            object.__setattr__(self, name, Options(getattr(self, name)))
+            if isinstance(value := getattr(self, name), Mapping):  # other types are refused by settings.check
+                object.__setattr__(self, name, Options(value))

@@ -247,7 +247,7 @@ def _make(env_id: str, kwargs: Mapping[str, Any]) -> gymnasium.Env:
         except Exception as error:  # any exception of a third-party constructor becomes one line for the user
             line = first_line(error)
             if isinstance(error, TypeError) and "argument" in line:
-                line += "; set arguments with --config.env.kwargs.<name>=<value>"
+                line += "; set arguments in env.kwargs (--config.env.kwargs.<name>=<value>)"
             others = suggest(env_id, kwargs, versions_alone=True)
             raise SettingError(f"config.env.id={env_id} cannot be created: {line}{others}") from error
     interface.check_spaces(env_id, env)

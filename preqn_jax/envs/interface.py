@@ -76,6 +76,30 @@ def flat(space: spaces.Space, observation: Any) -> np.ndarray:
     return np.asarray(observation, np.float32).reshape(-1)
 
 
+def misfit(space: spaces.Space, value: Any, name: str) -> str | None:
+    """Describes a value that does not belong to its space, and the space; returns None if it does.
+
+    Bounds and numeric dtypes of a Box are not checked.
+
+    Args:
+      space: the space.
+      value: the value.
+      name: name of the value in the description.
+    """
+    if isinstance(space, Dict):
+        parts: dict[Any, spaces.Space] = dict(space.spaces)
+        fits = isinstance(value, Mapping) and value.keys() == parts.keys()
+    elif isinstance(space, Tuple):
+        parts = dict(enumerate(space.spaces))
+        fits = isinstance(value, tuple | list) and len(value) == len(parts)
+    else:
+        parts, fits = {}, _is_array(value, space.shape, "biuf") if isinstance(space, Box) else space.contains(value)
+    if not fits:
+        return f"{name} {_spell(value)}; its space is {_spell(space)}"
+    faults = (misfit(part, value[key], f"{name} with {key!r}:") for key, part in parts.items())
+    return next(filter(None, faults), None)
+
+
 def _fault_below_the_wrappers(env: gymnasium.Env, method: str, *args: Any, **kwargs: Any) -> str | None:
     """Describes a wrong return value of the innermost environment, on which Gymnasium's wrappers fail."""
     try:
@@ -89,7 +113,8 @@ def _fault_below_the_wrappers(env: gymnasium.Env, method: str, *args: Any, **kwa
 def _raised(method: str, error: Exception) -> str:
     where = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{pathlib.Path(where.filename).name}:{where.lineno}"
-    options = "; set its options with --config.env.reset_options.<name>=<value>" if method == "reset" else ""
+    flag = "--config.env.reset_options.<name>=<value>"
+    options = f"; set its options in env.reset_options ({flag})" if method == "reset" else ""
     return (f"{method}() raised {type(error).__name__} in {place}: {first_line(error)} "
             f"(called as Gymnasium's {_SIGNATURES[method]}{options})")  # fmt: skip
 
@@ -103,7 +128,7 @@ def _wrong_number(method: str, result: Any) -> str | None:
 
 
 def _wrong_part(method: str, result: Sequence[Any], space: spaces.Space) -> str | None:
-    if fault := _misfit(space, result[0], "an observation"):
+    if fault := misfit(space, result[0], "an observation"):
         return fault
     if method == "step":
         for name, value, kinds in zip(_RETURNED[method][1:4], result[1:4], ("biuf", "biu", "biu"), strict=True):
@@ -111,22 +136,6 @@ def _wrong_part(method: str, result: Sequence[Any], space: spaces.Space) -> str 
                 required = "number" if "f" in kinds else "bool"
                 return f"{name}={_spell(value)}; Gymnasium's interface requires a {required}"
     return None
-
-
-def _misfit(space: spaces.Space, value: Any, name: str) -> str | None:
-    """Describes how the shape or type of a value differs from its space; None if it does not."""
-    if isinstance(space, Dict):
-        parts: dict[Any, spaces.Space] = dict(space.spaces)
-        fits = isinstance(value, Mapping) and value.keys() == parts.keys()
-    elif isinstance(space, Tuple):
-        parts = dict(enumerate(space.spaces))
-        fits = isinstance(value, tuple | list) and len(value) == len(parts)
-    else:
-        parts, fits = {}, _is_array(value, space.shape, "biuf") if isinstance(space, Box) else space.contains(value)
-    if not fits:
-        return f"{name} {_spell(value)}; its space is {_spell(space)}"
-    faults = (_misfit(part, value[key], f"{name} with {key!r}:") for key, part in parts.items())
-    return next(filter(None, faults), None)
 
 
 def _is_array(value: Any, shape: tuple[int, ...], kinds: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ def known(name: str, value: float | Array) -> float | None:
     Raises:
       ValueError: if the value is not a number; the message names the option.
     """
-    if isinstance(value, str | None) or jnp.ndim(value) != 0:
+    if isinstance(value, str | bool | None) or jnp.ndim(value) != 0:
         raise ValueError(f"{name} must be one number, got {value!r}")
     try:
         return float(value)
@@ -41,6 +42,33 @@ def check_interval(name: str, value: float | Array, interval: str) -> None:
     below = number < high if interval[-1] == ")" else number <= high
     if not (above and below):
         raise ValueError(f"{name} must be in {interval}, got {number:g}")
+
+
+def check_whole(name: str, value: float | Array) -> None:
+    """Raises ValueError unless the number is whole; a traced number is not checked."""
+    number = known(name, value)
+    if number is not None and not number.is_integer():
+        raise ValueError(f"{name} must be a whole number, got {number:g}")
+
+
+def kind(thing: Any) -> str:
+    """Names the type of an unsuitable argument for an error message, or the class itself if it is one."""
+    return f"the class {thing.__name__}" if isinstance(thing, type) else type(thing).__name__
+
+
+def misfit_of_two(function: Any) -> str | None:
+    """Describes why ``function`` does not take two positional arguments; None if it does, or may do."""
+    if not callable(function):
+        return kind(function)
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some builtin functions do not state theirs
+        return None
+    try:
+        signature.bind(None, None)
+    except TypeError:
+        return f"a function of ({', '.join(signature.parameters)})"
+    return None
 
 
 def check_vectors(**arrays: Array) -> None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from preqn_jax.ops.alignment import all_finite, cosine
-from preqn_jax.ops.checks import check_interval, check_vectors
+from preqn_jax.ops.checks import check_interval, check_vectors, check_whole, kind
 from preqn_jax.ops.precision import full_precision, moved
 from preqn_jax.ops.sharding import vary, varying_axes, whole
 from preqn_jax.types import Array, Params
@@ -22,7 +22,8 @@ class Linesearch(NamedTuple):
       step_size: the paper's alpha, the first and largest step size that is evaluated, > 0.
       min_alignment: the paper's eta, the cosine cos(Q' - Q, delta) that a step must reach, in (0, 1].
       decay: factor between step sizes, in (0, 1). The paper does not state it.
-      max_backtracks: reductions of the step size after which the step is rejected, >= 0. The paper does not state it.
+      max_backtracks: reductions of the step size after which the step is rejected, a whole number >= 0. The paper does
+        not state it.
     """
 
     step_size: float | Array = 0.1
@@ -42,9 +43,10 @@ def check_linesearch(linesearch: Linesearch) -> None:
         not a :class:`Linesearch`.
     """
     if not isinstance(linesearch, Linesearch):
-        raise ValueError(f"linesearch must be a Linesearch, got {type(linesearch).__name__}")
+        raise ValueError(f"linesearch must be a Linesearch, got {kind(linesearch)}")
     for name, interval in _ALLOWED.items():
         check_interval(f"linesearch.{name}", getattr(linesearch, name), interval)
+    check_whole("linesearch.max_backtracks", linesearch.max_backtracks)
 
 
 class SearchInfo(NamedTuple):

@@ -12,6 +12,7 @@ compute them:
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from preqn_jax.ops import dense_layers, example_gradients
-from preqn_jax.ops.checks import batch_size, check_arguments
+from preqn_jax.ops.checks import batch_size, check_arguments, kind, misfit_of_two
 from preqn_jax.ops.precision import full_precision
 from preqn_jax.ops.q_functions import QFunction as QFunction  # part of the interface of this module, like the next two
 from preqn_jax.ops.q_functions import merge, split, unmoved
@@ -98,8 +99,10 @@ def per_example(q_fn: QFunction) -> Linearizer:
       q_fn: (params, inputs) -> Q-values ``[B]``, where entry i depends on row i of the inputs only.
 
     Raises:
-      ValueError: if parameters or inputs have the wrong type, or Q-values do not have shape [B] (at trace time).
+      ValueError: if ``q_fn`` is not such a function, for example a module; or if parameters or inputs have the wrong
+        type, or Q-values do not have shape [B] (at trace time).
     """
+    _check_q_fn(q_fn)
 
     def tangents(params: Params, inputs: Inputs) -> tuple[Array, Params]:
         check_arguments(q_fn, params, inputs)
@@ -118,15 +121,24 @@ def linearizer_of(q: Linearizer | QFunction) -> Linearizer:
     Raises:
       ValueError: if ``q`` is neither, for example a module.
     """
-    if isinstance(q, Linearizer):
-        return q
-    if isinstance(q, nn.Module | type) or not callable(q):
-        found = f"the class {q.__name__}" if isinstance(q, type) else type(q).__name__
+    return q if isinstance(q, Linearizer) else per_example(q)
+
+
+def _check_q_fn(q: Any) -> None:
+    nnx = sys.modules.get("flax.nnx")  # takes half a second to import, and is imported already if q is of NNX
+    if isinstance(q, type):
+        found: str | None = kind(q)
+    elif isinstance(q, nn.Module):
+        found = f"the Linen module {type(q).__name__}: pass ntk.dense(module)"
+    elif nnx and isinstance(q, nnx.Module):
+        found = f"the NNX module {type(q).__name__}: pass the q_fn of q_fn, params = ntk.nnx_q_fn(module)"
+    else:
+        found = misfit_of_two(q)
+    if found is not None:
         raise ValueError(
             "q must be a Linearizer, such as ntk.dense(module), or a function (params, inputs) -> Q-values [B]; "
             f"got {found}"
         )
-    return per_example(q)
 
 
 def _of_free(q_fn: QFunction, params: Params) -> tuple[Params, QFunction]:

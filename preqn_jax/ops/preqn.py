@@ -80,7 +80,8 @@ def preqn_update(
       The new parameters and :class:`PreQNInfo`. A rejected or failed step leaves all parameters unchanged.
 
     Raises:
-      ValueError: if a number is out of range, or an argument has the wrong shape or type (at trace time).
+      ValueError: if a number is out of range, q or solver is not a suitable function, or an argument has the wrong
+        shape or type (at trace time).
 
     References:
       Achiam, Knight and Abbeel (2019). Towards Characterizing Divergence in Deep Q-Learning.
@@ -169,7 +170,9 @@ def describe(info: PreQNInfo) -> str:
     if status not in (Status.ACCEPTED, Status.NOT_ALIGNED):
         return _IN_WORDS[status]
     step = f"step size {float(searched.step_size):.3g} after " if status == Status.ACCEPTED else ""
+    hint = "" if status == Status.ACCEPTED else "; if most steps are rejected, call ntk.check_example_by_example once"
     return (
         f"{_IN_WORDS[status]}: {step}{int(searched.backtracks)} backtracks, alignment {float(searched.alignment):.3f} "
         f"(predicted {float(solved.predicted_alignment):.3f}), residual {float(solved.residual):.2g}"
+        f"{hint}"
     )

@@ -124,17 +124,17 @@ def nnx_q_fn(module: Any) -> tuple[QFunction, Params]:
 
     Use it with :func:`preqn_jax.ntk.per_example`. :func:`preqn_jax.ntk.dense` must observe every call of a layer, which
     NNX does not support (it has no equivalent of Linen's ``intercept_methods``). Variables that are not ``nnx.Param``,
-    such as running statistics and keys, are fixed at their current values: put the module into evaluation mode first,
-    and call this function again after updating its statistics. ``nnx.update(module, params)`` writes new parameters
-    back to the module.
+    such as running statistics and keys, are fixed at their current values: put the module into evaluation mode first
+    (``module.eval()``), and call this function again after updating its statistics. ``nnx.update(module, params)``
+    writes new parameters back to the module.
 
     Args:
       module: ``nnx.Module`` that returns Q-values ``[B]``, each of which depends on its own example only; a tuple of
         inputs is passed as several arguments.
 
     Returns:
-      The Q-function, which raises ValueError for parameters of another module, and its parameters as an ``nnx.State``,
-      a pytree.
+      The Q-function, which raises ValueError for parameters of another module and for a BatchNorm or Dropout in
+      training mode; and its parameters as an ``nnx.State``, a pytree.
 
     Raises:
       ValueError: if ``module`` is not an ``nnx.Module``, or has no parameters.
@@ -152,9 +152,44 @@ def nnx_q_fn(module: Any) -> tuple[QFunction, Params]:
         if (found := _shapes(params)) != expected:  # nnx.merge relies on the order of the leaves only
             raise ValueError(f"params must fit {type(module).__name__}, {expected}, got {found}")
         new_rest = jax.tree.map(lambda leaf: leaf, rest)  # new variables, which a call may write to
-        return nnx.merge(graph, params, new_rest)(*_arguments(inputs))
+        own = nnx.merge(graph, params, new_rest)
+        before = _training_state(own)
+        values = cast(Array, own(*_arguments(inputs)))
+        _check_evaluation_mode(type(module).__name__, before, _training_state(own))
+        return values
 
     return q_fn, params
+
+
+def _training_state(module: Any) -> dict[str, Any]:
+    """The leaves that a call replaces in each BatchNorm and Dropout of an NNX module that is set to training mode.
+
+    The mode may be overridden by an argument of the call, so that only a leaf that was replaced shows it.
+    """
+    from flax import nnx
+
+    def in_training(layer: Any) -> bool:
+        if isinstance(layer, nnx.BatchNorm):
+            return not layer.use_running_average
+        # One mask for all rows is the same for an example alone.
+        return isinstance(layer, nnx.Dropout) and not layer.deterministic and 0 not in layer.broadcast_dims
+
+    return {
+        f"{'.'.join(map(str, path))} ({type(layer).__name__})": jax.tree.leaves(
+            nnx.state(layer, (nnx.BatchStat, nnx.RngCount))
+        )
+        for path, layer in nnx.iter_graph(module)
+        if in_training(layer)
+    }
+
+
+def _check_evaluation_mode(name: str, before: dict[str, Any], after: dict[str, Any]) -> None:
+    for layer, leaves in before.items():
+        if any(old is not new for old, new in zip(leaves, after.get(layer, leaves), strict=True)):
+            raise ValueError(
+                f"{name} must be in evaluation mode as a Q-function, but {layer} is in training mode, in which no "
+                "Q-value is computed from its own row alone: call module.eval() before ntk.nnx_q_fn(module)"
+            )
 
 
 def _shapes(params: Params) -> dict[str, tuple[int, ...]]:

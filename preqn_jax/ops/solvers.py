@@ -12,6 +12,7 @@ taken.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from preqn_jax.ops.alignment import all_finite, cosine, relative_norm
-from preqn_jax.ops.checks import check_interval
+from preqn_jax.ops.checks import check_interval, misfit_of_two
 from preqn_jax.ops.precision import full_precision
 from preqn_jax.ops.sharding import vary, varying_axes, whole
 from preqn_jax.ops.status import Status, failed
@@ -74,8 +75,10 @@ def solve(solver: Solver, gram: Array, td_error: Array) -> tuple[Array, SolveInf
       z ``[B]`` and a :class:`SolveInfo`.
 
     Raises:
-      ValueError: if the shapes of the arguments, or of the solver's result, do not match (at trace time).
+      ValueError: if ``solver`` is not a solver, or the shapes of the arguments, or of the solver's result, do not match
+        (at trace time).
     """
+    check_solver(solver)
     gram, td_error = whole((gram, td_error))
     if td_error.ndim != 1 or gram.shape != td_error.shape * 2:
         raise ValueError(f"gram and td_error must have shapes [B, B] and [B], got {gram.shape} and {td_error.shape}")
@@ -135,7 +138,11 @@ def cut_off(solver: Solver) -> float | Array:
     """The ``rcond`` of a solver, for :func:`preqn_jax.diagnostics.preconditioned_kernel`; 0 if it has none.
 
     The solver treats eigenvalues below rcond times the largest as zero.
+
+    Raises:
+      ValueError: if ``solver`` is not a solver.
     """
+    check_solver(solver)
     return getattr(solver, "rcond", 0.0)
 
 
@@ -252,3 +259,22 @@ def aligned(min_predicted_alignment: float = 0.985) -> Solver:
 
 
 SOLVERS: dict[str, Callable[..., Solver]] = {"lstsq": lstsq, "ridge": ridge, "eigh": eigh, "aligned": aligned}
+
+
+def check_solver(solver: Any) -> None:
+    """Checks that a solver takes the arguments (gram, delta).
+
+    Raises:
+      ValueError: if it does not, for example if it is ``"lstsq"`` or :func:`lstsq` instead of ``lstsq()``.
+    """
+    uncalled = [name for name, constructor in SOLVERS.items() if constructor is solver]
+    if isinstance(solver, str):
+        meant, found = difflib.get_close_matches(solver, SOLVERS, n=1), f"the string {solver!r}"
+    elif uncalled:
+        meant, found = uncalled, f"solvers.{uncalled[0]} itself"
+    elif misfit := misfit_of_two(solver):
+        meant, found = [], misfit
+    else:
+        return
+    remedy = f"did you mean solvers.{meant[0]}()?" if meant else "pass one of solvers, such as solvers.ridge()"
+    raise ValueError(f"solver must be a function (gram, delta) -> z, got {found}; {remedy}")

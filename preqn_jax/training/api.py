@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import pathlib
+import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from preqn_jax import settings
+from preqn_jax.settings import SettingError
 from preqn_jax.training import presets, session
 from preqn_jax.training.config import Config, check_config
 from preqn_jax.training.loop import make_trainer
@@ -43,10 +45,12 @@ def train(
       Whether the run is complete.
 
     Raises:
-      SettingError: if the configuration is invalid, the directory holds another run, or the environment fails.
+      SettingError: if an argument or the configuration is invalid, the directory holds another run, or the environment
+        fails.
       CheckpointError: if a checkpoint cannot be read, or the last one cannot be written.
       NonFiniteError: if a reward, an observation or a parameter becomes NaN or infinite.
     """
+    _check_arguments(config, workdir, reporters, should_stop)
     config = presets.get_config(config) if isinstance(config, str) else config
     for path, value in fields.items():
         config = presets.override(config, f"{path}={settings.spell(value)}")
@@ -57,3 +61,17 @@ def train(
         return Reporters([make(folder, config, first_step) for make in reporters])
 
     return session.train(make_trainer(config), folder, make_reporter, should_stop)
+
+
+def _check_arguments(config: Any, workdir: Any, reporters: Any, should_stop: Any) -> None:
+    """Raises SettingError if an argument of :func:`train` has a wrong type; without it, some fail after compilation."""
+    several = isinstance(reporters, Sequence) and not isinstance(reporters, str)
+    for name, value, valid, allowed in (
+        ("config", config, isinstance(config, str | Config), "a name such as 'preqn_hopper', or a Config"),
+        ("workdir", workdir, isinstance(workdir, str | os.PathLike), "a path, such as 'runs/mine'"),
+        ("reporters", reporters, several and all(map(callable, reporters)),
+         "a tuple of functions (work directory, configuration, first step) -> reporter, such as (RunReporter,)"),
+        ("should_stop", should_stop, callable(should_stop), "a function without arguments"),
+    ):  # fmt: skip
+        if not valid:
+            raise SettingError(f"{name}={reprlib.repr(value)} is not supported; allowed: {allowed}")

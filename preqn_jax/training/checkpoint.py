@@ -60,8 +60,13 @@ class Checkpoints:
         """The environment step of the newest complete checkpoint; None if there is none."""
         return self._manager.latest_step()
 
-    def save(self, step: int, arrays: Arrays) -> None:
+    def save(self, step: int, arrays: Arrays, config: dict[str, Any] | None = None) -> None:
         """Writes a checkpoint, unless there is one for this step already.
+
+        Args:
+          step: environment step of the checkpoint.
+          arrays: the arrays by name.
+          config: the configuration of the run, which :meth:`config` returns.
 
         Raises:
           CheckpointError: if it cannot be written, for example because the disk is full; earlier checkpoints are kept.
@@ -72,6 +77,7 @@ class Checkpoints:
             "format": _FORMAT,
             "version": _VERSION,
             "step": step,
+            "config": config,
             "arrays": {name: _describe(array) for name, array in arrays.items()},
         }
         stored = {name: array for name, array in arrays.items() if array.size}  # Orbax rejects empty arrays
@@ -82,8 +88,7 @@ class Checkpoints:
         except Exception as error:  # Orbax, tensorstore and the file system each raise their own
             for partial in self._directory.glob(f"{step}.orbax-checkpoint-tmp*"):
                 shutil.rmtree(partial, ignore_errors=True)  # frees the space
-            where = f"checkpoint {self._directory.name}/{step}"
-            raise CheckpointError(f"{where} cannot be written ({_reason(error)})") from error
+            raise CheckpointError(f"{self._where(step)} cannot be written ({_reason(error)})") from error
 
     def restore(self, step: int, only: str = "") -> Arrays:
         """Reads a checkpoint.
@@ -96,17 +101,7 @@ class Checkpoints:
         Raises:
           CheckpointError: if it is damaged, or was not written by this format version.
         """
-        where = f"checkpoint {self._directory.name}/{step}"
-        try:
-            manifest = self._manager.restore(step, args=ocp.args.Composite(manifest=ocp.args.JsonRestore()))["manifest"]
-        except Exception as error:  # Orbax, tensorstore, JSON and the file system each raise their own
-            raise CheckpointError(f"{where} has no readable manifest; {_advice(where)}") from error
-        if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-            raise CheckpointError(f"{where} was not written by preqn_jax; choose another --workdir")
-        if manifest.get("version") != _VERSION:
-            found = manifest.get("version")
-            raise CheckpointError(f"{where} has format version {found}, this preqn_jax reads version {_VERSION}")
-
+        where, manifest = self._where(step), self._manifest(step)
         described = manifest["arrays"]
         kinds = {name: self._restore_args(d) for name, d in described.items() if _size(d) and name.startswith(only)}
         try:
@@ -122,6 +117,30 @@ class Checkpoints:
             elif name not in arrays or _describe(arrays[name]) != d:
                 raise CheckpointError(f"{where} is damaged ({name} differs from its checksum); {_advice(where)}")
         return arrays
+
+    def config(self, step: int) -> dict[str, Any] | None:
+        """The configuration of the run that wrote a checkpoint; None if an earlier version of this library wrote it.
+
+        Raises:
+          CheckpointError: if the checkpoint is damaged, or was not written by this format version.
+        """
+        return self._manifest(step).get("config")
+
+    def _where(self, step: int) -> str:
+        return f"checkpoint {self._directory.name}/{step}"
+
+    def _manifest(self, step: int) -> dict[str, Any]:
+        where = self._where(step)
+        try:
+            manifest = self._manager.restore(step, args=ocp.args.Composite(manifest=ocp.args.JsonRestore()))["manifest"]
+        except Exception as error:  # Orbax, tensorstore, JSON and the file system each raise their own
+            raise CheckpointError(f"{where} has no readable manifest; {_advice(where)}") from error
+        if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
+            raise CheckpointError(f"{where} was not written by preqn_jax; choose another --workdir")
+        if manifest.get("version") != _VERSION:
+            found = manifest.get("version")
+            raise CheckpointError(f"{where} has format version {found}, this preqn_jax reads version {_VERSION}")
+        return manifest
 
     def _restore_args(self, description: dict[str, Any]) -> ocp.RestoreArgs:
         if _is_spread(description):

@@ -21,7 +21,9 @@ class Config:
     env: EnvConfig = EnvConfig()
     seed: int = setting(0, "seed of the first learner; learner i uses seed + i", interval="[0, 2147483647]")
     num_seeds: int = setting(1, "learners trained in parallel, each with its own environments", interval="[1, inf)")
-    total_steps: int = setting(1_000_000, "length of the run [environment steps per seed]", interval="[1, inf)")
+    total_steps: int = setting(
+        1_000_000, "length of the run, at least update_after [environment steps per seed]", interval="[1, inf)"
+    )
     start_steps: int = setting(
         5_000, "initial steps with uniformly random actions [environment steps]", interval="[0, inf)"
     )
@@ -74,6 +76,12 @@ def check_config(config: Config) -> None:
         )
     for name in ("total_steps", "update_after", "evaluate_every", "checkpoint_every", "diagnose_every"):
         check_multiple(f"config.{name}", getattr(config, name), "config.update_every", config.update_every)
+    if config.total_steps < config.update_after:
+        raise SettingError(
+            f"config.total_steps={config.total_steps} ends before config.update_after={config.update_after}, where "
+            f"gradient steps begin: nothing would be trained; raise total_steps to {config.update_after} or more, or "
+            "lower update_after"
+        )
     env = config.env
     for name in env.facts.unsupported:
         value, default = getattr(env, name), getattr(EnvConfig, name)

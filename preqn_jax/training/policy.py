@@ -14,11 +14,12 @@ from gymnasium.spaces import Box, Discrete
 
 from preqn_jax.agents.base import Agent, AgentState
 from preqn_jax.envs import host, interface
-from preqn_jax.settings import SettingError
+from preqn_jax.settings import SettingError, first_line
 from preqn_jax.training import presets
 from preqn_jax.training.base import restore_tree
 from preqn_jax.training.checkpoint import Arrays, CheckpointError, Checkpoints
 from preqn_jax.training.config import Config
+from preqn_jax.training.workdir import check_recorded
 from preqn_jax.types import Array
 
 
@@ -54,12 +55,14 @@ class Policy:
           An action of ``action_space``; for a batch of N observations, an array of N actions ``[N, ...]``.
 
         Raises:
-          ValueError: if the observation does not have the shape of the observation space.
+          ValueError: if the observation does not have the shape of the Box, or does not belong to another space.
         """
         space = self.observation_space
         if not isinstance(space, Box):
+            if fault := interface.misfit(space, observation, "an observation"):
+                raise ValueError(f"this policy cannot take {fault}; batches are allowed for Box spaces only")
             return self._to_space(np.asarray(self._act(interface.flat(space, observation)[None]))[0])
-        array = np.asarray(observation, np.float32)
+        array = _numbers(observation)
         single = array.shape == space.shape
         if not single and (array.ndim != len(space.shape) + 1 or array.shape[1:] != space.shape):
             shapes = f"{space.shape}, or a batch of these with a leading axis N"
@@ -77,7 +80,8 @@ class Policy:
             exported = jax.export.deserialize(bytearray(pathlib.Path(path).read_bytes()))
             actions = exported.call(observations)     # [N, O] float32 -> [N, ...] in the environment's units
 
-        O is the length of a flattened observation. Actions are float32, or int32 for a discrete space.
+        O is the length of an observation flattened by ``gymnasium.spaces.flatten``, which joins the entries of a Dict
+        in the order of ``list(observation_space)``. Actions are float32, or int32 for a discrete space.
 
         Args:
           path: path of the file.
@@ -92,6 +96,15 @@ class Policy:
             jax.ShapeDtypeStruct((rows, size), jnp.float32)
         )
         pathlib.Path(path).write_bytes(exported.serialize())
+
+
+def _numbers(observation: Any) -> np.ndarray:
+    """Converts an observation of a Box, or a batch, to float32; raises ValueError if it is not an array of numbers."""
+    try:
+        return np.asarray(observation, np.float32)
+    except (TypeError, ValueError) as error:
+        found = f"{type(observation).__name__} ({first_line(error)})"
+        raise ValueError(f"observation must be an array of numbers, got {found}") from None
 
 
 def _in_units(space: gymnasium.Space, action: Array) -> Array:
@@ -136,7 +149,7 @@ def read_checkpoint(workdir: pathlib.Path) -> tuple[int, Arrays]:
     """Returns the step of a run's newest checkpoint, with the arrays of the agent and the shapes of all others.
 
     Raises:
-      SettingError: if there is no checkpoint.
+      SettingError: if there is no checkpoint, or it was written with another configuration than that in config.json.
       CheckpointError: if it cannot be read.
     """
     if (workdir / "checkpoints").is_dir():
@@ -144,6 +157,8 @@ def read_checkpoint(workdir: pathlib.Path) -> tuple[int, Arrays]:
         try:
             step = checkpoints.latest_step()
             if step is not None:
+                config = presets.from_dict(presets.read_config(workdir))
+                check_recorded(workdir, config, checkpoints.config(step), step)
                 return step, checkpoints.restore(step, only="agent.")
         finally:
             checkpoints.close()

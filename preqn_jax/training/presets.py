@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import pathlib
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 from preqn_jax import settings
@@ -74,7 +74,10 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
       SettingError: if the directory holds no run.
     """
     try:
-        return json.loads((workdir / CONFIG_FILE).read_text())["config"]
+        config = json.loads((workdir / CONFIG_FILE).read_text())["config"]
+        if isinstance(config, dict):
+            return config
+        raise TypeError
     except OSError:
         raise SettingError(f"--workdir={workdir} holds no run: it has no {CONFIG_FILE}") from None
     except (ValueError, KeyError, TypeError):
@@ -92,10 +95,10 @@ def from_dict(values: dict[str, Any]) -> Config:
     """Converts a dict of :func:`to_dict`, after it was stored as JSON, to a :class:`Config`.
 
     Raises:
-      SettingError: if another version of this library wrote it.
+      SettingError: if another version of this library wrote it, or a value is invalid.
     """
     try:
-        config = Config(agent=AGENTS[values["algorithm"]]())
+        config = Config(agent=AGENTS[str(values["algorithm"])]())
         for leaf in list(leaves(config)):
             config = replace(config, leaf.path, recorded(values, leaf))
     except KeyError as error:
@@ -103,6 +106,7 @@ def from_dict(values: dict[str, Any]) -> Config:
             f"the run's configuration has no {error}: another version of preqn_jax wrote it; use that version"
         ) from None
     check_fields(values, config)
+    settings.check(config)
     return config
 
 
@@ -137,12 +141,13 @@ def recorded(values: Any, leaf: Leaf) -> Any:
     """The value of a field in such a dict; raises KeyError if it is missing and its rule has no value for this case."""
     *owners, name = leaf.path.split(".")
     for owner in owners:
-        values = values[owner]
+        if not isinstance(values := values[owner], Mapping):
+            raise KeyError(owner)
     if leaf.rule.formerly and leaf.rule.formerly in values:
         name = leaf.rule.formerly
     if name not in values and leaf.rule.absent is not None:
         return leaf.rule.absent
     values = values[name]
-    if isinstance(leaf.value, Options):
+    if isinstance(leaf.value, Options) and isinstance(values, Mapping):
         return Options(values)
     return tuple(values) if isinstance(values, list) else values

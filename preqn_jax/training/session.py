@@ -16,9 +16,11 @@ from jax.experimental import multihost_utils
 from preqn_jax.settings import SettingError
 from preqn_jax.training import plots, provenance
 from preqn_jax.training.base import Trainer
-from preqn_jax.training.checkpoint import CheckpointError, Checkpoints
+from preqn_jax.training.checkpoint import Arrays, CheckpointError, Checkpoints
+from preqn_jax.training.config import Config
 from preqn_jax.training.loop import Reporter, run
-from preqn_jax.training.workdir import claim, write_record
+from preqn_jax.training.presets import read_config, to_dict
+from preqn_jax.training.workdir import check_recorded, claim, write_record
 from preqn_jax.types import NonFiniteError
 
 
@@ -57,11 +59,12 @@ def train(
     checkpoints = checkpoints or Checkpoints(workdir / "checkpoints")
     try:
         latest = checkpoints.latest_step()
+        _check_results(workdir, trainer.config, latest)
         if latest is not None and _has_ended(latest, total := trainer.config.total_steps, workdir):
             say(f"{workdir} is complete: it has {latest} steps, and config.total_steps={total}; raise "
                 f"--config.total_steps above {latest} to train further")  # fmt: skip
             return True
-        arrays = checkpoints.restore(latest) if latest is not None else None
+        arrays = _read(checkpoints, latest, workdir, trainer.config) if latest is not None else None
         seconds = trainer.compile()
         if arrays is not None:
             trainer.restore(arrays)
@@ -71,7 +74,7 @@ def train(
         reporter.message(f"{provenance.device()}, {size}, work directory {workdir}")
         reporter.message(f"compiled in {seconds:.1f} s; training from step {trainer.step}")
         try:
-            return run(trainer, reporter, lambda t: checkpoints.save(t.step, t.arrays()), should_stop)
+            return run(trainer, reporter, lambda trainer: _save(checkpoints, trainer), should_stop)
         except SettingError as error:  # the environment failed; the checkpoints are intact
             kept = f"the same command resumes from step {checkpoints.latest_step() or 0}"
             raise SettingError(f"{error}, in step {trainer.step} of the run; {kept}") from error
@@ -80,6 +83,28 @@ def train(
     finally:
         checkpoints.close()
         lock.close()
+
+
+def _check_results(workdir: pathlib.Path, config: Config, latest: int | None) -> None:
+    """Raises SettingError if metrics.csv is damaged, or has results that need a checkpoint when there is none.
+
+    The run would begin again, and overwrite these results.
+    """
+    last = plots.last_step(workdir / "metrics.csv")
+    if latest is None and last >= min(config.checkpoint_every, read_config(workdir)["total_steps"]):
+        raise SettingError(
+            f"{workdir} has results up to step {last} in metrics.csv, but no checkpoint to resume from, and would "
+            "begin again; restore its directory checkpoints, or choose another --workdir"
+        )
+
+
+def _read(checkpoints: Checkpoints, step: int, workdir: pathlib.Path, config: Config) -> Arrays:
+    check_recorded(workdir, config, checkpoints.config(step), step)
+    return checkpoints.restore(step)
+
+
+def _save(checkpoints: Checkpoints, trainer: Trainer) -> None:
+    checkpoints.save(trainer.step, trainer.arrays(), to_dict(trainer.config))
 
 
 def _has_ended(step: int, total_steps: int, workdir: pathlib.Path) -> bool:
@@ -99,7 +124,8 @@ def guarded(program: Callable[[], int], workdir: pathlib.Path) -> int:
         say(f"error: {error}; {workdir} and its checkpoints have not been changed")
         return 1
     except NonFiniteError as error:
-        say(f"error: {error}; the checkpoints do not contain it: the same command resumes {workdir} before this step")
+        say(f"error: {error}; the checkpoints in {workdir} are older, but a run that resumes from them would probably "
+            "reach it again: change the settings, for example the step size, and choose another --workdir")  # fmt: skip
         return 1
 
 

@@ -48,10 +48,10 @@ def _claim(workdir: pathlib.Path, config: Config) -> IO[str]:
     elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise SettingError(f"--workdir={workdir} exists and holds no run; choose another")
     workdir.mkdir(parents=True, exist_ok=True)
-    lock = _lock(workdir)
+    held = lock(workdir)
     if not record.exists():
         write_record(workdir, config)
-    return lock
+    return held
 
 
 def write_record(workdir: pathlib.Path, config: Config) -> None:
@@ -99,17 +99,19 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _lock(workdir: pathlib.Path) -> IO[str]:
-    """Opens and locks a file; the operating system releases the lock when the process ends, for whatever reason."""
-    file = (workdir / ".lock").open("w")
+def lock(folder: pathlib.Path, flag: str = "--workdir", user: str = "process") -> IO[str]:
+    """Opens and locks a file; the operating system releases the lock when the process ends, for whatever reason.
+
+    Raises:
+      SettingError: if another process has locked it; the message names ``flag``, and calls the process ``user``.
+    """
+    file = (folder / ".lock").open("w")
     if fcntl is not None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
-            raise SettingError(
-                f"--workdir={workdir} is in use by another process; wait for it, or choose another"
-            ) from None
+            raise SettingError(f"{flag}={folder} is in use by another {user}; wait for it, or choose another") from None
     return file
 
 
@@ -123,11 +125,40 @@ def check_same(workdir: pathlib.Path, config: Config, flag: str = "--workdir") -
     if (agent := before.get("algorithm")) != config.agent.name:
         raise SettingError(f"{workdir} holds a run of {agent}, not of {config.agent.name}; choose another {flag}")
     check_fields(before, config)
+    if difference := _difference(before, config):
+        path, old, new = difference
+        raise SettingError(f"{workdir} holds a run with config.{path}={old}, not {new}; choose another {flag}")
+
+
+def check_recorded(workdir: pathlib.Path, config: Config, saved: Mapping[str, Any] | None, step: int) -> None:
+    """Checks that a checkpoint was written with the configuration in config.json, which might have been edited.
+
+    Args:
+      workdir: work directory of the run.
+      config: the configuration in its config.json.
+      saved: the configuration that the checkpoint holds, as a nested dict; None is not checked.
+      step: environment step of the checkpoint.
+
+    Raises:
+      SettingError: if a field other than ``total_steps`` differs; the message names the first such field.
+    """
+    if saved is not None and (difference := _difference(saved, config)):
+        path, old, new = difference
+        raise SettingError(
+            f"{workdir / CONFIG_FILE} has {path}={new}, but checkpoint {step} was written with {path}={old}; restore "
+            f"{CONFIG_FILE}, or train with this value in another directory"
+        )
+
+
+def _difference(before: Mapping[str, Any], config: Config) -> tuple[str, str, str] | None:
+    """Path, old and new value of the first field, except ``total_steps``, that differs from a nested dict."""
+    if before.get("algorithm") != config.agent.name:
+        return "algorithm", str(before.get("algorithm")), config.agent.name
     for leaf in settings.leaves(config):
         try:
             old = recorded(before, leaf)
         except KeyError:
             old = None
         if leaf.path != "total_steps" and old != leaf.value:
-            raise SettingError(f"{workdir} holds a run with config.{leaf.path}={settings.spell(old)}, not "
-                               f"{settings.spell(leaf.value)}; choose another {flag}")  # fmt: skip
+            return leaf.path, settings.spell(old), settings.spell(leaf.value)
+    return None

@@ -18,10 +18,12 @@ def write(path, env_id, **kwargs):
     film.write(lambda observation: np.zeros((2, 1, 1)), dataclasses.replace(config, env=env, num_seeds=2), [0], path)
 
 
-def test_every_picture_of_the_episode_is_in_the_film(tmp_path, capsys):
-    write(tmp_path / "film.mp4", "Draws-v0")
-    assert "video of 4 frames" in capsys.readouterr().out
-    frames = np.stack(imageio.mimread(tmp_path / "film.mp4"))
+@pytest.mark.parametrize("suffix", film.SUFFIXES)
+def test_every_picture_of_the_episode_is_in_the_film(suffix, tmp_path, capfd):
+    path = tmp_path / f"film{suffix}"
+    write(path, "Draws-v0")
+    assert capfd.readouterr() == (f"video of 4 frames: {path}\n", "")
+    frames = np.stack(imageio.mimread(path))
     assert frames.shape == (4, 32, 48, 3)
     reds = frames[..., 0].mean(axis=(1, 2))
     np.testing.assert_allclose(reds, [0, 60, 120, 180], atol=20)  # the format loses some

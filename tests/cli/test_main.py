@@ -16,6 +16,13 @@ from tests.programs import execute
     [
         (["trian"], "error: trian is not a command; did you mean train? allowed: train, evaluate, sweep\n"),
         (["evaluate"], "error: --workdir is missing; give the work directory of a run\n"),
+        (
+            ["evaluate", "--workdir=none", "--video=x.txt"],
+            "error: --video=x.txt has the suffix .txt; did you mean .mp4? (allowed: .mp4, .mkv, .mov, .avi, .gif)\n",
+        ),
+        (["evaluate", "--workdir=none", "--video=x.mp3"], "did you mean .mp4?"),
+        (["evaluate", "--workdir=none", "--video=."], "--video=. has no suffix"),
+        (["evaluate", "--workdir=none", "--video=x.GIF"], "--workdir=none holds no run"),
         (["train", "--config=preqn_hoper"], "did you mean preqn_hopper?"),
         (["sweep", "--num-seds=3"], "did you mean --num-seeds?"),
     ],
@@ -33,6 +40,17 @@ def test_without_a_command_it_names_them(monkeypatch, capsys):
     main.main()
     output = capsys.readouterr().out
     assert all(f"  {name} " in output for name in main.PROGRAMS)
+
+
+def test_ctrl_c_during_the_imports_ends_with_one_line(monkeypatch, capsys):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main.importlib, "import_module", interrupted)
+    monkeypatch.setattr(sys, "argv", ["preqn_jax", "train"])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert (ended.value.code, capsys.readouterr().err) == (130, "interrupted\n")
 
 
 def test_wandb_is_refused_before_anything_is_made_where_it_is_missing(monkeypatch):

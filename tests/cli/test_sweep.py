@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 import preqn_jax
+from preqn_jax.cli import processes
 from preqn_jax.training.checkpoint import CheckpointError
 from tests.cli.test_run import ROOT, wait_for_rows
 from tests.programs import execute
@@ -222,6 +223,16 @@ def test_bad_input_ends_with_one_line(flags, message, tmp_path):
     (line,) = [line for line in errors.splitlines() if line.startswith("error:")]
     assert message in line
     assert "Traceback" not in errors
+
+
+def test_a_sweep_is_refused_before_it_compiles_while_another_one_uses_its_directory(tmp_path):
+    pytest.importorskip("fcntl")
+    with processes.claim(tmp_path / "out", "sweep", {}):
+        for flags in (HOST, ["--coordinator=localhost:1"]):
+            code, _, errors = execute("sweep", *SWEEP, *flags, "--out=out", cwd=tmp_path, **ONE_DEVICE)
+            assert code == 2
+            assert errors == "error: --out=out is in use by another sweep; wait for it, or choose another\n"
+    assert not list((tmp_path / "out").glob("*/"))
 
 
 # experiments.sweep, where Ray's client gives up at once instead of after half a minute.

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import sys
 
@@ -32,7 +33,8 @@ time.sleep(0.1)
 (folder / name / "metrics.csv").write_text("step,seed,return_mean\\n" + "\\n".join(rows) + "\\n")
 """
 LEVELS = {"a": 10, "b": 1000}
-A, B = Variant("a", "preqn"), Variant("b", "preqn", ("agent.min_alignment=0.9",))
+A = Variant("a", "preqn", ("update_after=50",))  # the runs are short
+B = Variant("b", "preqn", (*A.overrides, "agent.min_alignment=0.9"))
 
 
 @pytest.fixture(autouse=True)
@@ -50,10 +52,10 @@ def jobs_of(steps=500, seeds=(0, 1, 2), tasks=("swimmer", "hopper")):
 
 
 def test_a_job_is_one_run_of_the_command_line():
-    command = Job(B, "hopper", 3, 1000)
+    command = Job(B, "hopper", 3, 10_000)
     assert command.name == "b_hopper_seed3"
     config = command.config()
-    assert (config.env.id, config.seed, config.total_steps, config.agent.min_alignment) == ("Hopper-v5", 3, 1000, 0.9)
+    assert (config.env.id, config.seed, config.total_steps, config.agent.min_alignment) == ("Hopper-v5", 3, 10_000, 0.9)
 
 
 def test_an_impossible_override_is_refused_before_anything_runs():
@@ -132,6 +134,32 @@ def test_a_folder_belongs_to_one_kind_of_suite(tmp_path):
     (tmp_path / "mine" / "thesis.tex").write_text("")
     with pytest.raises(SettingError, match="is not the directory of a suite"):
         processes.claim(tmp_path / "mine", "benchmark", {})
+
+
+def test_a_folder_is_one_suite_s_at_a_time(tmp_path):
+    pytest.importorskip("fcntl")
+    out = tmp_path / "out"
+    assert processes.lock_existing(out, "benchmark") is None  # there is none yet, and nothing is written
+    assert not out.exists()
+    first = processes.claim(out, "benchmark", {"set": []})
+    before = (out / "suite.json").read_bytes()
+    message = re.escape(f"--out={out} is in use by another benchmark; wait for it, or choose another")
+    with pytest.raises(SettingError, match=message):
+        processes.lock_existing(out, "benchmark")
+    with pytest.raises(SettingError, match=message):
+        processes.claim(out, "benchmark", {"set": ["a=1"]})
+    assert (out / "suite.json").read_bytes() == before
+    first.close()
+    with processes.lock_existing(out, "benchmark"):
+        pass
+
+
+def test_a_directory_that_holds_something_else_is_not_locked(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    assert processes.lock_existing(tmp_path, "benchmark") is None
+    with pytest.raises(SettingError, match="exists and is not the directory of a suite"):
+        processes.claim(tmp_path, "benchmark", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_run_of_other_settings_is_no_result_of_this_suite(tmp_path):

@@ -94,6 +94,77 @@ def test_parameters_of_another_module_raise(change):
         q_fn(change(pure), X)
 
 
+class InMode(nnx.Module):
+    """A module with one BatchNorm or Dropout, whose mode arguments of the call may override."""
+
+    def __init__(self, layer, call=lambda layer, x, **mode: layer(x, **mode), **mode):
+        rngs = nnx.Rngs(0)
+        self.first, self.last = nnx.Linear(3, 16, rngs=rngs), nnx.Linear(16, 1, rngs=rngs)
+        self.between, self.call, self.mode = layer, call, mode
+
+    def __call__(self, x):
+        return self.last(jnp.tanh(self.call(self.between, self.first(x), **self.mode)))[..., 0]
+
+
+def batch_norm(**how):
+    return nnx.BatchNorm(16, rngs=nnx.Rngs(0), **how)
+
+
+def dropout(rate=0.5, **how):
+    return nnx.Dropout(rate, rngs=nnx.Rngs(0), **how)
+
+
+def rematerialized(layer, x):
+    return nnx.remat(lambda layer, x: layer(x))(layer, x)
+
+
+def jitted(layer, x):
+    return nnx.jit(lambda layer, x: layer(x))(layer, x)
+
+
+TRAINING = {
+    "batch_norm": InMode(batch_norm()),
+    "dropout": InMode(dropout()),
+    "batch_norm_by_argument": InMode(batch_norm(), use_running_average=False),
+    "rematerialized": InMode(batch_norm(), rematerialized),
+    "jitted": InMode(dropout(), jitted),
+    "nested": nnx.Sequential(InMode(batch_norm()), jnp.tanh),
+}
+
+
+@pytest.mark.parametrize("module", TRAINING.values(), ids=TRAINING)
+def test_a_layer_in_training_mode_is_named(module):
+    q_fn, params = ntk.nnx_q_fn(module)
+    message = r"must be in evaluation mode .*between \((BatchNorm|Dropout)\) is in training mode.*module\.eval\(\)"
+    for update in (preqn_update, jax.jit(preqn_update, static_argnums=0)):
+        with pytest.raises(ValueError, match=message):
+            update(q_fn, params, X, DELTA)
+    with pytest.raises(ValueError, match=message):
+        ntk.check_example_by_example(q_fn, params, X)
+    module.eval()
+    if "use_running_average" not in getattr(module, "mode", ()):
+        q_fn, params = ntk.nnx_q_fn(module)
+        assert preqn_update(q_fn, params, X, q_fn(params, X) + DELTA)[1].accepted
+
+
+EVALUATION = {
+    "by_argument_of_batch_norm": InMode(batch_norm(), use_running_average=True),
+    "by_argument_of_dropout": InMode(dropout(), deterministic=True),
+    "layer_that_is_not_called": InMode(dropout(), lambda layer, x: x),
+    "no_rate": InMode(dropout(0.0)),
+    "one_mask_for_all_rows": InMode(dropout(broadcast_dims=(0,))),
+    "rematerialized": InMode(batch_norm(use_running_average=True), rematerialized),
+    "jitted": InMode(dropout(deterministic=True), jitted),
+}
+
+
+@pytest.mark.parametrize("module", EVALUATION.values(), ids=EVALUATION)
+def test_a_layer_that_treats_each_row_alone_is_taken_whatever_its_mode(module):
+    q_fn, params = ntk.nnx_q_fn(module)
+    ntk.check_example_by_example(q_fn, params, X)
+    assert preqn_update(q_fn, params, X, q_fn(params, X) + 0.1 * DELTA)[1].accepted
+
+
 class Two(nnx.Module):
     def __init__(self):
         self.w = nnx.Param(jnp.ones(()))

@@ -212,6 +212,7 @@ def test_an_update_is_described_in_one_line():
     assert words.startswith(
         "rejected: no step size reached the line search's min_alignment: 20 backtracks, alignment 0."
     )
+    assert words.endswith("; if most steps are rejected, call ntk.check_example_by_example once")
     with pytest.raises(ValueError, match="info must be of one update, got 1 batch axes"):
         describe(jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), info))
 
@@ -235,6 +236,19 @@ def test_a_solver_of_ones_own():
     assert info.solve.damping == 0
     with pytest.raises(ValueError, match="solver must return z of shape"):
         preqn_update(linear, W, X, TARGET, solver=lambda gram, delta: gram)
+
+
+def test_equal_rows_need_equal_targets():
+    """As docs/composing.md says: no step moves equal rows apart, and the mean of their targets is a remedy."""
+    x, contradicting = X.at[1].set(X[0]), W[jnp.asarray([0, 0, 2, 3])] + DELTA
+    _, info = preqn_update(linear, W, x, contradicting)
+    assert info.status == Status.NOT_ALIGNED
+    # Only the mean of the two TD errors can be followed.
+    reachable = DELTA.at[:2].set(DELTA[:2].mean())
+    cosine = oracles.cosine(np.asarray(reachable), np.asarray(DELTA))
+    assert info.search.alignment == pytest.approx(cosine, abs=1e-3)
+    assert info.solve.predicted_alignment == pytest.approx(cosine, abs=1e-3)
+    assert preqn_update(linear, W, x, contradicting - DELTA + reachable)[1].accepted
 
 
 def test_zero_td_error_is_an_accepted_no_op():
@@ -348,6 +362,8 @@ def test_a_linesearch_may_be_vmapped():
         ("decay", 0.0),
         ("decay", 1.0),
         ("max_backtracks", -1),
+        ("max_backtracks", -2.5),
+        ("max_backtracks", float("inf")),
     ],
 )
 def test_options_out_of_range_raise(option, value):
@@ -363,12 +379,27 @@ def test_options_out_of_range_raise(option, value):
         (OPTIONS, "linesearch must be a Linesearch, got dict"),
         (Linesearch(step_size=jnp.ones(2)), "linesearch.step_size must be one number"),
         (Linesearch(decay=None), "linesearch.decay must be one number"),
+        (Linesearch(max_backtracks=True), "linesearch.max_backtracks must be one number, got True"),
+        (Linesearch, "linesearch must be a Linesearch, got the class Linesearch"),
     ],
-    ids=["number", "dict", "several", "none"],
+    ids=["number", "dict", "several", "none", "bool", "class"],
 )
 def test_what_is_no_linesearch_raises(linesearch, message):
     with pytest.raises(ValueError, match=message):
         preqn_update(linear, W, X, TARGET, linesearch=linesearch)
+
+
+def test_backtracks_that_are_not_whole_raise_unless_they_are_traced():
+    def update(max_backtracks):
+        return preqn_update(linear, W, X, TARGET, linesearch=Linesearch(max_backtracks=max_backtracks))[1]
+
+    for number in (2.5, np.float32(2.5), jnp.asarray(2.5)):
+        with pytest.raises(ValueError, match=r"^linesearch\.max_backtracks must be a whole number, got 2\.5$"):
+            update(number)
+        with jax.numpy_dtype_promotion("standard"):
+            assert jax.jit(update)(number).accepted
+    with jax.numpy_dtype_promotion("standard"):
+        assert update(2.0).accepted
 
 
 @pytest.mark.parametrize("shape", [(4, 1), (5,), (1,), ()], ids=str)

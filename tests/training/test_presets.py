@@ -113,6 +113,31 @@ def test_a_record_with_a_field_of_another_version_is_refused(path, tmp_path):
         check_same(tmp_path, config)
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        ("agent.gamma", "0.9", r"config\.agent\.gamma='0\.9' is not a number; allowed: \[0, 1\]"),
+        ("agent.gamma", 1.5, r"config\.agent\.gamma=1\.5 is out of range"),
+        ("agent.activation", "sine", "did you mean sin"),
+        ("agent.hidden_sizes", 256, "hidden_sizes=256 is not a comma-separated list"),
+        ("agent.hidden_sizes", [256, 0.5], "is not a comma-separated list of int"),
+        ("record_updates", 1, "record_updates=1 is not true or false"),
+        ("total_steps", True, "total_steps=True is not a whole number"),
+        ("env.kwargs", 3, "env.kwargs=3 is not a JSON object"),
+        ("agent", 3, "has no 'agent'"),
+        ("algorithm", ["sac"], "another version"),
+    ],
+)
+def test_a_record_with_a_value_of_the_wrong_type_is_refused(path, value, says):
+    owner = record = json.loads(json.dumps(presets.to_dict(presets.get_config("preqn_hopper"))))
+    *owners, name = path.split(".")
+    for one in owners:
+        owner = owner[one]
+    owner[name] = value
+    with pytest.raises(SettingError, match=says):
+        presets.from_dict(record)
+
+
 def test_removed_fields_of_normalization_matter_only_to_runs_that_normalize():
     config = presets.get_config("sac_hopper")
     record = json.loads(json.dumps(presets.to_dict(config)))

@@ -47,6 +47,16 @@ def test_an_evaluation_that_is_reported_again_takes_the_place_of_the_first(tmp_p
     assert (tmp_path / "metrics.csv").read_text() == "step,seed,return_mean\n10,0,1\n10,1,1\n20,0,3\n20,1,3\n"
 
 
+def test_evaluations_that_the_table_lacks_are_reported_when_a_run_resumes(tmp_path, capsys):
+    (tmp_path / "metrics.csv").write_text("step,seed,return_mean\n10000,0,1\n30000,0,1\n")
+    RunReporter(tmp_path, CONFIG, 20_000)  # the evaluation of the checkpoint's own step may not have been written
+    assert capsys.readouterr().err == ""
+    RunReporter(tmp_path, CONFIG, 40_000)
+    assert capsys.readouterr().err.startswith(
+        f"warning: {tmp_path / 'metrics.csv'} lacks 1 evaluation(s) before the checkpoint, the first of step 20000"
+    )
+
+
 def test_the_updates_before_a_checkpoint_are_on_disk_before_it(tmp_path):
     reporter = RunReporter(tmp_path, presets.override(CONFIG, "record_updates=true"), 0)
     reporter.progress(50, burst(50))

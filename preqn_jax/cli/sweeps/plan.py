@@ -7,12 +7,13 @@ import itertools
 import json
 import math
 import pathlib
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from preqn_jax import settings
-from preqn_jax.settings import SettingError
+from preqn_jax.settings import Leaf, SettingError
 from preqn_jax.training import presets
 from preqn_jax.training.config import Config, check_config
 from preqn_jax.training.device import Member
@@ -75,15 +76,43 @@ def parse_axes(config: Config, texts: Sequence[str]) -> list[Axis]:
         if path in _RESERVED:
             raise SettingError(f"--grid {text}: {path} cannot be varied by the grid; use the sweep's own flags")
         field = settings.find(config, path, "--grid field")
-        # Commas separate the entries of one list, semicolons the lists: --grid 'agent.hidden_sizes=64,64;256,256'.
-        separator = ";" if isinstance(field.value, tuple) or ";" in values else ","
-        axis = Axis(path, tuple(settings.parse(field, value) for value in values.split(separator) if value))
+        axis = Axis(path, _parse_values(field, values))
         if not axis.values or len(set(axis.values)) < len(axis.values):
-            raise SettingError(f"--grid {text} needs distinct values, for example --grid agent.min_alignment=0.9,0.97")
+            example = _lists(field) if _is_list(field) else "agent.min_alignment=0.9,0.97"
+            raise SettingError(f"--grid {text} needs distinct values, for example --grid {example}")
         axes.append(axis)
     if len({axis.path for axis in axes}) < len(axes):
         raise SettingError("--grid contains a field twice; give all values of a field in one --grid")
     return axes
+
+
+def _parse_values(field: Leaf, text: str) -> tuple[Any, ...]:
+    """Parses the values of an axis; commas separate numbers, or the entries of a list, and semicolons the lists."""
+    is_list, separator = _is_list(field), ";" if _is_list(field) or ";" in text else ","
+    if is_list and "," in text and not {";", "[", "("} & set(text):
+        # Several values may be meant, or the shell has ended the command at a semicolon without quotes.
+        numbers = [number for number in text.split(",") if number]
+        distinct = len(set(numbers)) == len(numbers) > 1
+        several = f"'{field.path}={';'.join(numbers)}'" if distinct else _lists(field)
+        raise SettingError(
+            f"--grid {field.path}={text} is a single list; separate lists by semicolons, in quotes: --grid {several}, "
+            f"or --grid '{field.path}={text};' for this list alone"
+        )
+    try:
+        return tuple(settings.parse(field, value) for value in text.split(separator) if value)
+    except SettingError as error:
+        if not is_list and "[" not in text:
+            raise
+        raise SettingError(f"{error}; separate lists by semicolons, in quotes: --grid {_lists(field)}") from None
+
+
+def _is_list(field: Leaf) -> bool:
+    return isinstance(field.value, tuple)
+
+
+def _lists(field: Leaf) -> str:
+    """An example of several lists as the values of a field."""
+    return f"'{field.path}={'64,64;256,256' if _is_list(field) else '[0.2,1];[0.5,1]'}'"
 
 
 def runs_of(axes: Sequence[Axis], seeds: Sequence[int]) -> list[Run]:
@@ -139,13 +168,86 @@ def chunk_sizes(members: int, largest: int, devices: int) -> list[int]:
 
 
 def resume(folder: pathlib.Path, config: Config, runs: Sequence[Run]) -> list[Unit] | None:
-    """The units of the plan in ``folder`` if it consists of the same runs, else None; ``total_steps`` may differ."""
+    """The units of the plan in ``folder``, with the given ``total_steps``, which may differ; None if there is no plan.
+
+    Raises:
+      SettingError: if the plan consists of other runs; the message names the first field that differs.
+    """
     if not (folder / PLAN).exists():
         return None
     steps = config.total_steps
     units = [unit._replace(config=dataclasses.replace(unit.config, total_steps=steps)) for unit in read(folder)]
-    planned = {run.number: (unit.config, run) for unit in units for run in unit.runs}
-    return units if planned == {run.number: (_of_its_program(config, run), run) for run in runs} else None
+    _check_same(folder, _configs(units), [(_at(config, run), run) for run in runs])
+    return units
+
+
+def _configs(units: Sequence[Unit]) -> list[tuple[Config, Run]]:
+    """All runs in the order of their numbers, each with its own configuration."""
+    runs = [(_at(unit.config, run), run) for unit in units for run in unit.runs]
+    return sorted(runs, key=lambda pair: pair[1].number)
+
+
+def _check_same(folder: pathlib.Path, before: Sequence[tuple[Config, Run]], now: Sequence[tuple[Config, Run]]) -> None:
+    """Raises SettingError unless the sweep in ``folder`` has the same runs; the message names the first difference."""
+    difference = _grid_difference([run for _, run in before], [run for _, run in now])
+    for (old, _), (new, _) in zip(before, now, strict=False):
+        difference = difference or _config_difference(old, new)
+    if difference is None:
+        return
+    had, given = difference
+    if not given:
+        text, remedy = f"with {had}, which this command lacks", "add it"
+    elif not had:
+        text, remedy = f"without {given}", "leave it out"
+    else:
+        text, remedy = f"with {had}, not {given}", f"give {had}"
+    raise SettingError(f"--out={folder} holds a sweep {text}; choose another --out, or {remedy} to resume that sweep")
+
+
+def _grid_difference(before: Sequence[Run], now: Sequence[Run]) -> tuple[str, str] | None:
+    """The first flag for which two grids, or their seeds, differ, in both spellings; "" if one of them lacks it."""
+    old, new = _axes(before), _axes(now)
+    removed, added = [path for path in old if path not in new], [path for path in new if path not in old]
+    if removed or added:
+        return _spell_axis(old, removed), _spell_axis(new, added)
+    for path in old:
+        if old[path] != new[path]:
+            return _spell_axis(old, [path]), _spell_axis(new, [path])
+    if list(old) != list(new):
+        return f"--grid in the order {', '.join(old)}", f"in the order {', '.join(new)}"
+    seeds = [",".join(map(str, dict.fromkeys(run.seed for run in runs))) for runs in (before, now)]
+    return None if seeds[0] == seeds[1] else (f"--seeds={seeds[0]}", f"--seeds={seeds[1]}")
+
+
+def _axes(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """The distinct values of each field of the grid."""
+    paths = runs[0].point if runs else ()
+    return {path: list(dict.fromkeys(run.point[path] for run in runs)) for path in paths}
+
+
+def _spell_axis(axes: Mapping[str, Sequence[Any]], paths: Sequence[str]) -> str:
+    """The flag of the first of these axes, quoted for the shell; "" if there is none."""
+    if not paths:
+        return ""
+    path, values = paths[0], axes[paths[0]]
+    lists = any(isinstance(value, tuple) for value in values)
+    as_json = path.startswith("env.kwargs.")
+    spelled = [json.dumps(value) if as_json else settings.spell(value) for value in values]
+    text = ";".join([*spelled, ""] if len(spelled) == 1 else spelled) if lists else ",".join(spelled)
+    return f"--grid {shlex.quote(f'{path}={text}')}"
+
+
+def _config_difference(old: Config, new: Config) -> tuple[str, str] | None:
+    """The flag of the first field, except ``total_steps``, that differs between two runs, with each value."""
+    if old.agent.name != new.agent.name:
+        return f"the agent {old.agent.name}", new.agent.name
+    if dataclasses.replace(old, total_steps=new.total_steps) == new:
+        return None
+    for before, now in zip(settings.leaves(old), settings.leaves(new), strict=True):
+        if before.value != now.value and before.path != "total_steps":
+            flag = f"--config.{before.path}"
+            return f"{flag}={settings.spell(before.value)}", f"{flag}={settings.spell(now.value)}"
+    return None
 
 
 def _of_its_program(config: Config, run: Run) -> Config:
@@ -180,8 +282,11 @@ def write(units: Sequence[Unit], folder: pathlib.Path) -> None:
       SettingError: if the directory holds a different plan; ``total_steps`` may differ.
     """
     path, text = folder / PLAN, json.dumps([_to_json(unit) for unit in units], indent=1) + "\n"
-    if path.exists() and _comparable(read(folder)) != _comparable(units):
-        raise SettingError(f"--out={folder} holds a sweep over other values or seeds; choose another")
+    if path.exists():
+        before = read(folder)
+        _check_same(folder, _configs(before), _configs(units))
+        if [(unit.name, unit.runs) for unit in before] != [(unit.name, unit.runs) for unit in units]:
+            raise SettingError(f"--out={folder} holds this sweep in other chunks; the same command resumes it")
     replace_file(path, text)
 
 
@@ -195,10 +300,6 @@ def read(folder: pathlib.Path) -> list[Unit]:
         return [_from_json(entry) for entry in json.loads((folder / PLAN).read_text())]
     except (OSError, ValueError, KeyError, TypeError):
         raise SettingError(f"--out={folder} is not the directory of a sweep: it has no readable {PLAN}") from None
-
-
-def _comparable(units: Sequence[Unit]) -> Any:
-    return [(unit.name, dataclasses.replace(unit.config, total_steps=1), unit.runs) for unit in units]
 
 
 def _to_json(unit: Unit) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from absl import flags
 from preqn_jax import settings
 from preqn_jax.cli import command_line, compilation
 from preqn_jax.cli.sweeps import plan
-from preqn_jax.cli.sweeps.plan import Unit
+from preqn_jax.cli.sweeps.plan import Run, Unit
 from preqn_jax.settings import SettingError
 from preqn_jax.training import session
 from preqn_jax.training.base import Infos, Trainer
@@ -23,7 +23,10 @@ from preqn_jax.training.checkpoint import Checkpoints
 from preqn_jax.training.config import Config
 from preqn_jax.training.device import DeviceTrainer
 from preqn_jax.training.loop import make_trainer
+from preqn_jax.training.presets import CONFIG_FILE
 from preqn_jax.training.reporters import Attempts, EventsRecord, MetricsTable, Row, Terminal, means
+from preqn_jax.training.workdir import read_json
+from preqn_jax.types import NonFiniteError
 
 
 def define_flags() -> None:
@@ -56,7 +59,27 @@ def run(unit: Unit, folder: pathlib.Path, should_stop: Callable[[], bool] = lamb
         assert isinstance(trainer, DeviceTrainer)
         return _run_together(unit, trainer, workdir, should_stop)
     numbers = [run.number for run in unit.runs]
-    return session.train(trainer, workdir, lambda step: UnitReporter(workdir, unit.config, numbers, step), should_stop)
+    try:
+        return session.train(
+            trainer, workdir, lambda step: UnitReporter(workdir, unit.config, numbers, step), should_stop
+        )
+    except NonFiniteError as error:
+        record_divergence(workdir, unit.runs, trainer.step, str(error))
+        raise
+
+
+def record_divergence(workdir: pathlib.Path, runs: Sequence[Run], step: int, reason: str) -> None:
+    """Records that all runs of a unit were stopped, like the reporter does while some are left.
+
+    The next attempt resumes before ``step``, and removes what is recorded here.
+    """
+    recorded = {event.get("run") for event in read_json(workdir / CONFIG_FILE).get("events", [])
+                if event["event"] == "stopped"}  # fmt: skip
+    events = EventsRecord(workdir, step)
+    for run in runs:
+        if run.number not in recorded:
+            events.add({"event": "stopped", "step": step, "seed": run.seed, "run": run.number, "reason": reason})
+    events.write()
 
 
 def _run_together(unit: Unit, trainer: DeviceTrainer, workdir: pathlib.Path, should_stop: Callable[[], bool]) -> bool:
@@ -100,6 +123,9 @@ class UnitReporter:
         self._terminal = Terminal(config.total_steps, len(numbers), first_step)
         self._attempt = Attempts(self._terminal.message)
         self._numbers = numbers
+        if jax.process_count() == 1:  # else all runs of this process may have been stopped, which leaves no rows
+            evaluations = range(config.evaluate_every, first_step, config.evaluate_every)
+            self._table.warn_of_gaps(evaluations, self.message)
 
     def message(self, text: str) -> None:
         """Prints one line to the terminal."""
