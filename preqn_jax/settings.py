@@ -202,7 +202,7 @@ def first_line(thing: object) -> str:
 
 def spell(value: Any) -> str:
     """Formats a value as on the command line."""
-    if isinstance(value, Options):
+    if isinstance(value, Mapping):
         return json.dumps(value)
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 

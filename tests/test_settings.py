@@ -152,6 +152,13 @@ def test_options_have_values_of_their_own_types(text, value):
     check_config(changed)
 
 
+@pytest.mark.parametrize("kind", [dict, settings.Options])
+def test_options_are_spelled_as_they_are_parsed(kind):
+    value = kind({"healthy_z_range": [0.2, 1], "name": "a"})
+    parsed = settings.parse(settings.find(config(), "env.kwargs"), settings.spell(value))
+    assert parsed == settings.Options(value)
+
+
 def test_options_that_json_cannot_spell_are_refused():
     field = settings.find(config(), "env.kwargs.range")
     with pytest.raises(SettingError, match=r"config\.env\.kwargs\.range=\(0\.2,1\) is not a JSON value"):
