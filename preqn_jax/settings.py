@@ -157,7 +157,8 @@ def check(config: Any) -> None:
     for leaf in leaves(config):
         rule = leaf.rule
         if not _is_a(leaf.value, leaf.type):
-            raise SettingError(f"config.{leaf.path}={leaf.value!r} is not {_type_name(leaf.type)}{_allowed(rule)}")
+            wanted = _type_name(leaf.type).replace("comma-separated list", "tuple")  # this is no text of a flag
+            raise SettingError(f"config.{leaf.path}={leaf.value!r} is not {wanted}{_allowed(rule)}")
         if rule.choices is not None and leaf.value not in rule.choices:
             raise SettingError(unknown(f"config.{leaf.path}", leaf.value, rule.choices))
         values = leaf.value if isinstance(leaf.value, tuple) else (leaf.value,)

@@ -73,7 +73,7 @@ def test_text_of_the_wrong_type_is_refused_by_name(path, text):
         ("total_steps", "many", "is not a whole number"),
         ("total_steps", 1e6, "is not a whole number"),
         ("agent.gamma", None, r"is not a number; allowed: \[0, 1\]"),
-        ("agent.hidden_sizes", [64], "is not a comma-separated list of int"),
+        ("agent.hidden_sizes", [64], r"=\[64\] is not a tuple of int; allowed: \[1, inf\)"),
         ("agent.hidden_sizes", (), "at least one width"),
     ],
 )

@@ -21,6 +21,11 @@ STEPS = 4000
 RUNS = {"preqn-sin": (0.99, 0.5, False), "td3-relu": (0.2, 0.4, None)}
 
 
+def job_of(name, seed, *overrides):
+    variant = alignment_report.VARIANTS[name]
+    return Job(variant._replace(overrides=(*variant.overrides, "update_after=50", *overrides)), "hopper", seed, STEPS)
+
+
 def make_run(folder, job, first, second, accepted):
     work = folder / job.name
     work.mkdir()
@@ -39,7 +44,7 @@ def make_run(folder, job, first, second, accepted):
 
 @pytest.fixture
 def jobs(tmp_path):
-    jobs = [Job(alignment_report.VARIANTS[name], "hopper", seed, STEPS) for name in RUNS for seed in (0, 1)]
+    jobs = [job_of(name, seed) for name in RUNS for seed in (0, 1)]
     for job in jobs:
         make_run(tmp_path, job, *RUNS[job.variant.name])
     return jobs
@@ -86,8 +91,7 @@ def test_a_run_without_a_record_is_named(jobs, tmp_path):
 
 
 def test_an_accepted_step_below_eta_is_counted(tmp_path):
-    variant = alignment_report.VARIANTS["preqn-sin"]
-    job = Job(variant._replace(overrides=(*variant.overrides, "agent.min_alignment=0.995")), "hopper", 0, STEPS)
+    job = job_of("preqn-sin", 0, "agent.min_alignment=0.995")
     make_run(tmp_path, job, *RUNS["preqn-sin"])
     assert (
         "| preqn-sin | hopper | 1 | 4000 | 0.7450 |  | 0.990000 | 1.0000 | 2000 | 0.500000 |"
@@ -177,14 +181,14 @@ def test_a_folder_without_stored_runs_is_named(tmp_path):
     ],
 )
 def test_variants_of_the_papers_two_open_questions(name, field, value):
-    config = Job(alignment_report.VARIANTS[name], "hopper", 0, STEPS).config()
+    config = job_of(name, 0).config()
     assert name.startswith(f"{config.agent.name}-{config.agent.activation}-")
     assert getattr(config.agent, field) == value
     assert name not in alignment_report.PAPER
 
 
 def test_variants_measure_what_the_report_reads():
-    config = Job(alignment_report.VARIANTS["td3-sin"], "hopper", 0, STEPS).config()
+    config = job_of("td3-sin", 0).config()
     assert (config.agent.name, config.agent.activation) == ("td3", "sin")
     assert config.measure_alignment
     assert config.record_updates

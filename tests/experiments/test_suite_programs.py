@@ -12,6 +12,7 @@ from tests.programs import assert_refused, execute
 pytestmark = pytest.mark.slow
 
 STEPS = 300
+SHORT = (f"--steps={STEPS}", "--set=update_after=100")
 MEASURE = ("measure_alignment=true", "record_updates=true")
 
 
@@ -19,7 +20,7 @@ def finished(folder, name, config, seed, *overrides):
     """What a run of three evaluations leaves, with one update before each."""
     run = folder / work_folder(name, config.rpartition("_")[2], seed)
     settings = presets.get_config(config)
-    for override in (f"seed={seed}", f"total_steps={STEPS}", *overrides):
+    for override in (f"seed={seed}", f"total_steps={STEPS}", "update_after=100", *overrides):
         settings = presets.override(settings, override)
     workdir.claim(run, settings).close()
     rows = [f"{step},{seed},{step + seed},9,8,0.5" for step in range(100, STEPS + 1, 100)]
@@ -36,7 +37,7 @@ def test_benchmark_reports_its_preset_beside_published_returns(tmp_path):
             activation = "sin" if algo == "preqn" else "relu"
             finished(tmp_path / "out", f"{algo}-{activation}", f"{algo}_swimmer", seed)
     (tmp_path / "out" / "suite.json").write_text('{"kind": "benchmark"}')
-    arguments = ("--preset=smoke", f"--steps={STEPS}", "--out=out")
+    arguments = ("--preset=smoke", *SHORT, "--out=out")
     code, output, errors = execute("benchmark", *arguments, cwd=tmp_path)
     assert code == 0, errors
     assert "6 of 6 runs are complete, 0 remain" in errors
@@ -70,7 +71,7 @@ def test_ablation_changes_one_field_at_a_time(tmp_path):
     for name, overrides in ABLATIONS.items():
         finished(tmp_path / "out", name, "preqn_hopper", 0, *overrides)
     (tmp_path / "out" / "suite.json").write_text('{"kind": "ablation"}')
-    arguments = ("--envs=hopper", "--seeds=0", f"--steps={STEPS}", "--out=out")
+    arguments = ("--envs=hopper", "--seeds=0", *SHORT, "--out=out")
     code, output, errors = execute("ablation", *arguments, cwd=tmp_path)
     assert code == 0, errors
     assert f"{len(ABLATIONS)} of {len(ABLATIONS)} runs are complete" in errors
@@ -84,7 +85,7 @@ def test_the_agents_parts_are_changed_one_at_a_time(tmp_path):
     finished(tmp_path / "out", "sac_normalized", "sac_hopper", 10, *(f"agent.{field}" for field in normalized))
     (tmp_path / "out" / "suite.json").write_text('{"kind": "agent_study"}')
     which = ("--preset=final", "--variants=preqn_norm,adam,sac_normalized", "--envs=hopper", "--seeds=10")
-    code, output, errors = execute("agent_study", *which, f"--steps={STEPS}", "--out=out", cwd=tmp_path)
+    code, output, errors = execute("agent_study", *which, *SHORT, "--out=out", cwd=tmp_path)
     assert code == 0, errors
     assert "3 of 3 runs are complete" in errors
     assert "| sac_normalized | hopper | 1 | 300 | 210 | 9 | 9 | 8 | 0.5 |" in output
@@ -127,7 +128,7 @@ def test_some_of_the_stored_runs_are_selected(tmp_path):
 def test_alignment_reads_every_update(tmp_path):
     finished(tmp_path / "out", "preqn-sin", "preqn_hopper", 0, *MEASURE)
     (tmp_path / "out" / "suite.json").write_text('{"kind": "alignment"}')
-    arguments = ("--variants=preqn-sin", "--envs=hopper", "--seeds=0", f"--steps={STEPS}", "--out=out")
+    arguments = ("--variants=preqn-sin", "--envs=hopper", "--seeds=0", *SHORT, "--out=out")
     code, output, errors = execute("alignment", *arguments, cwd=tmp_path)
     assert code == 0, errors
     assert "| preqn-sin | hopper | 1 | 1 | 0.9800 |  | 0.980000 | 0.0000 | 0 | 1.000000 |" in output
