@@ -78,8 +78,13 @@ def _check_path(video: pathlib.Path) -> None:
 
 def _load_policies(workdir: pathlib.Path, config: Config, env: HostEnv) -> film.Policy:
     """Returns the function from observations ``[S, E, O]`` to actions ``[S, E, A]`` of the newest checkpoint."""
-    step, arrays = policy.read_checkpoint(workdir)
-    agent, states = policy.restore(config, arrays, env.observation_size, env.action_size)
+    step, arrays, members = policy.read_checkpoint(workdir)
+    if members is not None:
+        raise SettingError(
+            f"--workdir={workdir} is a chunk of a sweep, which this command cannot evaluate; load one of its policies "
+            "with preqn_jax.load_policy(workdir, member=0)"
+        )
+    agent, states = policy.restore(config, arrays, env.observation_size, env.action_size, config.num_seeds)
     print(f"{config.env.id}, checkpoint of step {step}")
     act = jax.jit(jax.vmap(agent.act))
     return lambda observation: np.asarray(act(states, observation))

@@ -15,6 +15,7 @@ from preqn_jax.agents.base import Agent, AgentState, CriticView
 from preqn_jax.training.checkpoint import Arrays, CheckpointError
 from preqn_jax.training.config import Config, check_config
 from preqn_jax.training.evaluation import Evaluation
+from preqn_jax.training.presets import to_dict
 from preqn_jax.types import Array, NonFiniteError, Transition
 
 Infos = dict[str, np.ndarray]  # metrics of each gradient step by name, [S, U]: S seeds, U gradient steps
@@ -102,6 +103,10 @@ class Trainer(abc.ABC):
     @abc.abstractmethod
     def arrays(self) -> Arrays:
         """The state of the run for a checkpoint, as arrays by name; the input of :meth:`restore`."""
+
+    def record(self) -> dict[str, Any]:
+        """What describes the run in a checkpoint, as JSON: its configuration."""
+        return {"config": to_dict(self.config)}
 
     @abc.abstractmethod
     def restore(self, arrays: Arrays) -> None:

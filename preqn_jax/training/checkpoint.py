@@ -60,13 +60,13 @@ class Checkpoints:
         """The environment step of the newest complete checkpoint; None if there is none."""
         return self._manager.latest_step()
 
-    def save(self, step: int, arrays: Arrays, config: dict[str, Any] | None = None) -> None:
+    def save(self, step: int, arrays: Arrays, record: dict[str, Any] | None = None) -> None:
         """Writes a checkpoint, unless there is one for this step already.
 
         Args:
           step: environment step of the checkpoint.
           arrays: the arrays by name.
-          config: the configuration of the run, which :meth:`config` returns.
+          record: a JSON object that describes the run, which :meth:`record` returns.
 
         Raises:
           CheckpointError: if it cannot be written, for example because the disk is full; earlier checkpoints are kept.
@@ -77,7 +77,7 @@ class Checkpoints:
             "format": _FORMAT,
             "version": _VERSION,
             "step": step,
-            "config": config,
+            "record": record or {},
             "arrays": {name: _describe(array) for name, array in arrays.items()},
         }
         stored = {name: array for name, array in arrays.items() if array.size}  # Orbax rejects empty arrays
@@ -118,13 +118,13 @@ class Checkpoints:
                 raise CheckpointError(f"{where} is damaged ({name} differs from its checksum); {_advice(where)}")
         return arrays
 
-    def config(self, step: int) -> dict[str, Any] | None:
-        """The configuration of the run that wrote a checkpoint; None if an earlier version of this library wrote it.
+    def record(self, step: int) -> dict[str, Any]:
+        """The record that was saved with a checkpoint; empty if an earlier version of this library wrote it.
 
         Raises:
           CheckpointError: if the checkpoint is damaged, or was not written by this format version.
         """
-        return self._manifest(step).get("config")
+        return self._manifest(step).get("record", {})
 
     def _where(self, step: int) -> str:
         return f"checkpoint {self._directory.name}/{step}"

@@ -57,6 +57,7 @@ class DeviceTrainer(Trainer):
         Raises:
           SettingError: if the configuration is invalid, or the population does not fit the devices.
         """
+        self._planned = members  # of all processes
         if members is None:
             members = [Member(seed) for seed in range(config.seed, config.seed + config.num_seeds)]
         devices = list(devices or jax.local_devices()[:1])
@@ -199,6 +200,13 @@ class DeviceTrainer(Trainer):
             for name, leaf in base.named_leaves(tree, field):
                 arrays[name] = fetch(leaf)[:, :held] if field == "replay" else fetch(leaf)
         return arrays
+
+    def record(self) -> dict[str, Any]:
+        """See :meth:`Trainer.record`; that of a population also has its members, in the order of the arrays."""
+        if self._planned is None:
+            return super().record()
+        members = [{"seed": m.seed, "hyperparameters": dict(m.hyperparameters)} for m in self._planned]
+        return {**super().record(), "members": members}
 
     def restore(self, arrays: Arrays) -> None:
         """See :meth:`Trainer.restore`."""

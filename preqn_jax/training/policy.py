@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import gymnasium
 import jax.export  # which JAX 0.7 does not import by itself
@@ -120,33 +122,68 @@ def _in_units(space: gymnasium.Space, action: Array) -> Array:
     return jnp.clip((1.0 - share) * low + share * high, low, high)  # high - low could overflow
 
 
-def load_policy(workdir: str | os.PathLike[str], seed: int | None = None) -> Policy:
+def load_policy(workdir: str | os.PathLike[str], seed: int | None = None, *, member: int | None = None) -> Policy:
     """Loads the policy from a run's newest checkpoint.
 
     Args:
-      workdir: work directory of the run.
+      workdir: work directory of the run, or of a chunk of a sweep on the device.
       seed: one of the seeds of the run; by default the first one.
+      member: for a chunk of a sweep, the position of a run in it: 0 for the run of the chunk with the lowest number.
 
     Raises:
-      SettingError: if the directory holds no run, the run has no checkpoint yet or not this seed, or its environment
-        cannot be created.
+      SettingError: if the directory holds no run, the run has no checkpoint yet, not this seed or not this member, or
+        its environment cannot be created.
       CheckpointError: if the checkpoint cannot be read.
     """
     workdir = pathlib.Path(workdir)
     config = presets.from_dict(presets.read_config(workdir))
+    step, arrays, members = read_checkpoint(workdir)
+    if members is None:
+        chosen, learners = _number_of_seed(workdir, config, seed, member), config.num_seeds
+    else:
+        chosen, learners = _number_of_member(workdir, members, seed, member), len(members)
+        agent_config = dataclasses.replace(config.agent, **members[chosen]["hyperparameters"])
+        config = dataclasses.replace(config, agent=agent_config)
+    observations, actions = _spaces(config, arrays)
+    agent, states = restore(config, arrays, gymnasium.spaces.flatdim(observations), host.size(actions), learners)
+    return Policy(agent, jax.tree.map(lambda leaf: leaf[chosen], states), observations, actions, step)
+
+
+def _number_of_seed(workdir: pathlib.Path, config: Config, seed: int | None, member: int | None) -> int:
+    """The position of a seed, by default of the first one, among those of a run."""
+    if member is not None:
+        raise SettingError(f"member={member} is only allowed for a chunk of a sweep, not for {workdir}; give a seed")
     seeds = range(config.seed, config.seed + config.num_seeds)
     seed = config.seed if seed is None else seed
     if seed not in seeds:
         raise SettingError(f"seed={seed} is not among those of {workdir}; allowed: {', '.join(map(str, seeds))}")
-    step, arrays = read_checkpoint(workdir)
-    observations, actions = _spaces(config, arrays)
-    agent, states = restore(config, arrays, gymnasium.spaces.flatdim(observations), host.size(actions))
-    state = jax.tree.map(lambda leaf: leaf[seed - config.seed], states)
-    return Policy(agent, state, observations, actions, step)
+    return seed - config.seed
 
 
-def read_checkpoint(workdir: pathlib.Path) -> tuple[int, Arrays]:
-    """Returns the step of a run's newest checkpoint, with the arrays of the agent and the shapes of all others.
+def _number_of_member(workdir: pathlib.Path, members: Sequence[Any], seed: int | None, member: int | None) -> int:
+    """Checks the position of a run in a chunk."""
+    if seed is not None or member is None or member not in range(len(members)):
+        raise SettingError(f"{workdir} is a chunk of a sweep; allowed: member=0 to member={len(members) - 1}, for its "
+                           "runs in the order of their numbers")  # fmt: skip
+    return member
+
+
+class Stored(NamedTuple):
+    """A run's newest checkpoint.
+
+    Attributes:
+      step: its environment step.
+      arrays: the arrays of the agent by name, and the shapes of all others.
+      members: seed and hyperparameters of each member if it belongs to a chunk of a sweep, else None.
+    """
+
+    step: int
+    arrays: Arrays
+    members: list[dict[str, Any]] | None
+
+
+def read_checkpoint(workdir: pathlib.Path) -> Stored:
+    """Reads the newest checkpoint of a run or of a chunk of a sweep.
 
     Raises:
       SettingError: if there is no checkpoint, or it was written with another configuration than that in config.json.
@@ -158,28 +195,28 @@ def read_checkpoint(workdir: pathlib.Path) -> tuple[int, Arrays]:
             step = checkpoints.latest_step()
             if step is not None:
                 config = presets.from_dict(presets.read_config(workdir))
-                check_recorded(workdir, config, checkpoints.config(step), step)
-                return step, checkpoints.restore(step, only="agent.")
+                record = checkpoints.record(step)
+                check_recorded(workdir, config, record, step)
+                return Stored(step, checkpoints.restore(step, only="agent."), record.get("members"))
         finally:
             checkpoints.close()
     raise SettingError(f"{workdir} has no checkpoint yet")
 
 
-def restore(config: Config, arrays: Arrays, observation_size: int, action_size: int) -> tuple[Agent, AgentState]:
-    """Creates the agent of a configuration and restores its states from a checkpoint, with a leading axis of seeds.
+def restore(
+    config: Config, arrays: Arrays, observation_size: int, action_size: int, learners: int
+) -> tuple[Agent, AgentState]:
+    """Creates the agent of a configuration and restores its states from a checkpoint, with a leading axis of learners.
 
     Raises:
-      CheckpointError: if the checkpoint belongs to another configuration, or to a population of a sweep.
+      CheckpointError: if the checkpoint belongs to another configuration, or has another number of learners.
     """
-    learners = {array.shape[0] for name, array in arrays.items() if name.startswith("agent.") and array.ndim}
-    if learners != {config.num_seeds}:
-        raise CheckpointError(
-            f"the checkpoint has {max(learners, default=0)} learners, but num_seeds is {config.num_seeds} in "
-            "config.json: the policies of a sweep's population cannot be loaded one by one; train the setting again as "
-            "a single run"
-        )
+    found = {array.shape[0] for name, array in arrays.items() if name.startswith("agent.") and array.ndim}
+    if found != {learners}:
+        raise CheckpointError(f"the checkpoint has {max(found, default=0)} learners, where {learners} are expected: it "
+                              "belongs to another run, or to a sweep of an earlier version")  # fmt: skip
     agent, _ = config.agent.make(observation_size, action_size)
-    keys = jax.vmap(jax.random.key)(np.arange(config.num_seeds))
+    keys = jax.vmap(jax.random.key)(np.arange(learners))
     return agent, restore_tree(jax.eval_shape(jax.vmap(agent.init), keys), arrays, "agent")
 
 

@@ -19,7 +19,7 @@ from preqn_jax.training.base import Trainer
 from preqn_jax.training.checkpoint import Arrays, CheckpointError, Checkpoints
 from preqn_jax.training.config import Config
 from preqn_jax.training.loop import Reporter, run
-from preqn_jax.training.presets import read_config, to_dict
+from preqn_jax.training.presets import read_config
 from preqn_jax.training.workdir import check_recorded, claim, write_record
 from preqn_jax.types import NonFiniteError
 
@@ -99,12 +99,12 @@ def _check_results(workdir: pathlib.Path, config: Config, latest: int | None) ->
 
 
 def _read(checkpoints: Checkpoints, step: int, workdir: pathlib.Path, config: Config) -> Arrays:
-    check_recorded(workdir, config, checkpoints.config(step), step)
+    check_recorded(workdir, config, checkpoints.record(step), step)
     return checkpoints.restore(step)
 
 
 def _save(checkpoints: Checkpoints, trainer: Trainer) -> None:
-    checkpoints.save(trainer.step, trainer.arrays(), to_dict(trainer.config))
+    checkpoints.save(trainer.step, trainer.arrays(), trainer.record())
 
 
 def _has_ended(step: int, total_steps: int, workdir: pathlib.Path) -> bool:

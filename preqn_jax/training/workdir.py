@@ -130,19 +130,19 @@ def check_same(workdir: pathlib.Path, config: Config, flag: str = "--workdir") -
         raise SettingError(f"{workdir} holds a run with config.{path}={old}, not {new}; choose another {flag}")
 
 
-def check_recorded(workdir: pathlib.Path, config: Config, saved: Mapping[str, Any] | None, step: int) -> None:
+def check_recorded(workdir: pathlib.Path, config: Config, record: Mapping[str, Any], step: int) -> None:
     """Checks that a checkpoint was written with the configuration in config.json, which might have been edited.
 
     Args:
       workdir: work directory of the run.
       config: the configuration in its config.json.
-      saved: the configuration that the checkpoint holds, as a nested dict; None is not checked.
+      record: the record of the checkpoint; one without a configuration is not checked.
       step: environment step of the checkpoint.
 
     Raises:
       SettingError: if a field other than ``total_steps`` differs; the message names the first such field.
     """
-    if saved is not None and (difference := _difference(saved, config)):
+    if "config" in record and (difference := _difference(record["config"], config)):
         path, old, new = difference
         raise SettingError(
             f"{workdir / CONFIG_FILE} has {path}={new}, but checkpoint {step} was written with {path}={old}; restore "

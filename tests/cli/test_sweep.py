@@ -14,7 +14,7 @@ import pytest
 
 import preqn_jax
 from preqn_jax.cli import processes
-from preqn_jax.training.checkpoint import CheckpointError
+from preqn_jax.settings import SettingError
 from tests.cli.test_run import ROOT, wait_for_rows
 from tests.programs import execute
 
@@ -97,9 +97,13 @@ def test_the_report(whole):
     assert (whole / "sweep.png").stat().st_size > 5000
 
 
-def test_the_policies_of_a_population_cannot_be_loaded_one_by_one(whole):
-    with pytest.raises(CheckpointError, match=r"has 4 learners, but num_seeds is 1 in config\.json: the policies of a"):
-        preqn_jax.load_policy(whole / "chunk0000")
+def test_every_member_of_a_chunk_has_its_own_policy(whole):
+    policies = [preqn_jax.load_policy(whole / "chunk0000", member=member) for member in range(4)]
+    observation = np.ones(policies[0].observation_space.shape)
+    assert len({tuple(policy(observation)) for policy in policies}) == 4
+    for choice in ({}, {"member": 4}, {"member": -1}, {"seed": 0}):
+        with pytest.raises(SettingError, match="is a chunk of a sweep; allowed: member=0 to member=3, for its runs in"):
+            preqn_jax.load_policy(whole / "chunk0000", **choice)
 
 
 def read(path):

@@ -11,11 +11,16 @@ import numpy as np
 import pytest
 
 import preqn_jax
+from preqn_jax.agents import AGENTS
 from preqn_jax.agents.base import Agent
+from preqn_jax.envs.config import EnvConfig
 from preqn_jax.envs.host import HostEnv
 from preqn_jax.settings import SettingError
+from preqn_jax.training import session
+from preqn_jax.training.config import Config
+from preqn_jax.training.device import DeviceTrainer, Member
 from preqn_jax.training.policy import Policy, _in_units
-from preqn_jax.training.reporters import RunReporter
+from preqn_jax.training.reporters import Reporters, RunReporter
 from tests import probes  # noqa: F401  (registers the probes)
 
 pytestmark = pytest.mark.slow
@@ -68,6 +73,22 @@ def test_the_policy_of_a_run_on_the_device_can_be_loaded(tmp_path):
     assert policy.action_space.contains(actions[0])
     np.testing.assert_array_equal(actions[0], actions[2])
     assert (actions != policy(-observations)).all()
+
+
+def test_a_member_of_a_population_has_its_own_hyperparameters(tmp_path):
+    pytest.importorskip("brax")
+    agent = AGENTS["preqn_norm"](hidden_sizes=(16, 16), observation_floor=1.0)
+    schedule = {name: value for name, value in QUICK.items() if "." not in name}
+    env = EnvConfig("fast", backend="brax", num_envs=2, time_limit=20)
+    config = Config(agent=agent, env=env, **schedule)
+    trainer = DeviceTrainer(config, [Member(0), Member(0, {"observation_clip": 1e-3})])
+    session.train(trainer, tmp_path, lambda step: Reporters([]), lambda: False)
+    wide, narrow = (preqn_jax.load_policy(tmp_path, member=member) for member in (0, 1))
+    near, far = (value * np.ones(wide.observation_space.shape) for value in (-1.0, -2.0))
+    assert not np.array_equal(wide(near), wide(far))
+    np.testing.assert_array_equal(narrow(near), narrow(far))  # both are clipped
+    with pytest.raises(SettingError, match="member=0 to member=1"):
+        preqn_jax.load_policy(tmp_path)
 
 
 def test_nothing_is_logged_when_a_policy_is_loaded(workdir, caplog):
