@@ -10,6 +10,8 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+T = typing.TypeVar("T")
+
 
 class SettingError(ValueError):
     """An invalid configuration value; the message is one line for the user."""
@@ -107,6 +109,24 @@ def find(config: Any, path: str, what: str = "field") -> Leaf:
     raise SettingError(unknown(what, path, known))
 
 
+def assign(config: T, path: str, value: Any) -> T:
+    """Returns a copy of a configuration with a value from Python, or its text, for the field at a dotted path.
+
+    A whole number may be a float, such as 1e6. Only names in :class:`Options` can have texts as values; for all other
+    fields, a text is parsed.
+
+    Raises:
+      SettingError: if the field is unknown, or a text is not a value of the field's type. Other values are checked by
+        :func:`check`.
+    """
+    leaf = find(config, path)
+    if isinstance(value, str) and leaf.type is not Any:
+        return replace(config, path, parse(leaf, value))
+    if leaf.type is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return replace(config, path, hashable(value))
+
+
 def renamed(config: Any, path: str) -> str | None:
     """The current path of a field that had this path in earlier versions; None if there is no such field."""
     for leaf in leaves(config):
@@ -157,7 +177,7 @@ def check(config: Any) -> None:
     for leaf in leaves(config):
         rule = leaf.rule
         if not _is_a(leaf.value, leaf.type):
-            wanted = _type_name(leaf.type).replace("comma-separated list", "tuple")  # this is no text of a flag
+            wanted = _type_name(leaf.type, sequence="tuple")
             raise SettingError(f"config.{leaf.path}={leaf.value!r} is not {wanted}{_allowed(rule)}")
         if rule.choices is not None and leaf.value not in rule.choices:
             raise SettingError(unknown(f"config.{leaf.path}", leaf.value, rule.choices))
@@ -210,7 +230,16 @@ def spell(value: Any) -> str:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Converts a configuration to nested plain dictionaries, for JSON."""
-    return dataclasses.asdict(config)
+    return _plain(dataclasses.asdict(config))
+
+
+def _plain(value: Any) -> Any:
+    """Replaces NumPy's numbers, which JSON does not know, by Python's."""
+    if isinstance(value, Mapping):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, tuple | list):
+        return tuple(map(_plain, value))
+    return value.item() if hasattr(value, "item") else value
 
 
 def describe(leaf: Leaf) -> str:
@@ -220,11 +249,11 @@ def describe(leaf: Leaf) -> str:
 
 def _is_a(value: Any, kind: Any) -> bool:
     """Whether a value has the type of a field; whole numbers are numbers, but true and false are not."""
-    if kind is Any or kind is Options:
-        return kind is Any or isinstance(value, Mapping)
+    if kind is Any:
+        return True
     if typing.get_origin(kind) is tuple:
         return isinstance(value, tuple) and all(_is_a(entry, typing.get_args(kind)[0]) for entry in value)
-    general = {int: numbers.Integral, float: numbers.Real}
+    general = {int: numbers.Integral, float: numbers.Real, Options: Mapping}
     return isinstance(value, general.get(kind, kind)) and (kind is bool or not isinstance(value, bool))
 
 
@@ -271,9 +300,9 @@ def _whole(value: float) -> int:
     return int(value)
 
 
-def _type_name(kind: Any) -> str:
+def _type_name(kind: Any, sequence: str = "comma-separated list") -> str:
     if typing.get_origin(kind) is tuple:
-        return f"a comma-separated list of {typing.get_args(kind)[0].__name__}"
+        return f"a {sequence} of {typing.get_args(kind)[0].__name__}"
     names = {
         int: "a whole number",
         float: "a number",

@@ -176,6 +176,17 @@ def test_functions_of_two_arguments_are_taken_for_solvers(entry, solver):
     solvers.check_solver(solver)
 
 
+def test_the_arguments_of_a_decorated_function_are_its_own():
+    def q_of_statistics(params, statistics, x):
+        return (x + statistics) @ params
+
+    @functools.wraps(q_of_statistics)
+    def q_fn(params, x):
+        return q_of_statistics(params, 0.0, x)
+
+    assert preqn_update(q_fn, jnp.zeros(3), jnp.eye(3), jnp.ones(3))[1].accepted
+
+
 @each_entry
 def test_a_linearizers_own_q_function_is_checked(entry):
     with pytest.raises(ValueError, match=r"^params and inputs must fit Layer.*kernel"):

@@ -1,5 +1,7 @@
 import dataclasses
+import json
 
+import numpy as np
 import pytest
 
 from preqn_jax import settings
@@ -7,6 +9,7 @@ from preqn_jax.agents import AGENTS
 from preqn_jax.agents.preqn import PreQNConfig
 from preqn_jax.envs.config import EnvConfig
 from preqn_jax.settings import SettingError
+from preqn_jax.training import presets
 from preqn_jax.training.config import Config, check_config
 
 
@@ -157,6 +160,38 @@ def test_options_are_spelled_as_they_are_parsed(kind):
     value = kind({"healthy_z_range": [0.2, 1], "name": "a"})
     parsed = settings.parse(settings.find(config(), "env.kwargs"), settings.spell(value))
     assert parsed == settings.Options(value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "becomes"),
+    [
+        ("total_steps", 1e5, 100_000),
+        ("total_steps", "1e5", 100_000),
+        ("agent.hidden_sizes", [64, 32], (64, 32)),
+        ("agent.hidden_sizes", "64,32", (64, 32)),
+        ("env.kwargs.healthy_z_range", (0.2, 1), (0.2, 1)),
+        ("env.kwargs.mode", "5", "5"),
+        ("env.kwargs", {"size": [5]}, {"size": (5,)}),
+    ],
+)
+def test_values_from_python_keep_their_types(path, value, becomes):
+    changed = settings.assign(config(), path, value)
+    found = settings.find(changed, path).value
+    assert (found, type(found)) == (becomes, settings.Options if isinstance(becomes, dict) else type(becomes))
+    check_config(changed)
+
+
+def test_numbers_of_numpy_can_be_saved():
+    changed = settings.assign(config(), "total_steps", np.int64(100_000))
+    changed = settings.assign(changed, "agent.step_size", np.float32(0.5))
+    check_config(changed)
+    assert presets.from_dict(json.loads(json.dumps(presets.to_dict(changed)))) == changed
+
+
+@pytest.mark.parametrize("changes", [{"agent": "preqn"}, {"agent": AGENTS["preqn"]}, {"env": "Hopper-v5"}])
+def test_a_part_of_the_configuration_that_is_none_is_refused(changes):
+    with pytest.raises(SettingError, match=r"is not supported; allowed: an instance of (Agent|Env)Config"):
+        check_config(dataclasses.replace(config(), **changes))
 
 
 def test_options_that_json_cannot_spell_are_refused():

@@ -72,6 +72,7 @@ def collect(jobs: Sequence[Job], folder: pathlib.Path) -> list[Cell]:
     for (variant, task), members in groups.items():
         tables = [plots.read_metrics(folder / job.name / "metrics.csv") for job in members]
         tables = [table[table["step"] <= job.steps] for table, job in zip(tables, members, strict=True)]
+        tables = plots.at_common_steps(tables)
         seeds = tuple(job.seed for job in members)
         cells.append(Cell(variant, task, members[0].config().env.id, seeds, tuple(tables)))
     return cells

@@ -78,7 +78,7 @@ def _check_path(video: pathlib.Path) -> None:
 
 def _load_policies(workdir: pathlib.Path, config: Config, env: HostEnv) -> film.Policy:
     """Returns the function from observations ``[S, E, O]`` to actions ``[S, E, A]`` of the newest checkpoint."""
-    step, arrays, members = policy.read_checkpoint(workdir)
+    step, arrays, members = policy.read_checkpoint(workdir, config)
     if members is not None:
         raise SettingError(
             f"--workdir={workdir} is a chunk of a sweep, which this command cannot evaluate; load one of its policies "

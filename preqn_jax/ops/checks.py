@@ -61,7 +61,7 @@ def misfit_of_two(function: Any) -> str | None:
     if not callable(function):
         return kind(function)
     try:
-        signature = inspect.signature(function)
+        signature = inspect.signature(function, follow_wrapped=False)  # a decorator may change the arguments
     except (TypeError, ValueError):  # some builtin functions do not state theirs
         return None
     try:

@@ -33,4 +33,6 @@ def _add(param: Array, step: Array) -> Array:
     if precision.bits >= 32:
         return param + step
     total = param.astype(jnp.float32) + step.astype(jnp.float32)
-    return jax.lax.reduce_precision(total, precision.nexp, precision.nmant).astype(param.dtype)
+    rounded = jax.lax.reduce_precision(total, precision.nexp, precision.nmant)
+    subnormal = jnp.abs(total) < float(precision.smallest_normal)  # reduce_precision would replace it by zero
+    return jnp.where(subnormal, total, rounded).astype(param.dtype)

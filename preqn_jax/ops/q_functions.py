@@ -39,7 +39,7 @@ def module_q_fn(module: nn.Module) -> QFunction:
       ValueError: if ``module`` is not a Linen module.
     """
     if not isinstance(module, nn.Module):
-        found = f"the class {module.__name__} itself" if isinstance(module, type) else type(module).__name__
+        found = f"the class {module.__name__}" if isinstance(module, type) else type(module).__name__
         raise ValueError(f"module must be an instance of a Linen module, got {found}; ntk.nnx_q_fn is for Flax NNX")
     return ModuleQFunction(module)
 
@@ -171,8 +171,8 @@ def _training_state(module: Any) -> dict[str, Any]:
     def in_training(layer: Any) -> bool:
         if isinstance(layer, nnx.BatchNorm):
             return not layer.use_running_average
-        # One mask for all rows is the same for an example alone.
-        return isinstance(layer, nnx.Dropout) and not layer.deterministic and 0 not in layer.broadcast_dims
+        # A mask that is broadcast may be the same for all rows, and then for an example alone.
+        return isinstance(layer, nnx.Dropout) and not layer.deterministic and not layer.broadcast_dims
 
     return {
         f"{'.'.join(map(str, path))} ({type(layer).__name__})": jax.tree.leaves(
@@ -187,8 +187,9 @@ def _check_evaluation_mode(name: str, before: dict[str, Any], after: dict[str, A
     for layer, leaves in before.items():
         if any(old is not new for old, new in zip(leaves, after.get(layer, leaves), strict=True)):
             raise ValueError(
-                f"{name} must be in evaluation mode as a Q-function, but {layer} is in training mode, in which no "
-                "Q-value is computed from its own row alone: call module.eval() before ntk.nnx_q_fn(module)"
+                f"{name} must be in evaluation mode as a Q-function, but {layer} is in training mode, in which the "
+                "Q-value of a row depends on the other rows or on its position in the minibatch: call module.eval() "
+                "before ntk.nnx_q_fn(module)"
             )
 
 

@@ -51,16 +51,16 @@ def train(
       NonFiniteError: if a reward, an observation or a parameter becomes NaN or infinite.
     """
     _check_arguments(config, workdir, reporters, should_stop)
-    config = presets.get_config(config) if isinstance(config, str) else config
+    full = presets.get_config(config) if isinstance(config, str) else config
     for path, value in fields.items():
-        config = presets.override(config, f"{path}={settings.spell(value)}")
-    check_config(config)
+        full = settings.assign(full, path, value)
+    check_config(full)
     folder = pathlib.Path(workdir)
 
     def make_reporter(first_step: int) -> session.ClosingReporter:
-        return Reporters([make(folder, config, first_step) for make in reporters])
+        return Reporters([make(folder, full, first_step) for make in reporters])
 
-    return session.train(make_trainer(config), folder, make_reporter, should_stop)
+    return session.train(make_trainer(full), folder, make_reporter, should_stop)
 
 
 def _check_arguments(config: Any, workdir: Any, reporters: Any, should_stop: Any) -> None:

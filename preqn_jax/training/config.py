@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from preqn_jax.agents import AGENTS
+from preqn_jax.agents.common import AgentConfig
 from preqn_jax.envs.config import EnvConfig
 from preqn_jax.settings import SettingError, check, check_multiple, setting, spell
 
@@ -67,6 +68,9 @@ def check_config(config: Config) -> None:
     Raises:
       SettingError: if a field is invalid, or fields contradict each other (the first one found).
     """
+    for name, kind in (("agent", AgentConfig), ("env", EnvConfig)):
+        if not isinstance(value := getattr(config, name), kind):
+            raise SettingError(f"config.{name}={value!r} is not supported; allowed: an instance of {kind.__name__}")
     check(config)
     config.agent.check(config.batch_size)
     if config.batch_size > config.replay_capacity:

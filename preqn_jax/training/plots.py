@@ -60,6 +60,15 @@ def last_step(path: pathlib.Path) -> int:
     return int(read_metrics(path)["step"].max(initial=0)) if path.exists() else 0
 
 
+def at_common_steps(tables: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The rows of the evaluations that all runs have; one line on stderr gives the number of rows that are left out."""
+    steps = functools.reduce(np.intersect1d, (table["step"] for table in tables))
+    common = [table[np.isin(table["step"], steps)] for table in tables]
+    if left_out := sum(map(len, tables)) - sum(map(len, common)):
+        print(f"warning: {left_out} evaluation(s) are left out, since only some runs have them", file=sys.stderr)
+    return common
+
+
 def learning_curve(paths: Sequence[pathlib.Path], out: pathlib.Path, title: str) -> bool:
     """Plots the return of each seed and their mean against steps; returns False if matplotlib is not installed."""
     if (figure := new_figure(6, 4)) is None:

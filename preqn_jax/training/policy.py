@@ -57,10 +57,12 @@ class Policy:
           An action of ``action_space``; for a batch of N observations, an array of N actions ``[N, ...]``.
 
         Raises:
-          ValueError: if the observation does not have the shape of the Box, or does not belong to another space.
+          ValueError: if the observation does not have the shape of a Box space, or is not an element of a space of
+            another type.
         """
         space = self.observation_space
         if not isinstance(space, Box):
+            observation = jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, Array) else leaf, observation)
             if fault := interface.misfit(space, observation, "an observation"):
                 raise ValueError(f"this policy cannot take {fault}; batches are allowed for Box spaces only")
             return self._to_space(np.asarray(self._act(interface.flat(space, observation)[None]))[0])
@@ -137,7 +139,7 @@ def load_policy(workdir: str | os.PathLike[str], seed: int | None = None, *, mem
     """
     workdir = pathlib.Path(workdir)
     config = presets.from_dict(presets.read_config(workdir))
-    step, arrays, members = read_checkpoint(workdir)
+    step, arrays, members = read_checkpoint(workdir, config)
     if members is None:
         chosen, learners = _number_of_seed(workdir, config, seed, member), config.num_seeds
     else:
@@ -162,7 +164,7 @@ def _number_of_seed(workdir: pathlib.Path, config: Config, seed: int | None, mem
 
 def _number_of_member(workdir: pathlib.Path, members: Sequence[Any], seed: int | None, member: int | None) -> int:
     """Checks the position of a run in a chunk."""
-    if seed is not None or member is None or member not in range(len(members)):
+    if seed is not None or not isinstance(member, int) or member not in range(len(members)):
         raise SettingError(f"{workdir} is a chunk of a sweep; allowed: member=0 to member={len(members) - 1}, for its "
                            "runs in the order of their numbers")  # fmt: skip
     return member
@@ -182,8 +184,8 @@ class Stored(NamedTuple):
     members: list[dict[str, Any]] | None
 
 
-def read_checkpoint(workdir: pathlib.Path) -> Stored:
-    """Reads the newest checkpoint of a run or of a chunk of a sweep.
+def read_checkpoint(workdir: pathlib.Path, config: Config) -> Stored:
+    """Reads the newest checkpoint of a run, or of a chunk of a sweep, whose config.json holds ``config``.
 
     Raises:
       SettingError: if there is no checkpoint, or it was written with another configuration than that in config.json.
@@ -194,7 +196,6 @@ def read_checkpoint(workdir: pathlib.Path) -> Stored:
         try:
             step = checkpoints.latest_step()
             if step is not None:
-                config = presets.from_dict(presets.read_config(workdir))
                 record = checkpoints.record(step)
                 check_recorded(workdir, config, record, step)
                 return Stored(step, checkpoints.restore(step, only="agent."), record.get("members"))

@@ -296,7 +296,7 @@ class MetricsTable:
         if self._text and self._text.partition("\n")[0].split(",") != list(rows[0]):
             raise SettingError(f"{self.path} has the columns of another version of preqn_jax; choose another --workdir")
         header = None if self._text else list(rows[0])
-        values = [[float(value) for value in row.values()] for row in rows]
+        values = [[value if isinstance(value, int) else float(value) for value in row.values()] for row in rows]
         self._text = self._upto(int(rows[0]["step"]) - 1) + to_csv(values, header, digits=8)
 
     def write(self) -> None:

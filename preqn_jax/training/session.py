@@ -19,7 +19,7 @@ from preqn_jax.training.base import Trainer
 from preqn_jax.training.checkpoint import Arrays, CheckpointError, Checkpoints
 from preqn_jax.training.config import Config
 from preqn_jax.training.loop import Reporter, run
-from preqn_jax.training.presets import read_config
+from preqn_jax.training.presets import from_dict, read_config
 from preqn_jax.training.workdir import check_recorded, claim, write_record
 from preqn_jax.types import NonFiniteError
 
@@ -86,15 +86,15 @@ def train(
 
 
 def _check_results(workdir: pathlib.Path, config: Config, latest: int | None) -> None:
-    """Raises SettingError if metrics.csv is damaged, or has results that need a checkpoint when there is none.
+    """Raises SettingError if metrics.csv is damaged, or has evaluations after the first checkpoint, which is missing.
 
-    The run would begin again, and overwrite these results.
+    Without this error, the run would start again and overwrite them.
     """
     last = plots.last_step(workdir / "metrics.csv")
-    if latest is None and last >= min(config.checkpoint_every, read_config(workdir)["total_steps"]):
+    if latest is None and last >= min(config.checkpoint_every, from_dict(read_config(workdir)).total_steps):
         raise SettingError(
-            f"{workdir} has results up to step {last} in metrics.csv, but no checkpoint to resume from, and would "
-            "begin again; restore its directory checkpoints, or choose another --workdir"
+            f"{workdir} has results up to step {last} in metrics.csv, but no checkpoint to resume from: it would "
+            f"start again and overwrite them; restore {workdir / 'checkpoints'}, or delete {workdir} to start again"
         )
 
 
@@ -124,8 +124,8 @@ def guarded(program: Callable[[], int], workdir: pathlib.Path) -> int:
         say(f"error: {error}; {workdir} and its checkpoints have not been changed")
         return 1
     except NonFiniteError as error:
-        say(f"error: {error}; the checkpoints in {workdir} are older, but a run that resumes from them would probably "
-            "reach it again: change the settings, for example the step size, and choose another --workdir")  # fmt: skip
+        say(f"error: {error}; the checkpoints in {workdir} are from before this step, but a run resumed from them "
+            "would probably fail again: use other settings, in another directory")  # fmt: skip
         return 1
 
 

@@ -190,8 +190,11 @@ def test_a_plan_survives_its_file_and_other_values_are_refused(tmp_path):
         SettingError, match=r"agent\.min_alignment=0\.9,0\.97, not --grid agent\.min_alignment=0\.9,0\.98"
     ):
         sweep_plan.write(units(DEVICE, "agent.hidden_sizes=64,64;32", "agent.min_alignment=0.9,0.98"), tmp_path)
-    with pytest.raises(SettingError, match="holds this sweep in other chunks; the same command resumes it"):
+    with pytest.raises(SettingError, match="holds this sweep in other chunks; choose another --out"):
         sweep_plan.write(units(DEVICE, *GRID, per_unit=2), tmp_path)
+    (tmp_path / sweep_plan.PLAN).write_text((tmp_path / sweep_plan.PLAN).read_text().replace('"ridge"', '"bridge"'))
+    with pytest.raises(SettingError, match="did you mean ridge"):
+        sweep_plan.read(tmp_path)
     (tmp_path / sweep_plan.PLAN).write_text("[{")
     with pytest.raises(SettingError, match="is not the directory of a sweep"):
         sweep_plan.read(tmp_path)

@@ -153,6 +153,7 @@ EVALUATION = {
     "layer_that_is_not_called": InMode(dropout(), lambda layer, x: x),
     "no_rate": InMode(dropout(0.0)),
     "one_mask_for_all_rows": InMode(dropout(broadcast_dims=(0,))),
+    "one_mask_for_all_rows_from_the_end": InMode(dropout(broadcast_dims=(-2,))),
     "rematerialized": InMode(batch_norm(use_running_average=True), rematerialized),
     "jitted": InMode(dropout(deterministic=True), jitted),
 }

@@ -466,3 +466,18 @@ def test_the_alignment_is_that_of_the_rounded_parameters(dtype, scale):
         else:
             assert bits(new) == bits(params)
         params = new
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_parameters_below_the_normal_numbers_of_their_dtype_are_kept(dtype):
+    """A weight whose gradient is zero keeps its value, down to the smallest one that its dtype can hold."""
+    smallest = jnp.finfo(dtype).smallest_subnormal if dtype == jnp.float16 else jnp.finfo(dtype).smallest_normal
+    params = {"w": jnp.zeros(3, dtype), "unused": jnp.asarray([3e-5, smallest], dtype)}
+
+    def q_fn(params, x):
+        return x @ params["w"].astype(jnp.float32)
+
+    new, info = jax.jit(preqn_update, static_argnums=0)(q_fn, params, np.eye(3, dtype="float32"), np.ones(3, "float32"))
+    assert info.accepted
+    assert bits(new["unused"]) == bits(params["unused"])
+    assert (new["w"] > 0).all()

@@ -36,6 +36,7 @@ def policy(observations):
         (ARROW, [0.5, -0.5], [0.5, -0.5]),
         (CHOICE, 3, [0, 0, 0, 1, 0]),
         (CHOICE, np.array(3), [0, 0, 0, 1, 0]),
+        (CHOICE, jnp.asarray(3), [0, 0, 0, 1, 0]),
         (MultiDiscrete([2, 3]), np.array([1, 0]), [0, 1, 1, 0, 0]),
         (PAIR, {"b": np.int64(4), "a": TWO}, [0.5, -0.5, 0, 0, 0, 0, 1]),
         (LIST, (TWO, 0), [0.5, -0.5, 1, 0, 0, 0, 0]),

@@ -57,6 +57,23 @@ def test_evaluations_that_the_table_lacks_are_reported_when_a_run_resumes(tmp_pa
     )
 
 
+def test_steps_of_long_runs_are_written_in_full(tmp_path):
+    table = MetricsTable(tmp_path / "metrics.csv", first_step=0)
+    for step in (100_000_000, 200_000_050):
+        table.append([{"step": step, "seed": 0, "return_mean": np.float32(1.0)}])
+        table.write()
+    assert (tmp_path / "metrics.csv").read_text() == "step,seed,return_mean\n100000000,0,1\n200000050,0,1\n"
+    assert plots.last_step(tmp_path / "metrics.csv") == 200_000_050
+
+
+def test_evaluations_that_only_some_runs_have_are_left_out_of_figures(tmp_path, capsys):
+    table = lambda *steps: np.rec.fromarrays([np.array(steps, float), np.arange(len(steps))], names="step,return_mean")  # noqa: E731
+    one, two = plots.at_common_steps([table(100, 200, 300), table(200, 300)])
+    np.testing.assert_array_equal(one["return_mean"], [1, 2])
+    np.testing.assert_array_equal(two["return_mean"], [0, 1])
+    assert capsys.readouterr().err == "warning: 1 evaluation(s) are left out, since only some runs have them\n"
+
+
 def test_the_updates_before_a_checkpoint_are_on_disk_before_it(tmp_path):
     reporter = RunReporter(tmp_path, presets.override(CONFIG, "record_updates=true"), 0)
     reporter.progress(50, burst(50))

@@ -94,6 +94,7 @@ def test_a_checkpoint_is_not_used_with_another_configuration(path, before, after
     with pytest.raises(SettingError, match=says):
         train(dataclasses.replace(edited, total_steps=400), copy)
     with pytest.raises(SettingError, match=says):
-        policy.read_checkpoint(copy)
-    session.write_record(copy, dataclasses.replace(config(), total_steps=400))
-    assert policy.read_checkpoint(copy)[0] == 200
+        policy.read_checkpoint(copy, edited)
+    longer = dataclasses.replace(config(), total_steps=400)
+    session.write_record(copy, longer)
+    assert policy.read_checkpoint(copy, longer).step == 200

@@ -230,9 +230,9 @@ def _spell_axis(axes: Mapping[str, Sequence[Any]], paths: Sequence[str]) -> str:
     if not paths:
         return ""
     path, values = paths[0], axes[paths[0]]
-    lists = any(isinstance(value, tuple) for value in values)
-    as_json = path.startswith("env.kwargs.")
+    as_json = path.startswith(("env.kwargs.", "env.reset_options."))
     spelled = [json.dumps(value) if as_json else settings.spell(value) for value in values]
+    lists = any("," in text for text in spelled) or any(isinstance(value, tuple) for value in values)
     text = ";".join([*spelled, ""] if len(spelled) == 1 else spelled) if lists else ",".join(spelled)
     return f"--grid {shlex.quote(f'{path}={text}')}"
 
@@ -286,7 +286,7 @@ def write(units: Sequence[Unit], folder: pathlib.Path) -> None:
         before = read(folder)
         _check_same(folder, _configs(before), _configs(units))
         if [(unit.name, unit.runs) for unit in before] != [(unit.name, unit.runs) for unit in units]:
-            raise SettingError(f"--out={folder} holds this sweep in other chunks; the same command resumes it")
+            raise SettingError(f"--out={folder} holds this sweep in other chunks; choose another --out")
     replace_file(path, text)
 
 
@@ -298,6 +298,8 @@ def read(folder: pathlib.Path) -> list[Unit]:
     """
     try:
         return [_from_json(entry) for entry in json.loads((folder / PLAN).read_text())]
+    except SettingError:
+        raise
     except (OSError, ValueError, KeyError, TypeError):
         raise SettingError(f"--out={folder} is not the directory of a sweep: it has no readable {PLAN}") from None
 

@@ -145,8 +145,9 @@ def _by_point(units: Sequence[Unit]) -> list[list[Run]]:
 def _point(runs: Sequence[Run], metrics: Mapping[int, np.ndarray]) -> Point:
     """The results of the runs of a point, of which at least one has finished."""
     done = [run for run in runs if run.number in metrics]
-    returns = np.stack([metrics[run.number]["return_mean"] for run in done])
-    steps = metrics[done[0].number]["step"].astype(int)
+    tables = plots.at_common_steps([metrics[run.number] for run in done])
+    returns = np.stack([table["return_mean"] for table in tables])
+    steps = tables[0]["step"].astype(int)
     return Point(done[0].point, tuple(run.seed for run in done), steps, returns, len(runs))
 
 
@@ -156,7 +157,7 @@ def _missing_lines(groups: Sequence[Sequence[Run]], missing: Mapping[int, Missin
     lines = []
     for run in runs:
         kind, reason = missing.get(run.number, ("", ""))
-        if reason:
+        if kind in ("stopped", "failed"):
             point = "".join(f"{path}={settings.spell(value)}, " for path, value in run.point.items())
             lines.append(f"{kind}: run {run.number} ({point}seed {run.seed}): {reason}; the means exclude it")
     if unfinished := sum(kind == "unfinished" for kind, _ in missing.values()):

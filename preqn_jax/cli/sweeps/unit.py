@@ -69,7 +69,7 @@ def run(unit: Unit, folder: pathlib.Path, should_stop: Callable[[], bool] = lamb
 
 
 def record_divergence(workdir: pathlib.Path, runs: Sequence[Run], step: int, reason: str) -> None:
-    """Records that all runs of a unit were stopped, like the reporter does while some are left.
+    """Records that all runs of a unit were stopped, as UnitReporter.event does while others continue.
 
     The next attempt resumes before ``step``, and removes what is recorded here.
     """
