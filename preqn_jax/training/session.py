@@ -93,8 +93,8 @@ def _check_results(workdir: pathlib.Path, config: Config, latest: int | None) ->
     last = plots.last_step(workdir / "metrics.csv")
     if latest is None and last >= min(config.checkpoint_every, from_dict(read_config(workdir)).total_steps):
         raise SettingError(
-            f"{workdir} has results up to step {last} in metrics.csv, but no checkpoint to resume from: it would "
-            f"start again and overwrite them; restore {workdir / 'checkpoints'}, or delete {workdir} to start again"
+            f"{workdir} has results up to step {last} in metrics.csv, but no checkpoint to resume from: the run "
+            f"would start again and overwrite them; restore {workdir / 'checkpoints'}, or delete {workdir}"
         )
 
 
