@@ -41,7 +41,7 @@ class RunReporter:
         self._terminal = Terminal(config.total_steps, config.num_seeds, first_step)
         self._attempt = Attempts(self._terminal.message)
         self._updates = UpdatesRecord(workdir / "updates", first_step) if config.record_updates else None
-        self._table.warn_of_gaps(range(config.evaluate_every, first_step, config.evaluate_every), self.message)
+        self._table.warn_of_gaps(config.evaluate_every, first_step, self.message)
 
     def message(self, text: str) -> None:
         """Prints one line to the terminal."""
@@ -277,10 +277,13 @@ class MetricsTable:
         complete = [line for line in self._text.splitlines(keepends=True) if line.endswith("\n")]
         return "".join(complete[:1] + [line for line in complete[1:] if int(line.split(",")[0]) <= step])
 
-    def warn_of_gaps(self, steps: Sequence[int], say: Callable[[str], None]) -> None:
-        """Prints one line if the table lacks some of the evaluations that must have been written so far."""
+    def warn_of_gaps(self, interval: int, first_step: int, say: Callable[[str], None]) -> None:
+        """Prints one line if the table lacks some of the evaluations that must have been written before a step.
+
+        The evaluation of ``first_step`` itself may follow its checkpoint.
+        """
         found = {int(line.split(",")[0]) for line in self._text.splitlines()[1:]}
-        if lacking := [step for step in steps if step not in found]:
+        if lacking := [step for step in range(interval, first_step, interval) if step not in found]:
             say(f"warning: {self.path} lacks {len(lacking)} evaluation(s) before the checkpoint, the first of step "
                 f"{lacking[0]}; they are not repeated")  # fmt: skip
 

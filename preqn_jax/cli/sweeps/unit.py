@@ -124,8 +124,7 @@ class UnitReporter:
         self._attempt = Attempts(self._terminal.message)
         self._numbers = numbers
         if jax.process_count() == 1:  # else all runs of this process may have been stopped, which leaves no rows
-            evaluations = range(config.evaluate_every, first_step, config.evaluate_every)
-            self._table.warn_of_gaps(evaluations, self.message)
+            self._table.warn_of_gaps(config.evaluate_every, first_step, self.message)
 
     def message(self, text: str) -> None:
         """Prints one line to the terminal."""
