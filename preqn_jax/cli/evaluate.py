@@ -60,8 +60,8 @@ def main() -> int:
             f"seed {seed}: return {returns[s].mean():.1f} +- {returns[s].std():.1f} over {_EPISODES.value} episode(s) "
             f"of {lengths[s].mean():.0f} steps on average"
         )
-    film.write(policies, config, [config.seed, _STREAM], video)
-    return 0
+    written = film.write(policies, config, [config.seed, _STREAM], video)
+    return 0 if written or not _VIDEO.value else 1  # without --video, the returns alone are a result
 
 
 def _check_path(video: pathlib.Path) -> None:

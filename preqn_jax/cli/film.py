@@ -25,7 +25,7 @@ _REMEDY = ("; MuJoCo needs EGL or OSMesa (Debian: libegl1 or libosmesa6) and MUJ
            "MUJOCO_GL=osmesa")  # fmt: skip
 
 
-def write(policy: Policy, config: Config, seed: Sequence[int], path: pathlib.Path) -> None:
+def write(policy: Policy, config: Config, seed: Sequence[int], path: pathlib.Path) -> bool:
     """Records the first episode with the policy of the first seed; prints the path, or the reason for a failure.
 
     Args:
@@ -33,13 +33,16 @@ def write(policy: Policy, config: Config, seed: Sequence[int], path: pathlib.Pat
       config: configuration of the run.
       seed: seed of the episode.
       path: path of the video; its suffix, one of :data:`SUFFIXES`, determines the format.
+
+    Returns:
+      Whether the video was written.
     """
     try:
         import imageio
         import imageio_ffmpeg  # noqa: F401  (imageio imports it itself, but fails late if it is missing)
     except ImportError:
         print("no video: imageio[ffmpeg] is not installed (it comes with requirements.txt)", file=sys.stderr)
-        return
+        return False
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo's default needs a display
     with warnings.catch_warnings():
@@ -50,13 +53,14 @@ def write(policy: Policy, config: Config, seed: Sequence[int], path: pathlib.Pat
             env.close()
         except Exception as error:  # renderers and OpenGL backends raise any exception type
             print(f"no video: {_why_no_pictures(config, seed, error)}", file=sys.stderr)
-            return
+            return False
         try:
             imageio.mimwrite(path, frames, fps=env.frames_per_second, macro_block_size=None)
         except Exception as error:  # likewise encoders
             print(f"no video: {path} cannot be written ({first_line(error)})", file=sys.stderr)
-            return
+            return False
     print(f"video of {len(frames)} frames: {path}")
+    return True
 
 
 def _frames(policy: Policy, env: HostEnv, num_seeds: int) -> list[Any]:

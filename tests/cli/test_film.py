@@ -15,13 +15,15 @@ pytestmark = pytest.mark.slow
 def write(path, env_id, **kwargs):
     config = presets.get_config("preqn_hopper")
     env = dataclasses.replace(config.env, id=env_id, kwargs=kwargs)
-    film.write(lambda observation: np.zeros((2, 1, 1)), dataclasses.replace(config, env=env, num_seeds=2), [0], path)
+    return film.write(
+        lambda observation: np.zeros((2, 1, 1)), dataclasses.replace(config, env=env, num_seeds=2), [0], path
+    )
 
 
 @pytest.mark.parametrize("suffix", film.SUFFIXES)
 def test_every_picture_of_the_episode_is_in_the_film(suffix, tmp_path, capfd):
     path = tmp_path / f"film{suffix}"
-    write(path, "Draws-v0")
+    assert write(path, "Draws-v0")
     assert capfd.readouterr() == (f"video of 4 frames: {path}\n", "")
     frames = np.stack(imageio.mimread(path))
     assert frames.shape == (4, 32, 48, 3)
@@ -40,7 +42,7 @@ def test_every_picture_of_the_episode_is_in_the_film(suffix, tmp_path, capfd):
     ],
 )
 def test_why_there_is_no_film_is_said_in_one_line_that_blames_the_right_thing(tmp_path, capsys, env_id, kwargs, says):
-    write(tmp_path / "film.mp4", env_id, **kwargs)
+    assert not write(tmp_path / "film.mp4", env_id, **kwargs)
     output, errors = capsys.readouterr()
     assert (output, list(tmp_path.iterdir())) == ("", [])
     (line,) = errors.splitlines()
@@ -59,6 +61,6 @@ def test_where_mujoco_cannot_draw_the_line_says_what_it_needs(tmp_path, capsys, 
 
 
 def test_a_film_that_cannot_be_written_is_one_line(tmp_path, capsys):
-    write(tmp_path / "film.nonsense", "Draws-v0")
+    assert not write(tmp_path / "film.nonsense", "Draws-v0")
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"no video: {tmp_path / 'film.nonsense'} cannot be written (")

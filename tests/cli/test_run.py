@@ -208,6 +208,14 @@ def test_rollout_evaluates_and_films_where_mujoco_can_draw(whole):
         assert "no video: rendering failed" in errors
 
 
+def test_a_video_that_was_asked_for_and_cannot_be_made_is_a_failure(whole):
+    (whole.parent / "taken.gif").mkdir()
+    arguments = ["--workdir=run", "--episodes=1", "--video=taken.gif"]
+    code, output, errors = execute("rollout", *arguments, cwd=whole.parent)
+    assert (code, output.count("seed ")) == (1, 2)
+    assert "no video: " in errors
+
+
 def mujoco_can_draw():
     program = "import mujoco; context = mujoco.GLContext(64, 64); context.make_current(); context.free()"
     drawn = subprocess.run([sys.executable, "-c", program], env={**os.environ, "MUJOCO_GL": "egl"}, capture_output=True)

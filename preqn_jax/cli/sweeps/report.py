@@ -190,7 +190,8 @@ def _table(points: Sequence[Point], axes: Sequence[Axis]) -> str:
     for point in sorted(points, key=lambda point: -point.final.value):
         value, low, high = point.final
         spelled = [settings.spell(value) for value in point.values.values()]
-        rows.append([*spelled, point.runs, f"{value:.1f}", f"{low:.1f} to {high:.1f}"])
+        interval = f"{low:.1f} to {high:.1f}" if point.runs > 1 else ""
+        rows.append([*spelled, point.runs, f"{value:.1f}", interval])
     return "\n".join(to_markdown(header, rows))
 
 
