@@ -38,10 +38,11 @@ class HostTrainer(Trainer):
           SettingError: if the configuration is invalid.
         """
         super().__init__(config, range(config.seed, config.seed + config.num_seeds))
-        self.envs = [host_env.make(config.env, [seed, _TRAINING]) for seed in self.seeds]
-        env = self.envs[0]
+        env = host_env.make(config.env, [self.seeds[0], _TRAINING])
         check_actions(config, env.discrete)
+        # Before the other environments are created, because this checks that the seeds fit into memory.
         self.replay = HostReplay(config.num_seeds, config.replay_capacity, env.observation_size, env.action_size)
+        self.envs = [env, *(host_env.make(config.env, [seed, _TRAINING]) for seed in self.seeds[1:])]
         self.replay_bytes = self.replay.nbytes
         self.agent, self._critic = config.agent.make(env.observation_size, env.action_size)
         self._plain_agent = self.agent  # without alignment measurement, its update takes one minibatch
