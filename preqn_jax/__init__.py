@@ -26,7 +26,11 @@ def __getattr__(name: str) -> _Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = [
+def __dir__() -> list[str]:
+    return [*globals(), *_TRAINING]
+
+
+__all__ = [  # without _TRAINING, so that "from preqn_jax import *" needs no additional packages
     "Linesearch",
     "NTKProbe",
     "PreQNInfo",
@@ -35,7 +39,6 @@ __all__ = [
     "describe",
     "diagnostics",
     "linesearch",
-    "load_policy",
     "ntk",
     "ntk_probe",
     "precondition_by_ntk",
@@ -45,5 +48,4 @@ __all__ = [
     "scale_by_alignment_linesearch",
     "solvers",
     "td",
-    "train",
 ]

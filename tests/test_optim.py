@@ -446,6 +446,7 @@ def test_defaults_are_those_of_preqn_update():
 
 def test_public_names_are_there():
     assert all(hasattr(preqn_jax, name) for name in preqn_jax.__all__)
+    assert {*preqn_jax.__all__, "train", "load_policy"} <= {*dir(preqn_jax)}
 
 
 def test_docstring_example_runs():

@@ -115,7 +115,7 @@ def _row(cell: report.Cell, runs: Sequence[Alignments]) -> list[str | int]:
         len(cosine),
         f"{cosine.mean():.4f}",
         _known(heldout.mean()),
-        f"{cosine[accepted].min():.6f}",
+        f"{cosine[accepted].min():.6f}" if accepted.any() else "",
         f"{below.mean():.4f}",
         int((below & accepted).sum()),
         f"{accepted.mean():.6f}",

@@ -23,6 +23,7 @@ _ROWS = {
     "discounted return from there": "discounted_return",
     "mean abs(action)": "action_abs",
 }
+_ENTROPY = "Q of an agent with an entropy bonus, such as SAC, includes the bonus, and the discounted return does not."
 _COLUMNS = ("algo", "task", "seeds", "steps", "return", "largest_q", "q", "discounted_return", "action_abs",
             "largest_excess", "at_step")  # fmt: skip
 
@@ -39,7 +40,7 @@ def write(cells: Sequence[report.Cell], folder: pathlib.Path) -> str:
                          folder / "overestimation.png")  # fmt: skip
     titles = ("agent", "task", "runs", "steps", "return", "largest Q of the first state", "Q of the first state",
               "discounted return", "mean abs(action)", "largest excess of Q", "at step (median)")  # fmt: skip
-    return "\n".join([*to_markdown(titles, rows), ""])
+    return "\n".join([*to_markdown(titles, rows), "", _ENTROPY, ""])
 
 
 def _measured(cell: report.Cell) -> report.Cell:

@@ -123,11 +123,12 @@ def _raw(cells: Sequence[Cell]) -> dict[str, np.ndarray]:
     """returns [algos, tasks, runs, evaluations], NaN for missing runs, and the labels of the axes."""
     algos, tasks = _names(cells)
     seeds = sorted({seed for cell in cells for seed in cell.seeds})
-    steps = max((cell.steps for cell in cells), key=len)
+    steps = np.unique(np.concatenate([cell.steps for cell in cells]))
     returns = np.full((len(algos), len(tasks), len(seeds), len(steps)), np.nan)
     for cell in cells:
         runs = [seeds.index(seed) for seed in cell.seeds]
-        returns[algos.index(cell.variant), tasks.index(cell.task), runs, : len(cell.steps)] = cell.returns
+        at = np.ix_(np.array(runs), np.searchsorted(steps, cell.steps))
+        returns[algos.index(cell.variant), tasks.index(cell.task)][at] = cell.returns
     return {"returns": returns, "algos": np.array(algos), "tasks": np.array(tasks), "seeds": np.array(seeds),
             "steps": steps}  # fmt: skip
 

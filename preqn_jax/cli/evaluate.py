@@ -47,7 +47,7 @@ def main() -> int:
     seeds = range(config.seed, config.seed + config.num_seeds)
     try:
         envs = [[host_env.make(config.env, [seed, _STREAM]) for _ in range(_EPISODES.value)] for seed in seeds]
-        policies = _load_policies(workdir, config, envs[0][0])
+        policies, running = _load_policies(workdir, config, envs[0][0])
     except CheckpointError as error:
         raise SettingError(str(error)) from error
     for caveat in envs[0][0].caveats:
@@ -60,6 +60,8 @@ def main() -> int:
             f"seed {seed}: return {returns[s].mean():.1f} +- {returns[s].std():.1f} over {_EPISODES.value} episode(s) "
             f"of {lengths[s].mean():.0f} steps on average"
         )
+        if not running[s]:
+            print(f"warning: seed {seed}: {policy.STOPPED}", file=sys.stderr)
     written = film.write(policies, config, [config.seed, _STREAM], video)
     return 0 if written or not _VIDEO.value else 1  # without --video, the returns alone are a result
 
@@ -76,9 +78,12 @@ def _check_path(video: pathlib.Path) -> None:
         raise SettingError(f"--video={video} has {found}; did you mean {near}? (allowed: {allowed})")
 
 
-def _load_policies(workdir: pathlib.Path, config: Config, env: HostEnv) -> film.Policy:
-    """Returns the function from observations ``[S, E, O]`` to actions ``[S, E, A]`` of the newest checkpoint."""
-    step, arrays, members = policy.read_checkpoint(workdir, config)
+def _load_policies(workdir: pathlib.Path, config: Config, env: HostEnv) -> tuple[film.Policy, np.ndarray]:
+    """The function from observations ``[S, E, O]`` to actions ``[S, E, A]`` of the newest checkpoint.
+
+    The second result is False for seeds that were stopped early, ``[S]``.
+    """
+    step, arrays, running, members = policy.read_checkpoint(workdir, config)
     if members is not None:
         raise SettingError(
             f"--workdir={workdir} is a chunk of a sweep, which this command cannot evaluate; load one of its policies "
@@ -87,4 +92,4 @@ def _load_policies(workdir: pathlib.Path, config: Config, env: HostEnv) -> film.
     agent, states = policy.restore(config, arrays, env.observation_size, env.action_size, config.num_seeds)
     print(f"{config.env.id}, checkpoint of step {step}")
     act = jax.jit(jax.vmap(agent.act))
-    return lambda observation: np.asarray(act(states, observation))
+    return lambda observation: np.asarray(act(states, observation)), running

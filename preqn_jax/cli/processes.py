@@ -101,9 +101,16 @@ def steps_done(job: Task, folder: pathlib.Path) -> int:
     """The environment step of the last evaluation in a job's metrics.csv.
 
     Raises:
-      SettingError: if the file is damaged.
+      SettingError: if the file is damaged, or goes on beyond the last step of the job without an evaluation there.
     """
-    return plots.last_step(folder / job.name / "metrics.csv")
+    path = folder / job.name / "metrics.csv"
+    steps = plots.evaluated_steps(path)
+    if steps and steps[-1] > job.steps and job.steps not in steps:
+        found = ", ".join(map(str, steps))
+        raise SettingError(
+            f"{path} has no evaluation of step {job.steps} to report on; choose one of its steps: {found}"
+        )
+    return steps[-1] if steps else 0
 
 
 class Runner:

@@ -114,7 +114,8 @@ def _raised(method: str, error: Exception) -> str:
     where = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{pathlib.Path(where.filename).name}:{where.lineno}"
     flag = "--config.env.reset_options.<name>=<value>"
-    options = f"; set its options in env.reset_options ({flag})" if method == "reset" else ""
+    options = f"; its options are set in env.reset_options ({flag}), arguments of the constructor in env.kwargs"
+    options = options if method == "reset" else ""
     return (f"{method}() raised {type(error).__name__} in {place}: {first_line(error)} "
             f"(called as Gymnasium's {_SIGNATURES[method]}{options})")  # fmt: skip
 

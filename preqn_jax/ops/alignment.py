@@ -33,6 +33,12 @@ def relative_norm(x: Array, reference: Array) -> Array:
     return jnp.where(norm == 0, 0.0, jnp.linalg.norm(x / largest) / jnp.where(norm == 0, 1.0, norm))
 
 
+def root_mean_square(x: Array) -> Array:
+    """The root mean square of a vector ``[B]``, at any scale."""
+    largest = _largest(x)
+    return jnp.where(jnp.isfinite(largest), largest * jnp.sqrt(jnp.mean((x / largest) ** 2)), largest)
+
+
 def all_finite(x: Array) -> Array:
     """Whether no entry is infinite or NaN, bool []. XLA vectorizes a maximum on CPU, but not a conjunction."""
     return jnp.isfinite(jnp.max(jnp.abs(x), initial=0.0))

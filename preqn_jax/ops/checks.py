@@ -20,6 +20,8 @@ def known(name: str, value: float | Array) -> float | None:
     Raises:
       ValueError: if the value is not a number; the message names the option.
     """
+    if callable(value):
+        raise ValueError(f"{name} must be one number, got {kind(value)}: pass the value of a schedule at each step")
     if isinstance(value, str | bool | None) or jnp.ndim(value) != 0:
         raise ValueError(f"{name} must be one number, got {value!r}")
     try:

@@ -17,6 +17,9 @@ from preqn_jax.ops.q_functions import QFunction
 from preqn_jax.ops.sharding import resized, vary, varying_axes
 from preqn_jax.types import Array, Inputs, Params
 
+# The functions of a Dense layer that a user may replace, with their defaults.
+_HOOKS = {name: getattr(nn.Dense, name) for name in ("dot_general", "dot_general_cls", "promote_dtype")}
+
 
 class _Call(NamedTuple):
     """One call of a Dense layer, with the shape of its output [B, ..., out]."""
@@ -69,7 +72,7 @@ def _intercept_dense(q_fn: QFunction, params: Params, inputs: Inputs, on_call: C
         output = next_function(*arguments, **keywords)
         layer = context.module
         # Subclasses, and layers with their own product, may not be linear: they need per-example gradients.
-        plain = type(layer) is nn.Dense and layer.dot_general is None and layer.dot_general_cls is None
+        plain = type(layer) is nn.Dense and all(getattr(layer, name) == default for name, default in _HOOKS.items())
         if not plain or context.method_name != "__call__":
             return output
         return on_call(layer, arguments[0] if arguments else keywords["inputs"], output)
@@ -191,8 +194,19 @@ def inner(left: Factors, right: Factors) -> Array:
     for layers, others, bias in ((left.biased, right.biased, 1.0), (left.unbiased, right.unbiased, 0.0)):
         for path, (a, d) in layers.items():
             a_other, d_other = others[path]
-            terms.append(_sum_over_rows((_products(a, a_other) + bias) * _products(d, d_other), a.shape[1]))
+            terms.append(_inner_of_layer(a, d, a_other, d_other, bias))
     return functools.reduce(jnp.add, terms)
+
+
+def _inner_of_layer(a: Array, d: Array, a_other: Array, d_other: Array, bias: float) -> Array:
+    """Inner products ``[B, B']`` of the gradients A_i^T D_i of one layer, and D_i^T 1 if ``bias`` is 1."""
+    rows, size_in, size_out = a.shape[1], a.shape[2], d.shape[2]
+    if rows == 1 or size_in * size_out >= rows**2 * (size_in + size_out):
+        return _sum_over_rows((_products(a, a_other) + bias) * _products(d, d_other), rows)
+    # With many rows per example, for example tokens, the gradients themselves are smaller than all products of rows.
+    left, right = ((jnp.einsum("bti,bto->bio", *pair), pair[1].sum(axis=1)) for pair in ((a, d), (a_other, d_other)))
+    kernels = example_gradients.inner(left[0], right[0])
+    return kernels + left[1] @ right[1].T if bias else kernels
 
 
 def _products(a: Array, b: Array) -> Array:

@@ -8,14 +8,16 @@ import jax.numpy as jnp
 
 from preqn_jax.ops.alignment import cosine, relative_norm
 from preqn_jax.ops.checks import check_shape, check_square, check_vectors
-from preqn_jax.ops.contraction import contraction_bound, contraction_conditions
+from preqn_jax.ops.contraction import ContractionConditions, contraction_bound, contraction_conditions
 from preqn_jax.ops.precision import full_precision
 from preqn_jax.types import Array
 
 __all__ = [
+    "ContractionConditions",
     "DiagonalStats",
     "FailureModes",
     "contraction_bound",
+    "contraction_conditions",
     "cosine",
     "diagonal_stats",
     "effective_rank",
@@ -103,7 +105,7 @@ class FailureModes(NamedTuple):
     def present(self) -> FailureModes:
         """Which failure modes are present, each bool []; a NaN counts as present."""
         limits = (1.0, 1.0, 1.0, 0.5)
-        return FailureModes(*(~(value < limit) for value, limit in zip(self, limits, strict=True)))
+        return FailureModes(*(jnp.logical_not(value < limit) for value, limit in zip(self, limits, strict=True)))
 
 
 def failure_modes(

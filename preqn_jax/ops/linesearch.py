@@ -101,8 +101,9 @@ def search(
       with a non-finite td_error or direction, no step is accepted.
 
     Raises:
-      ValueError: if values and td_error do not have shape ``[B]`` (at trace time).
+      ValueError: if a hyperparameter is out of range, or values and td_error do not have shape ``[B]`` (at trace time).
     """
+    check_linesearch(linesearch)
     step_size, min_alignment, decay, max_backtracks = linesearch
     values, td_error = whole((values, td_error))
     check_vectors(values=values, td_error=td_error)
@@ -116,8 +117,8 @@ def search(
         candidate = moved(params, step)
         with full_precision():
             change = whole(value_fn(candidate)) - values
-        # A non-finite parameter may leave these values finite, and make those of the next minibatch non-finite.
-        finite = jnp.all(jnp.stack([all_finite(leaf) for leaf in jax.tree.leaves(candidate)]))
+        # A parameter that becomes non-finite may leave these values finite, and not those of the next minibatch.
+        finite = jnp.all(jnp.stack(jax.tree.leaves(jax.tree.map(_stays_finite, params, candidate))))
         return jnp.where(no_error, 1.0, jnp.where(finite, cosine(change, td_error), jnp.nan))
 
     # The loop carries the step itself, so that it is rounded there and does not depend on who adds it to the
@@ -127,7 +128,8 @@ def search(
         return _State(step, step_size, measure(step), backtracks)
 
     def unaligned(state: _State) -> Array:
-        return ~(state.alignment >= min_alignment) & (state.backtracks < max_backtracks)  # NaN is unaligned
+        aligned = state.alignment >= min_alignment  # false for NaN
+        return ~aligned & (state.backtracks < max_backtracks) & (state.step_size > 0)  # it may underflow
 
     def backtrack(state: _State) -> _State:
         return trial(state.step_size * decay, state.backtracks + 1)
@@ -140,3 +142,8 @@ def search(
     takes_step = accepted & ~no_error
     step = jax.tree.map(lambda leaf: jnp.where(takes_step, leaf, jnp.asarray(-0.0, leaf.dtype)), last.step)
     return step, SearchInfo(accepted, last.alignment, jnp.where(takes_step, last.step_size, 0.0), last.backtracks)
+
+
+def _stays_finite(before: Array, after: Array) -> Array:
+    """Whether every entry that is finite before is finite after; a constant such as a mask may contain infinities."""
+    return all_finite(jnp.where(jnp.isfinite(before), after, 0.0))

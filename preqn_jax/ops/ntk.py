@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from preqn_jax.ops import dense_layers, example_gradients
-from preqn_jax.ops.checks import batch_size, check_arguments, kind, misfit_of_two
+from preqn_jax.ops.checks import batch_size, check_arguments, check_interval, check_whole, kind, misfit_of_two
 from preqn_jax.ops.precision import full_precision
 from preqn_jax.ops.q_functions import QFunction as QFunction  # part of the interface of this module, like the next two
 from preqn_jax.ops.q_functions import merge, split, unmoved
@@ -155,14 +155,17 @@ def dense(module: nn.Module) -> Linearizer:
         K = sum over layers of (A A^T + [bias]) * (D D^T),    pull-back of z = A^T (z D),
 
     where * is the elementwise product, [bias] is 1 for a layer with a bias and else 0, and z D scales row i of D by
-    z_i. No array of size B x parameters is formed. For parameters outside of Dense layers (for example the scale of a
-    LayerNorm, or a learned temperature), per-example gradients are computed.
+    z_i. No array of size B x parameters is formed. Per-example gradients are computed for parameters outside of Dense
+    layers (for example the scale of a LayerNorm, or a learned temperature), and for layers that are applied to many
+    rows of each example, such as tokens, where they are smaller than the products.
 
     The parameters are ``{"params": ...}``, as ``module.init`` returns them, with the other collections of the module if
     it has any. :func:`module_q_fn` describes how the module is called.
 
     Args:
-      module: Linen module that returns Q-values ``[B]``, each of which depends on its own example only.
+      module: Linen module that returns Q-values ``[B]``, each of which depends on its own example only. In the inputs
+        of each Dense layer, row i must belong to example i: a module that sorts or permutes the minibatch needs
+        :func:`per_example`. :func:`check_example_by_example` detects it.
 
     Raises:
       ValueError: if a Dense layer has inputs without a batch axis, has parameters that are also used outside of the
@@ -198,20 +201,22 @@ def kernel(
       The kernel ``[N, M]``.
 
     Raises:
-      ValueError: if block_size is not positive, or params or inputs are invalid.
+      ValueError: if block_size is not a positive whole number, or params, inputs or others are invalid.
     """
-    if block_size < 1:
-        raise ValueError(f"block_size must be at least 1, got {block_size}")
+    check_interval("block_size", block_size, "[1, inf)")
+    check_whole("block_size", block_size)
     linearizer = linearizer_of(q)
     others = inputs if others is None else others
     params, inputs, others = whole((params, inputs, others))
     shape = (batch_size(inputs), batch_size(others, "others"))
+    if (one := _row_shapes(inputs)) != (other := _row_shapes(others)):
+        raise ValueError(f"rows of others must have the shapes of those of inputs, {one}, got {other}")
     # Check the whole arrays here: the error for a block would state sizes unknown to the caller.
     examples = inputs if 0 not in shape else resized(inputs, 1)
     values, _ = jax.eval_shape(linearizer.tangents, params, examples)
     if 0 in shape:
         return jnp.zeros(shape, values.dtype)
-    (n, rows), (m, columns) = _blocks(inputs, block_size), _blocks(others, block_size)
+    (n, rows), (m, columns) = _blocks(inputs, int(block_size)), _blocks(others, int(block_size))
 
     def row_of_blocks(row: Inputs) -> Array:
         _, left = linearizer.tangents(params, row)
@@ -223,6 +228,11 @@ def kernel(
     return result.reshape(-1, result.shape[-1])[:n, :m]
 
 
+def _row_shapes(inputs: Inputs) -> list[str]:
+    leaves = jax.tree_util.tree_leaves_with_path(inputs)
+    return [f"{jax.tree_util.keystr(path)}{list(jnp.shape(leaf)[1:])}" for path, leaf in leaves]
+
+
 def check_example_by_example(
     q: Linearizer | QFunction, params: Params, inputs: Inputs, *, tolerance: float = 1e-3
 ) -> None:
@@ -230,8 +240,9 @@ def check_example_by_example(
 
     K is computed from each example alone. With a BatchNorm or Dropout in training mode, a mean over the minibatch or
     attention between its rows, the value of an example alone differs from its value in the minibatch, and every step is
-    rejected, however small it is. This function compares both values, and the gradients of one weighted sum of them. It
-    takes as long as an update with per-example gradients: call it once, with real inputs, outside of jit.
+    rejected, however small it is. This function compares both values, and the gradients of one weighted sum of them.
+    For a :class:`Linearizer`, it also compares its kernel with that of per-example gradients. It takes as long as two
+    updates with per-example gradients: call it once, with real inputs, outside of jit.
 
     Examples:
       >>> check_example_by_example(lambda params, x: x @ params, jnp.ones(3), jnp.eye(3))
@@ -248,20 +259,29 @@ def check_example_by_example(
       tolerance: difference that is attributed to rounding [largest value, or largest entry of the gradient].
 
     Raises:
-      ValueError: if a value depends on other rows, or params or inputs are invalid.
+      ValueError: if a value depends on other rows, the kernel of the linearizer is not that of its Q-function, or
+        params or inputs are invalid.
     """
-    together, alone = _together_and_alone(linearizer_of(q).q_fn, params, inputs)
+    linearizer = linearizer_of(q)
+    by_rows = per_example(linearizer.q_fn)(params, inputs)
+    together, alone = _together_and_alone(linearizer.q_fn, params, inputs, by_rows)
     if jnp.size(together[0]) < 2:
         raise ValueError("inputs must hold at least two examples to compare, got B = 1")
     try:
         off, off_gradient = (float(_relative_difference(*pair)) for pair in zip(together, alone, strict=True))
+        off_kernel = float(_relative_difference(linearizer(params, inputs).gram, by_rows.gram))
     except jax.errors.ConcretizationTypeError:
         raise ValueError("check_example_by_example compares numbers: call it outside of jit and vmap") from None
     if off > tolerance:
-        row = int(jnp.argmax(jnp.abs(together[0] - alone[0])))
+        row = int(jnp.argmax(_difference(together[0], alone[0])))
         found = f"that of row {row} is {together[0][row]:.6g} in the batch and {alone[0][row]:.6g} by itself"
     elif off_gradient > tolerance:
         found = f"their gradients in the batch differ from those of single rows by {off_gradient:.1%}"
+    elif off_kernel > tolerance:
+        raise ValueError(
+            f"the kernel of this linearizer differs from that of per-example gradients by {off_kernel:.1%}: row i "
+            "of the input of every layer must belong to example i; otherwise use ntk.per_example"
+        )
     else:
         return
     raise ValueError(
@@ -270,9 +290,8 @@ def check_example_by_example(
     )
 
 
-def _together_and_alone(q_fn: QFunction, params: Params, inputs: Inputs) -> Any:
+def _together_and_alone(q_fn: QFunction, params: Params, inputs: Inputs, by_rows: Linearization) -> Any:
     """Values, and the gradient of a weighted sum of them, for the whole minibatch and for each example alone."""
-    by_rows = per_example(q_fn)(params, inputs)
     free, q_of_free = _of_free(q_fn, whole(params))
     weights = jax.random.normal(jax.random.key(0), by_rows.values.shape, by_rows.values.dtype)
     with full_precision():
@@ -283,11 +302,20 @@ def _together_and_alone(q_fn: QFunction, params: Params, inputs: Inputs) -> Any:
 
 
 def _relative_difference(tree: Any, other: Any) -> Array:
-    """Largest difference of any entry, relative to the largest entry; a NaN is equal to another NaN only."""
+    """Largest difference of any entry, relative to the largest finite entry.
+
+    A NaN is equal to another NaN only, and the difference between a finite and a non-finite entry is infinite.
+    """
     a, b = (jnp.concatenate([leaf.astype(jnp.float32).ravel() for leaf in jax.tree.leaves(t)]) for t in (tree, other))
-    differ = ~((a == b) | (jnp.isnan(a) & jnp.isnan(b)))
-    largest = jnp.max(jnp.where(differ, jnp.abs(a - b), 0.0))
-    return jnp.nan_to_num(largest / jnp.maximum(jnp.max(jnp.abs(b)), jnp.max(jnp.abs(a))), nan=0.0)
+    largest = jnp.max(_difference(a, b))
+    scale = jnp.max(jnp.where(jnp.isfinite(a) & jnp.isfinite(b), jnp.maximum(jnp.abs(a), jnp.abs(b)), 0.0))
+    return jnp.where(largest == 0, 0.0, largest / scale)
+
+
+def _difference(a: Array, b: Array) -> Array:
+    off = jnp.abs(a - b)
+    same = (a == b) | (jnp.isnan(a) & jnp.isnan(b))
+    return jnp.where(same, 0.0, jnp.where(jnp.isfinite(off), off, jnp.inf))
 
 
 def _blocks(inputs: Inputs, block_size: int) -> tuple[int, Inputs]:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from preqn_jax.ops import ntk, solvers
+from preqn_jax.ops.alignment import root_mean_square
 from preqn_jax.ops.checks import td_error_of
 from preqn_jax.ops.linesearch import Linesearch, SearchInfo, check_linesearch, search
 from preqn_jax.ops.precision import moved
@@ -130,7 +131,7 @@ def preqn_direction(
 
 def magnitudes(values: Array, td_error: Array) -> tuple[Array, Array]:
     """The mean of Q, and the root mean square of delta."""
-    return values.mean(), jnp.sqrt(jnp.mean(td_error**2))
+    return values.mean(), root_mean_square(td_error)
 
 
 def info_of(q: Array, td_error: Array, solved: SolveInfo, searched: SearchInfo) -> PreQNInfo:
@@ -162,11 +163,15 @@ def describe(info: PreQNInfo) -> str:
       info: the info of one update, not of a batch of updates.
 
     Raises:
-      ValueError: if ``info`` describes several updates.
+      ValueError: if ``info`` describes several updates, or is traced.
     """
     if jnp.ndim(info.status) != 0:
         raise ValueError(f"info must be of one update, got {jnp.ndim(info.status)} batch axes: select one update")
-    status, solved, searched = Status(int(info.status)), info.solve, info.search
+    try:
+        status = Status(int(info.status))
+    except jax.errors.ConcretizationTypeError:
+        raise ValueError("describe formats numbers: call it outside of jit, on the info that is returned") from None
+    solved, searched = info.solve, info.search
     if status not in (Status.ACCEPTED, Status.NOT_ALIGNED):
         return _IN_WORDS[status]
     step = f"step size {float(searched.step_size):.3g} after " if status == Status.ACCEPTED else ""

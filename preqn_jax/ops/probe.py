@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from preqn_jax.ops import diagnostics, ntk
 from preqn_jax.ops.alignment import cosine
 from preqn_jax.ops.checks import check_interval, td_error_of
-from preqn_jax.ops.precision import full_precision
+from preqn_jax.ops.precision import full_precision, moved
 from preqn_jax.ops.q_functions import merge, split
 from preqn_jax.ops.sharding import whole
 from preqn_jax.types import Array, Inputs, Params
@@ -96,7 +96,8 @@ def ntk_probe(
         rho = jnp.full_like(values, 1.0 / values.shape[0])
         free, fixed = split(q_fn, params)
         direction = split(q_fn, pullback(rho * td_error))[0]
-        new_params = merge(jax.tree.map(lambda p, d: p + (step_size * d).astype(p.dtype), free, direction), fixed)
+        step = jax.tree.map(lambda p, d: (step_size * d).astype(p.dtype), free, direction)
+        new_params = merge(moved(free, step), fixed)
         with full_precision():
             # If no parameter moves, Q does not change; two evaluations of Q may still differ by rounding.
             change = jnp.where(jnp.all(td_error == 0), 0.0, whole(q_fn(new_params, inputs)) - values)

@@ -55,12 +55,7 @@ class ModuleQFunction:
         name, arguments = type(self.module).__name__, _arguments(inputs)
         if not isinstance(params, Mapping):
             raise ValueError(_misfit(name, params, "not a mapping"))
-        try:
-            inspect.signature(self.module.__call__).bind(*arguments)
-        except TypeError as error:
-            raise ValueError(
-                f"inputs (one argument, or a tuple of several) must fit {name}.__call__: {error}"
-            ) from None
+        _check_signature(self.module, arguments)
         free, fixed = split(self, params)
         try:
             # The gradient must also stop if another function, whose parameters are not split, calls this one.
@@ -73,6 +68,15 @@ class ModuleQFunction:
                 f"{name} must be in evaluation mode as a Q-function (use_running_average=True, deterministic=True); "
                 f"update its statistics beforehand, by module.apply(..., mutable=[...]). Flax reports: {reason}"
             ) from None
+
+
+def _check_signature(module: Any, arguments: tuple[Any, ...]) -> None:
+    """Raises ValueError if the module does not take this number of arguments."""
+    try:
+        inspect.signature(module.__call__).bind(*arguments)
+    except TypeError as error:
+        name = type(module).__name__
+        raise ValueError(f"inputs (one argument, or a tuple of several) must fit {name}.__call__: {error}") from None
 
 
 def split(q_fn: QFunction, params: Params) -> tuple[Params, dict[str, Any]]:
@@ -153,8 +157,9 @@ def nnx_q_fn(module: Any) -> tuple[QFunction, Params]:
             raise ValueError(f"params must fit {type(module).__name__}, {expected}, got {found}")
         new_rest = jax.tree.map(lambda leaf: leaf, rest)  # new variables, which a call may write to
         own = nnx.merge(graph, params, new_rest)
-        before = _training_state(own)
-        values = cast(Array, own(*_arguments(inputs)))
+        arguments, before = _arguments(inputs), _training_state(own)
+        _check_signature(own, arguments)
+        values = cast(Array, own(*arguments))
         _check_evaluation_mode(type(module).__name__, before, _training_state(own))
         return values
 

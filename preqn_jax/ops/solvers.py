@@ -51,7 +51,7 @@ class SolveInfo(NamedTuple):
     @property
     def finite(self) -> Array:
         """Whether kernel, delta and solution are finite, bool []; otherwise z is zero."""
-        return ~failed(self.status)
+        return jnp.logical_not(failed(self.status))
 
 
 def solve(solver: Solver, gram: Array, td_error: Array) -> tuple[Array, SolveInfo]:
@@ -111,8 +111,16 @@ def solve(solver: Solver, gram: Array, td_error: Array) -> tuple[Array, SolveInf
 def _solution(found: Any, td_error: Array) -> tuple[Array, Array]:
     """z and damping from the result of a solver."""
     z, damping = found if isinstance(found, tuple) and len(found) == 2 else (found, 0.0)
-    if isinstance(z, tuple) or jnp.shape(z) != td_error.shape or jnp.shape(damping) != ():
-        shapes = jax.tree.map(jnp.shape, found)
+    if (
+        z is None
+        or damping is None
+        or isinstance(z, tuple)
+        or jnp.shape(z) != td_error.shape
+        or jnp.shape(damping) != ()
+    ):
+        shapes = jax.tree.map(
+            lambda leaf: leaf if leaf is None else jnp.shape(leaf), found, is_leaf=lambda leaf: leaf is None
+        )
         raise ValueError(f"solver must return z of shape [B] = {td_error.shape}, or (z, damping []), got {shapes}")
     return jnp.asarray(z, td_error.dtype), jnp.asarray(damping, td_error.dtype)
 
@@ -170,7 +178,7 @@ def ridge(damping: float = 1e-4) -> Solver:
       damping: number added to the diagonal of K, in units of the mean of the diagonal.
 
     Raises:
-      ValueError: if damping is not in (0, inf).
+      ValueError: if damping is not in [1.2e-38, inf), the positive normal numbers of float32.
     """
     check_interval("damping", damping, f"[{_TINY:g}, inf)")
 

@@ -69,8 +69,8 @@ def pessimistic_target(
       ValueError: if the shapes of the arrays do not match (at trace time).
     """
     check_shape("next_values", next_values, None, *reward.shape)
-    mean = jnp.mean(next_values, axis=0)
-    value = mean - pessimism * (mean - jnp.min(next_values, axis=0))
+    low = jnp.min(next_values, axis=0)
+    value = low + (1.0 - pessimism) * (jnp.mean(next_values, axis=0) - low)
     return td_target(reward, discount, value, gamma)
 
 

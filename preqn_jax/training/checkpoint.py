@@ -90,12 +90,12 @@ class Checkpoints:
                 shutil.rmtree(partial, ignore_errors=True)  # frees the space
             raise CheckpointError(f"{self._where(step)} cannot be written ({_reason(error)})") from error
 
-    def restore(self, step: int, only: str = "") -> Arrays:
+    def restore(self, step: int, only: str | tuple[str, ...] = "") -> Arrays:
         """Reads a checkpoint.
 
         Args:
           step: environment step of the checkpoint.
-          only: prefix of the names of the arrays that are read. For all others, the result has a
+          only: prefix, or prefixes, of the names of the arrays that are read. For all others, the result has a
             ``jax.ShapeDtypeStruct``; a replay buffer, for example, takes much longer to read than an agent.
 
         Raises:

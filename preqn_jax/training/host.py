@@ -26,6 +26,7 @@ from preqn_jax.types import Array, NonFiniteError, Transition, transition_shapes
 
 _UNIFORM_ACTION, _REPLAY, _HELD_OUT = range(3)  # streams of NumPy random generators
 _TRAINING, _EVALUATION = range(2)  # parts of the seeds of environments
+_UNSCHEDULED = 2**40  # above the number of any scheduled evaluation
 
 
 class HostTrainer(Trainer):
@@ -176,7 +177,9 @@ class HostTrainer(Trainer):
                 [host_env.make(config.env, [seed, _EVALUATION]) for _ in range(config.evaluate_episodes)]
                 for seed in self.seeds
             ]
-        first_episode = self.step // config.evaluate_every * config.evaluate_episodes
+        number, beyond = divmod(self.step, config.evaluate_every)
+        # An evaluation between two others, at the end of a run, has episodes of its own.
+        first_episode = (_UNSCHEDULED + self.step if beyond else number) * config.evaluate_episodes
         act = lambda x: self.act(self.state, x)  # noqa: E731
         with _during(f"the evaluation after step {self.step}"):
             evaluation = evaluate(

@@ -51,13 +51,22 @@ def read_metrics(path: pathlib.Path) -> np.ndarray:
     return rows
 
 
+def evaluated_steps(path: pathlib.Path) -> list[int]:
+    """The environment steps of all evaluations in a metrics.csv, in order; none if there is no such file.
+
+    Raises:
+      SettingError: if the file is damaged.
+    """
+    return [int(step) for step in np.unique(read_metrics(path)["step"])] if path.exists() else []
+
+
 def last_step(path: pathlib.Path) -> int:
     """The environment step of the last evaluation in a metrics.csv; 0 if there is none.
 
     Raises:
       SettingError: if the file is damaged.
     """
-    return int(read_metrics(path)["step"].max(initial=0)) if path.exists() else 0
+    return max(evaluated_steps(path), default=0)
 
 
 def at_common_steps(tables: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -82,8 +91,10 @@ def learning_curve(paths: Sequence[pathlib.Path], out: pathlib.Path, title: str)
         style = {"alpha": 0.4, "linewidth": 1} if len(seeds) > 1 else {"linewidth": 2}
         axes.plot(of_seed["step"], of_seed["return_mean"], color="C0", **style)
     if len(seeds) > 1:
-        mean = [rows["return_mean"][rows["step"] == step].mean() for step in steps]
-        axes.plot(steps, mean, color="C0", linewidth=2, label=f"mean of {len(seeds)} seeds")
+        # A mean over fewer seeds, after one of them was stopped, would jump.
+        of_steps = [(step, rows["return_mean"][rows["step"] == step]) for step in steps]
+        mean = [(step, values.mean()) for step, values in of_steps if len(values) == len(seeds)]
+        axes.plot(*np.reshape(mean, (-1, 2)).T, color="C0", linewidth=2, label=f"mean of {len(seeds)} seeds")
         axes.legend(frameon=False)
     axes.set(title=title, xlabel="environment steps of each seed", ylabel="return of the deterministic policy")
     dress(axes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +25,9 @@ from preqn_jax.training.config import Config
 from preqn_jax.training.workdir import check_recorded
 from preqn_jax.types import Array
 
+# Said of a learner whose agent is no longer that of the checkpoint's step.
+STOPPED = "the learner was stopped early, and its policy is from before; see the events in config.json"
+
 
 class Policy:
     """The deterministic policy of one trained seed.
@@ -31,7 +35,7 @@ class Policy:
     Attributes:
       observation_space: ``gymnasium.Space`` of the environment's observations.
       action_space: ``gymnasium.Space`` of the environment's actions.
-      step: number of environment steps that the policy was trained for.
+      step: environment step of the checkpoint. A learner that was stopped early was trained for fewer steps.
     """
 
     def __init__(
@@ -125,7 +129,7 @@ def _in_units(space: gymnasium.Space, action: Array) -> Array:
 
 
 def load_policy(workdir: str | os.PathLike[str], seed: int | None = None, *, member: int | None = None) -> Policy:
-    """Loads the policy from a run's newest checkpoint.
+    """Loads the policy from a run's newest checkpoint; warns if the learner was stopped before it.
 
     Args:
       workdir: work directory of the run, or of a chunk of a sweep on the device.
@@ -139,13 +143,15 @@ def load_policy(workdir: str | os.PathLike[str], seed: int | None = None, *, mem
     """
     workdir = pathlib.Path(workdir)
     config = presets.from_dict(presets.read_config(workdir))
-    step, arrays, members = read_checkpoint(workdir, config)
+    step, arrays, running, members = read_checkpoint(workdir, config)
     if members is None:
         chosen, learners = _number_of_seed(workdir, config, seed, member), config.num_seeds
     else:
         chosen, learners = _number_of_member(workdir, members, seed, member), len(members)
         agent_config = dataclasses.replace(config.agent, **members[chosen]["hyperparameters"])
         config = dataclasses.replace(config, agent=agent_config)
+    if not running[chosen]:
+        warnings.warn(f"{workdir}: {STOPPED}", stacklevel=2)
     observations, actions = _spaces(config, arrays)
     agent, states = restore(config, arrays, gymnasium.spaces.flatdim(observations), host.size(actions), learners)
     return Policy(agent, jax.tree.map(lambda leaf: leaf[chosen], states), observations, actions, step)
@@ -176,11 +182,14 @@ class Stored(NamedTuple):
     Attributes:
       step: its environment step.
       arrays: the arrays of the agent by name, and the shapes of all others.
+      running: False for learners that were stopped because a value became NaN or infinite, ``[S]``; their agents are
+        those from before.
       members: seed and hyperparameters of each member if it belongs to a chunk of a sweep, else None.
     """
 
     step: int
     arrays: Arrays
+    running: np.ndarray
     members: list[dict[str, Any]] | None
 
 
@@ -198,7 +207,10 @@ def read_checkpoint(workdir: pathlib.Path, config: Config) -> Stored:
             if step is not None:
                 record = checkpoints.record(step)
                 check_recorded(workdir, config, record, step)
-                return Stored(step, checkpoints.restore(step, only="agent."), record.get("members"))
+                members = record.get("members")
+                arrays = checkpoints.restore(step, only=("agent.", "running"))
+                running = arrays.get("running", np.ones(len(members) if members else config.num_seeds, bool))
+                return Stored(step, arrays, np.asarray(running), members)
         finally:
             checkpoints.close()
     raise SettingError(f"{workdir} has no checkpoint yet")

@@ -15,6 +15,7 @@ import jax
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "chex", "numpy", "gymnasium", "mujoco", "orbax-checkpoint")
 _EXTRAS = ("mujoco-mjx", "brax")
+_COMMANDS = "preqn_jax.cli."  # the modules of the commands
 
 
 def device() -> str:
@@ -24,25 +25,33 @@ def device() -> str:
 
 
 def command() -> str:
-    """The command line, without the paths of Python and of this package."""
-    program = pathlib.Path(sys.argv[0])
-    module = ["python", "-m", f"{program.parent.name}.{program.stem}"]
-    return shlex.join([*(module if program.suffix == ".py" else [program.name]), *sys.argv[1:]])
+    """The command line, without the path of Python; a script is named by its own path."""
+    program, spec = sys.argv[0], getattr(sys.modules["__main__"], "__spec__", None)
+    if program.startswith(_COMMANDS):  # a command of the console script, which has replaced argv[0]
+        start = ["preqn_jax", program.removeprefix(_COMMANDS)]
+    elif spec is not None:
+        start = ["python", "-m", spec.name.removesuffix(".__main__")]
+    else:
+        start = ["python", program] if program.endswith(".py") else [pathlib.Path(program).name]
+    return shlex.join([*start, *sys.argv[1:]])
 
 
 def commit() -> str:
     """The commit of the Git checkout, with ``-dirty`` if files were changed; "unknown" outside a checkout."""
     root = pathlib.Path(__file__).parents[2]
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
+    # An installed package may be inside of the checkout of another project.
+    if pathlib.Path(_git(root, "rev-parse", "--show-toplevel") or "/") != root.resolve():
         return "unknown"
-    return found.stdout.strip() or "unknown"
+    return _git(root, "describe", "--always", "--dirty", "--exclude=*") or "unknown"
+
+
+def _git(folder: pathlib.Path, *arguments: str) -> str:
+    """The output of a Git command; empty if it fails."""
+    try:
+        found = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return found.stdout.strip()
 
 
 def collect() -> dict[str, Any]:

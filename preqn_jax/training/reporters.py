@@ -159,7 +159,8 @@ class WandbReporter:
 
     def event(self, event: dict[str, Any]) -> None:
         """Stores the event in the summary of the W&B run."""
-        self._run.summary[f"event_{event['step']}"] = event
+        of_seed = f"_seed_{event['seed']}" if "seed" in event else ""
+        self._run.summary[f"event_{event['step']}{of_seed}"] = event
 
     def progress(self, step: int, info: dict[str, np.ndarray]) -> None:
         """Does nothing; averages of these metrics are part of the next evaluation."""
@@ -382,7 +383,8 @@ class Terminal:
         """Prints one line with the mean return, and that of each seed if there are several."""
         returns = np.array([row["return_mean"] for row in rows])
         self._return = returns.mean()
-        spread = f" (seeds {', '.join(f'{value:.1f}' for value in returns)})" if len(rows) > 1 else ""
+        each = [f"{int(row['seed'])}: {row['return_mean']:.1f}" for row in rows]
+        spread = f" (seed {', '.join(each)})" if self._num_seeds > 1 else ""
         self.message(f"step {int(rows[0]['step'])}: return {self._return:.1f}{spread}")
 
     def close(self) -> None:

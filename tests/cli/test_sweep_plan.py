@@ -256,6 +256,30 @@ def test_the_report_counts_runs_without_results_of_every_kind(tmp_path):
     ]
 
 
+def test_returns_of_different_environments_are_not_ranked_against_each_other(tmp_path, monkeypatch):
+    config, grid = dataclasses.replace(HOST, total_steps=100, update_after=100), ["env.id=Reacher-v5,Hopper-v5"]
+    plan, axes = units(config, *grid, seeds=(0, 1)), sweep_plan.parse_axes(config, grid)
+    for unit, value in zip(plan, (-5.0, -7.0, 8.0, 9.0), strict=True):
+        finish(tmp_path, unit, value)
+    figures = []
+    monkeypatch.setattr(report.plots, "curves", lambda panels, *rest: figures.append(panels))
+    report.write(plan, axes, tmp_path)
+    (panels,) = figures
+    assert {name: list(lines) for name, lines in panels.items()} == {
+        "Hopper-v5": ["id Hopper-v5"],
+        "Reacher-v5": ["id Reacher-v5"],
+    }
+
+
+def test_one_run_has_no_interval_and_several_have(tmp_path):
+    config = dataclasses.replace(HOST, total_steps=100, update_after=100)
+    for seeds, row in (((0,), "| 1 | 5.0 |  |"), ((0, 1), "| 2 | 5.5 | 5.0 to 6.0 |")):
+        plan = units(config, seeds=seeds)
+        for unit, value in zip(plan, (5.0, 6.0), strict=False):
+            finish(tmp_path / str(len(seeds)), unit, value)
+        assert row in report.write(plan, [], tmp_path / str(len(seeds)))
+
+
 def test_a_summary_is_written_even_if_every_run_diverged(tmp_path):
     (unit,) = plan = units(dataclasses.replace(HOST, total_steps=100, update_after=100), seeds=(7,))
     workdir.claim(tmp_path / unit.name, unit.config).close()

@@ -8,6 +8,7 @@ import pytest
 
 from experiments.suites import alignment as alignment_report
 from experiments.suites import stored as stored_runs
+from experiments.suites.report import Cell
 from experiments.suites.suite import Job
 from preqn_jax.settings import SettingError
 from preqn_jax.training import plots
@@ -154,6 +155,17 @@ def test_stored_runs_that_cannot_be_pooled_are_named(name, text, says, stored, t
     (stored / name).write_text(text)
     with pytest.raises(SettingError, match=says):
         read_stored(stored)
+
+
+def test_stored_runs_may_be_of_any_task_that_a_suite_runs(stored):
+    (stored / "dqn-relu_cartpole_seed0.csv").write_text((stored / "preqn-relu_ant_seed0.csv").read_text())
+    assert ("cartpole", "CartPole-v1") in [(cell.task, cell.environment) for cell in read_stored(stored)]
+
+
+def test_runs_without_an_accepted_step_are_reported_too():
+    rejected = alignment_report.Alignments(np.full(3, 0.5), np.full(3, np.nan), np.arange(3), np.zeros(3, bool), 0.97)
+    cell = Cell("preqn-relu", "ant", "Ant-v5", (0,), ())
+    assert alignment_report._row(cell, [rejected])[-4:] == ["", "1.0000", 0, "0.000000"]
 
 
 def test_the_command_on_stored_runs(stored, tmp_path):

@@ -79,6 +79,15 @@ def test_all_jobs_run_once_and_longer_ones_go_on(tmp_path, capsys):
     assert processes.steps_done(jobs_of(steps=600)[0], tmp_path) == 600
 
 
+def test_a_shorter_suite_is_reported_up_to_its_last_step_which_must_have_been_evaluated(tmp_path):
+    assert Runner(jobs_of(seeds=(0,)), tmp_path, workers=2).run() == 0
+    cells = report.collect(jobs_of(seeds=(0,), steps=300), tmp_path)
+    assert {cell.steps[-1] for cell in cells} == {300}
+    says = r"metrics.csv has no evaluation of step 250 to report on; choose one of its steps: 100, 200, 300, 400, 500"
+    with pytest.raises(SettingError, match=says):
+        Runner(jobs_of(seeds=(0,), steps=250), tmp_path, workers=2)
+
+
 def test_every_process_has_a_core_of_its_own_while_there_are_enough(tmp_path, monkeypatch):
     pinned = []
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 7}, raising=False)  # whatever this machine has
@@ -216,6 +225,17 @@ def test_the_report_says_what_was_measured(tmp_path):
     np.testing.assert_array_equal(raw["returns"][1, 0, 2], 1002 + np.arange(1, 6))
     assert (tmp_path / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
     assert "| a than b | 0.00 [0.00, 0.00] |" in text
+
+
+def test_the_array_of_returns_has_each_value_at_its_step():
+    def cell(task, steps, returns):
+        rows = list(zip(steps, returns, strict=True))
+        table = np.array(rows, dtype=[("step", float), ("return_mean", float)])
+        return report.Cell("a", task, f"{task}-v5", (0,), (table,))
+
+    raw = report._raw([cell("hopper", (100, 200), (1.0, 2.0)), cell("ant", (200, 300), (7.0, 8.0))])
+    assert raw["steps"].tolist() == [100, 200, 300]
+    np.testing.assert_array_equal(raw["returns"][0, :, 0], [[1.0, 2.0, np.nan], [np.nan, 7.0, 8.0]])
 
 
 @pytest.mark.parametrize("given", [[], ["nope"], ["hopper", "hopper"]])

@@ -156,6 +156,10 @@ def test_linearization_of_no_change_at_all():
     assert modes_of(np.eye(N), np.ones(N), td_error=zero, change=np.ones(N)).linearization == np.inf
 
 
+def test_modes_of_plain_numbers_are_told_as_well():
+    assert [bool(mode) for mode in diagnostics.FailureModes(0.1, 2.0, 0.1, 0.6).present()] == [False, True, False, True]
+
+
 def test_nan_counts_as_failure():
     kernel = np.eye(N)
     kernel[2, 3] = np.nan

@@ -57,6 +57,8 @@ COUPLED = {
     "next_row": (lambda w, x: x @ w + 0.1 * jnp.roll(jnp.tanh(x @ w), 1), W),
     "position": (lambda w, x: jnp.tanh(x @ w) * (1 + 0.1 * jnp.arange(x.shape[0])), W),
     "size": (lambda w, x: jnp.tanh(x @ w) / x.shape[0], W),
+    "not_a_number_alone": (lambda w, x: ((x - x.mean(0, keepdims=True)) / x.std(0, keepdims=True)) @ w, W),
+    "infinite_alone": (lambda w, x: x @ w + 1 / (x[:, 0].std()), W),
     "gradient_only": (lambda w, x: x @ w + (x @ (w - jax.lax.stop_gradient(w))).mean(), W),
 }  # fmt: skip
 
@@ -80,6 +82,7 @@ SEPARATE = {
 @pytest.mark.parametrize(("module", "inputs"), SEPARATE.values(), ids=SEPARATE)
 def test_rows_that_do_not_pass(module, inputs):
     ntk.check_example_by_example(ntk.module_q_fn(module), initialize(module, inputs), inputs)
+    ntk.check_example_by_example(ntk.dense(module), initialize(module, inputs), inputs)
 
 
 def test_the_same_module_in_evaluation_mode_passes_and_its_steps_are_accepted():
@@ -96,6 +99,22 @@ def test_the_same_module_in_evaluation_mode_passes_and_its_steps_are_accepted():
 
 def test_a_value_of_nan_is_not_taken_for_a_coupling():
     ntk.check_example_by_example(lambda w, x: x @ w, W, X.at[2].set(jnp.nan))
+
+
+class Reversed(nn.Module):
+    """Each value depends on its own row, but row i of a layer's input belongs to another example."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(1)(jnp.tanh(nn.Dense(16)(x[::-1])))[::-1, 0]
+
+
+def test_a_kernel_of_other_rows_is_refused():
+    module = Reversed()
+    params = initialize(module, X)
+    ntk.check_example_by_example(ntk.module_q_fn(module), params, X)
+    with pytest.raises(ValueError, match="the kernel of this linearizer differs from that of per-example gradients by"):
+        ntk.check_example_by_example(ntk.dense(module), params, X)
 
 
 def test_one_example_and_traced_arrays_are_refused():

@@ -136,6 +136,29 @@ def test_a_step_that_overflows_an_unseen_parameter_is_shortened():
     np.testing.assert_allclose(new_params["unseen"], 1.04 * 3e38, rtol=1e-6)
 
 
+def test_a_constant_that_is_infinite_from_the_start_does_not_matter():
+    params = {"w": jnp.zeros(B), "mask": jnp.asarray([-jnp.inf, 0.0, jnp.nan])}
+    direction = {"w": jnp.asarray(DELTA), "mask": jnp.zeros(3)}
+    new_params, info = backtrack(lambda p: p["w"], params, direction, jnp.zeros(B), jnp.asarray(DELTA), **OPTIONS)
+    assert info.accepted
+    assert bits(new_params["mask"]) == bits(params["mask"])
+
+
+def test_a_step_size_that_underflows_ends_the_search():
+    options = {**OPTIONS, "max_backtracks": 100_000, "decay": 0.5}
+    direction = jnp.asarray(-DELTA)
+    params, info = backtrack(lambda p: p, START, direction, START, jnp.asarray(DELTA), **options)
+    assert not info.accepted
+    assert info.backtracks < 200
+    assert bits(params) == bits(START)
+
+
+@pytest.mark.parametrize("change", [{"decay": 2.0}, {"step_size": -1.0}, {"min_alignment": 0.0}], ids=str)
+def test_hyperparameters_out_of_range_raise(change):
+    with pytest.raises(ValueError, match=f"linesearch.{next(iter(change))} must be in"):
+        backtrack(lambda p: p, START, jnp.asarray(DELTA), START, jnp.asarray(DELTA), **OPTIONS | change)
+
+
 def test_dtypes_of_parameters_are_kept():
     params = {"w": jnp.zeros(B), "half": jnp.zeros(B, jnp.bfloat16)}
     direction = {"w": jnp.asarray(DELTA), "half": jnp.asarray(DELTA)}

@@ -177,6 +177,8 @@ class Two(nnx.Module):
 def test_a_tuple_of_inputs_becomes_arguments():
     q_fn, params = ntk.nnx_q_fn(Two())
     np.testing.assert_allclose(q_fn(params, (X, 2 * X)), 3 * X.sum(axis=-1), rtol=1e-5)
+    with pytest.raises(ValueError, match=r"inputs .* must fit Two\.__call__: missing a required argument: 'y'"):
+        q_fn(params, X)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,6 +96,23 @@ def test_both_match_the_oracle_on_mlps(hidden_sizes, activation, use_bias):
     assert_both_match(Net(hidden_sizes, activation, use_bias), normal(B, 3), net_oracle(activation))
 
 
+class Promoted(nn.Module):
+    """A layer whose ``promote_dtype`` does more than that."""
+
+    @nn.compact
+    def __call__(self, x):
+        def doubled(x, kernel, bias, dtype):
+            return x, 2.0 * kernel, bias
+
+        x = jnp.tanh(nn.Dense(16, promote_dtype=doubled)(x))
+        return nn.Dense(1)(x)[..., 0]
+
+
+def promoted_oracle(params, x):
+    first, last = params["params"]["Dense_0"], params["params"]["Dense_1"]
+    return oracles.mlp([first | {"kernel": 2.0 * first["kernel"]}, last], x, "tanh")[..., 0]
+
+
 def layer_normed_oracle(params, inputs):
     return oracles.layer_normed_mlp(params["params"]["MLP_0"], np.concatenate(inputs, axis=1), "relu")[..., 0]
 
@@ -111,12 +129,14 @@ ARCHITECTURES = {
     },
     "linear": (Net(()), normal(B, 3), net_oracle()),
     "applied_twice": (AppliedTwice(), normal(B, 4), applied_twice_oracle),
+    "applied_twice_on_many_features": (AppliedTwice(), 0.1 * normal(B, 20), applied_twice_oracle),
     "tokens": (Tokens(), normal(B, 5, 3), tokens_oracle),
     "twice_on_tokens": (TwiceOnTokens(), normal(B, 5, 3), twice_on_tokens_oracle),
     "layer_norm": (Normalized(), normal(B, 3), normalized_oracle),
     "temperature": (Tempered(), normal(B, 3), tempered_oracle),
     "convolution": (Convolutional(), normal(B, 4, 4, 2), convolutional_oracle),
     "no_dense": (NoDense(), normal(B, 3), no_dense_oracle),
+    "promoted": (Promoted(), normal(B, 3), promoted_oracle),
     "keyword_call": (KeywordCall(), normal(B, 3), net_oracle()),
     "unused_layer": (UnusedLayer(), normal(B, 3), unused_layer_oracle),
     "tuple_inputs": (TwoInputs(), (normal(B, 3), normal(B, 2, seed=5)), two_inputs_oracle),

@@ -190,6 +190,11 @@ def test_kernel_names_what_is_wrong_and_its_whole_size():
         ntk.kernel(linearizer, params[:, 0], normal(B, 3), (normal(B, 3), normal(2, 3)))
     with pytest.raises(ValueError, match="floating-point"):
         ntk.kernel(linearizer, jnp.ones(3, int), normal(0, 3))
+    with pytest.raises(ValueError, match=r"rows of others must have the shapes of those of inputs, \['\[3\]'\], got"):
+        ntk.kernel(linearizer, params[:, 0], normal(B, 3), normal(B, 5))
+    for block_size in (0, 2.5):
+        with pytest.raises(ValueError, match="block_size must be"):
+            ntk.kernel(linearizer, params[:, 0], normal(B, 3), block_size=block_size)
 
 
 @pytest.mark.parametrize("change", [lambda p: p["params"], lambda p: [p]], ids=["inner", "list"])

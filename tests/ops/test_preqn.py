@@ -215,6 +215,15 @@ def test_an_update_is_described_in_one_line():
     assert words.endswith("; if most steps are rejected, call ntk.check_example_by_example once")
     with pytest.raises(ValueError, match="info must be of one update, got 1 batch axes"):
         describe(jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), info))
+    with pytest.raises(ValueError, match="call it outside of jit"):
+        jax.jit(lambda info: jnp.zeros(len(describe(info))))(info)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e25])
+def test_the_size_of_the_td_errors_is_right_at_any_scale(scale):
+    _, info = preqn_update(linear, jnp.zeros_like(W), X, scale * TARGET)
+    assert float(info.td_error) == pytest.approx(scale * np.sqrt(np.mean(np.square(TARGET))), rel=1e-5)
+    assert bool(jax.tree.map(float, info).solve.finite) is True
 
 
 def test_an_accepted_step_says_so():
@@ -379,10 +388,11 @@ def test_options_out_of_range_raise(option, value):
         (OPTIONS, "linesearch must be a Linesearch, got dict"),
         (Linesearch(step_size=jnp.ones(2)), "linesearch.step_size must be one number"),
         (Linesearch(decay=None), "linesearch.decay must be one number"),
+        (Linesearch(step_size=lambda step: 0.1), "linesearch.step_size must be one number, got function"),
         (Linesearch(max_backtracks=True), "linesearch.max_backtracks must be one number, got True"),
         (Linesearch, "linesearch must be a Linesearch, got the class Linesearch"),
     ],
-    ids=["number", "dict", "several", "none", "bool", "class"],
+    ids=["number", "dict", "several", "none", "schedule", "bool", "class"],
 )
 def test_what_is_no_linesearch_raises(linesearch, message):
     with pytest.raises(ValueError, match=message):

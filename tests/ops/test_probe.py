@@ -91,6 +91,16 @@ def test_vmap_equals_a_loop_and_all_are_scalars():
         jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-3, atol=1e-5), together, one)
 
 
+def test_jit_measures_the_step_that_bfloat16_parameters_can_take():
+    def q_fn(params, x):
+        return jnp.tanh(x @ params["w"].astype(jnp.float32)) @ params["v"].astype(jnp.float32)
+
+    params = {"w": normal(3, 64).astype(jnp.bfloat16), "v": normal(64, seed=1).astype(jnp.bfloat16)}
+    probe = ntk_probe(q_fn, step_size=1e-3)
+    plain, jitted = (run(params, X, q_fn(params, X) + DELTA) for run in (probe, jax.jit(probe)))
+    assert float(jitted.linearization) == pytest.approx(float(plain.linearization), rel=1e-3)
+
+
 def test_the_step_size_may_be_traced():
     steps = jax.jit(lambda step_size: ntk_probe(lambda params, x: x @ params, step_size=step_size)(*LINEAR))
     assert steps(0.1).overshooting == pytest.approx(0.1 / 3, rel=1e-5)

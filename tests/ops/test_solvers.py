@@ -341,8 +341,9 @@ def test_a_users_own_solver_that_fails_is_reported():
         lambda gram, delta: delta[:-1],
         lambda gram, delta: (delta, jnp.zeros(2)),
         lambda gram, delta: jnp.linalg.lstsq(gram, delta),
+        jax.scipy.sparse.linalg.cg,
     ],
-    ids=["column", "fewer", "several_dampings", "four_results"],
+    ids=["column", "fewer", "several_dampings", "four_results", "solution_and_none"],
 )
 def test_a_solution_of_another_shape_raises(solver):
     with pytest.raises(ValueError, match=r"solver must return z of shape \[B\] = \(12,\), or \(z, damping \[\]\), got"):

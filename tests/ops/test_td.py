@@ -60,6 +60,14 @@ def test_several_critics_share_the_smallest_of_their_values():
     np.testing.assert_array_equal(td.soft_target(reward, discount, values, log_prob, 0.5, 0.5), [2.5, -2.0, 1.0])
 
 
+def test_full_pessimism_is_the_smallest_value_however_far_apart_they_are():
+    arguments = jnp.ones(2), jnp.ones(2), jnp.asarray([[1e8, -3.0], [1.0, -3e9]]), 0.9
+    expected = td.clipped_double_target(*arguments)
+    np.testing.assert_array_equal(td.pessimistic_target(*arguments, 1.0), expected)
+    half = td.pessimistic_target(jnp.ones(1), jnp.ones(1), jnp.asarray([[4.0], [8.0]]), 0.5, 0.5)
+    np.testing.assert_array_equal(half, [1.0 + 0.5 * 5.0])
+
+
 def test_targets_of_several_critics_are_constants():
     def total(reward, discount, values, log_prob):
         soft = td.soft_target(reward, discount, values, log_prob, 0.9, 0.1)

@@ -112,6 +112,16 @@ def test_the_schedule():
     assert trainer.replay.size == 150
 
 
+def test_an_evaluation_at_the_end_of_a_run_has_episodes_of_its_own():
+    trainer = HostTrainer(config("Pendulum-v1", evaluate_every=20))
+    trainer.compile()
+    starts = []
+    for step in (20, 30, 40, 60):
+        trainer.step = step
+        starts.append(trainer.play(lambda: False)[0].first_observation)
+    assert len({start.tobytes() for start in starts}) == 4
+
+
 def test_the_columns_are_the_same_before_the_first_update():
     rows = trained(config(evaluate_every=40))[1].rows
     assert rows[0]["updates"] == 0

@@ -4,6 +4,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import warnings
 
 import gymnasium
 import jax
@@ -19,6 +20,7 @@ from preqn_jax.settings import SettingError
 from preqn_jax.training import session
 from preqn_jax.training.config import Config
 from preqn_jax.training.device import DeviceTrainer, Member
+from preqn_jax.training.host import HostTrainer
 from preqn_jax.training.policy import Policy, _in_units
 from preqn_jax.training.reporters import Reporters, RunReporter
 from tests import probes  # noqa: F401  (registers the probes)
@@ -102,6 +104,23 @@ def test_every_seed_has_its_own_policy(workdir):
     assert one != two
     with pytest.raises(SettingError, match=r"seed=2 is not among those of .*; allowed: 0, 1"):
         preqn_jax.load_policy(workdir, seed=2)
+
+
+def test_the_policy_of_a_seed_that_was_stopped_is_announced(tmp_path, monkeypatch):
+    learn = HostTrainer.learn
+
+    def poisoned(self):
+        if self.step == 60:
+            self.replay.data.reward[1] = np.nan
+        return learn(self)
+
+    monkeypatch.setattr(HostTrainer, "learn", poisoned)
+    assert preqn_jax.train("preqn_hopper", tmp_path, num_seeds=2, **{"env.id": "ProbeAction-v0"}, **QUICK)
+    with pytest.warns(UserWarning, match="the learner was stopped early, and its policy is from before"):
+        preqn_jax.load_policy(tmp_path, seed=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        preqn_jax.load_policy(tmp_path, seed=0)
 
 
 def test_a_wrong_observation_is_named(workdir):

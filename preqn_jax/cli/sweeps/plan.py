@@ -20,6 +20,7 @@ from preqn_jax.training.device import Member
 from preqn_jax.training.files import replace_file
 
 PLAN = "plan.json"  # in the directory of every sweep
+_EXAMPLE = "agent.min_alignment=0.9,0.97"
 
 _RESERVED = ("seed", "num_seeds", "total_steps")
 
@@ -72,13 +73,15 @@ def parse_axes(config: Config, texts: Sequence[str]) -> list[Axis]:
     """
     axes = []
     for text in texts:
-        path, _, values = text.partition("=")
+        path, separator, values = text.partition("=")
+        if not separator or not path:
+            raise SettingError(f"--grid={text} needs a field and its values, for example --grid {_EXAMPLE}")
         if path in _RESERVED:
             raise SettingError(f"--grid {text}: {path} cannot be varied by the grid; use the sweep's own flags")
         field = settings.find(config, path, "--grid field")
         axis = Axis(path, _parse_values(field, values))
         if not axis.values or len(set(axis.values)) < len(axis.values):
-            example = _lists(field) if _is_list(field) else "agent.min_alignment=0.9,0.97"
+            example = _lists(field) if _is_list(field) else _EXAMPLE
             raise SettingError(f"--grid {text} needs distinct values, for example --grid {example}")
         axes.append(axis)
     if len({axis.path for axis in axes}) < len(axes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -69,7 +70,7 @@ def finished(units: Sequence[Unit], folder: pathlib.Path) -> dict[int, np.ndarra
         tables = [plots.read_metrics(path) for path in paths]
         for run in unit.runs:
             rows = [table[table["run"] == run.number] for table in tables if (table["run"] == run.number).any()]
-            if rows and rows[0]["step"].max() >= unit.steps:
+            if rows and unit.steps in rows[0]["step"]:
                 found[run.number] = rows[0][rows[0]["step"] <= unit.steps]
     return found
 
@@ -109,11 +110,20 @@ def write(
     if len(axes) == 2:
         _heat_map(points, axes, folder / "sweep.png")
     else:
-        best = sorted(points, key=lambda point: -point.final.value)[:_MOST_CURVES]
-        curves = {point.label or "all": (point.steps, point.returns) for point in best}
-        environment = units[0].config.env.id
-        plots.curves({environment: curves}, folder / "sweep.png", "Sweep", "return of the deterministic policy")
+        panels: dict[str, plots.Curves] = {}
+        for environment, best in _ranked(points).items():
+            curves = {point.label or "all": (point.steps, point.returns) for point in best[:_MOST_CURVES]}
+            panels[environment or units[0].config.env.id] = curves
+        plots.curves(panels, folder / "sweep.png", "Sweep", "return of the deterministic policy")
     return "\n".join([_table(points, axes), *lines])
+
+
+def _ranked(points: Sequence[Point]) -> dict[str, list[Point]]:
+    """The points by environment ("" if the grid has one only), since returns compare within it; the best come first."""
+    groups: dict[str, list[Point]] = {}
+    for point in sorted(points, key=lambda point: -point.final.value):
+        groups.setdefault(point.values.get("env.id", ""), []).append(point)
+    return groups
 
 
 def _missing(
@@ -187,10 +197,10 @@ def _table(points: Sequence[Point], axes: Sequence[Axis]) -> str:
     header = [axis.path for axis in axes]
     header += ["runs", "final: mean of the last three evaluations", "95% bootstrap interval"]
     rows = []
-    for point in sorted(points, key=lambda point: -point.final.value):
+    for point in itertools.chain(*_ranked(points).values()):
         value, low, high = point.final
         spelled = [settings.spell(value) for value in point.values.values()]
-        interval = f"{low:.1f} to {high:.1f}" if point.runs > 1 else ""
+        interval = f"{low:.1f} to {high:.1f}" if len(point.seeds) > 1 else ""
         rows.append([*spelled, point.runs, f"{value:.1f}", interval])
     return "\n".join(to_markdown(header, rows))
 
