@@ -97,6 +97,7 @@ def learning_curve(paths: Sequence[pathlib.Path], out: pathlib.Path, title: str)
         axes.plot(*np.reshape(mean, (-1, 2)).T, color="C0", linewidth=2, label=f"mean of {len(seeds)} seeds")
         axes.legend(frameon=False)
     axes.set(title=title, xlabel="environment steps of each seed", ylabel="return of the deterministic policy")
+    _label_steps(axes)
     dress(axes)
     save(figure, out)
     return True
@@ -119,7 +120,8 @@ def curves(panels: Mapping[str, Curves], out: pathlib.Path, title: str, ylabel: 
         axes.set(title=task, xlabel="environment steps", ylabel=ylabel)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
-    figure.suptitle(f"{title}: mean over runs, with 95% bootstrap intervals")
+    several = any(len(values) > 1 for lines in panels.values() for _, values in lines.values())
+    figure.suptitle(f"{title}: {'mean over runs, with 95% bootstrap intervals' if several else 'single runs'}")
     save(figure, out)
     return True
 
@@ -176,7 +178,15 @@ def _draw(axes: Any, lines: Curves, labels: list[str]) -> None:
         axes.plot(steps, values.mean(axis=0), color=color, label=f"{label} ({len(values)})")
         axes.fill_between(steps, *mean_interval(values), color=color, alpha=0.2, linewidth=0)
     axes.legend(frameon=False, fontsize="small")
+    _label_steps(axes)
     dress(axes)
+
+
+def _label_steps(axes: Any) -> None:
+    """Labels the axis of environment steps as 100k and 1M; in full, the numbers of long runs would overlap."""
+    from matplotlib.ticker import EngFormatter
+
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def new_figure(width: float, height: float) -> Any:

@@ -173,6 +173,16 @@ def test_a_figure_of_a_report_that_cannot_be_drawn_is_one_line(tmp_path, monkeyp
     assert capsys.readouterr().err == "warning: a figure could not be drawn ([Errno 28] No space left on device)\n"
 
 
+@pytest.mark.parametrize(("runs", "words"), [(1, "title: single runs"), (3, "title: mean over runs, with 95%")])
+def test_figures_name_steps_in_thousands_and_intervals_only_where_there_are_any(runs, words, tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "save", lambda figure, out: figures.append(figure))
+    lines = {"Hopper-v5": {"preqn": (np.array([100_000, 300_000]), np.ones((runs, 2)))}}
+    assert plots.curves(lines, tmp_path / "curves.png", "title", "return")
+    assert figures[0].get_suptitle().startswith(words)
+    assert figures[0].axes[0].xaxis.get_major_formatter()(300_000) == "300k"
+
+
 def test_a_table_that_was_begun_with_other_columns_is_left_as_it_is(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_text("step,q\n10,1\n")
