@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import os
 import pathlib
 import platform
 import shlex
@@ -16,6 +17,7 @@ import jax
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "chex", "numpy", "gymnasium", "mujoco", "orbax-checkpoint")
 _EXTRAS = ("mujoco-mjx", "brax")
 _COMMANDS = "preqn_jax.cli."  # the modules of the commands
+COMMAND = "PREQN_JAX_COMMAND"  # environment variable of the workers of a cluster: the command that started the sweep
 
 
 def device() -> str:
@@ -26,6 +28,8 @@ def device() -> str:
 
 def command() -> str:
     """The command line, without the path of Python; a script is named by its own path."""
+    if given := os.environ.get(COMMAND):
+        return given
     program, spec = sys.argv[0], getattr(sys.modules["__main__"], "__spec__", None)
     if program.startswith(_COMMANDS):  # a command of the console script, which has replaced argv[0]
         start = ["preqn_jax", program.removeprefix(_COMMANDS)]

@@ -24,6 +24,11 @@ def test_the_recorded_command_can_be_run(arguments, module, expected, monkeypatc
     assert provenance.command() == f"{expected} --config=preqn_ant"
 
 
+def test_a_worker_of_a_cluster_records_the_command_of_the_sweep(monkeypatch):
+    monkeypatch.setenv(provenance.COMMAND, "preqn_jax sweep --grid=agent.step_size=0.03,0.1")
+    assert provenance.command() == "preqn_jax sweep --grid=agent.step_size=0.03,0.1"
+
+
 def git(folder, *arguments):
     identity = ["-c", "user.name=x", "-c", "user.email=x@x"]
     done = subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True)

@@ -15,6 +15,7 @@ from typing import IO, Any
 from preqn_jax.cli.processes import Runner, one_thread
 from preqn_jax.cli.sweeps.plan import Unit
 from preqn_jax.settings import SettingError
+from preqn_jax.training import provenance
 from preqn_jax.training.progress import Progress, message
 from preqn_jax.training.workdir import fcntl
 
@@ -56,7 +57,8 @@ def run(units: Sequence[Unit], folder: pathlib.Path, address: str, workers: int)
     import ray
 
     path = os.pathsep.join([str(pathlib.Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
-    environment = {"env_vars": {**one_thread(folder), "PYTHONPATH": path.strip(os.pathsep)}}
+    variables = {"PYTHONPATH": path.strip(os.pathsep), provenance.COMMAND: provenance.command()}
+    environment = {"env_vars": {**one_thread(folder), **variables}}
     options: dict[str, Any] = {"runtime_env": environment, "log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address == "local":
