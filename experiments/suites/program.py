@@ -11,12 +11,10 @@ from absl import flags
 
 from experiments.suites import report, stored, suite
 from preqn_jax.cli import lists, processes
-from preqn_jax.envs import DISCRETE_ENVS, ENVS
 from preqn_jax.settings import SettingError
 from preqn_jax.training.workdir import results_folder
 
-_KNOWN = [*ENVS, *DISCRETE_ENVS]
-_ENVS = flags.DEFINE_list("envs", None, f"tasks; allowed: {', '.join(_KNOWN)}")
+_ENVS = flags.DEFINE_list("envs", None, f"tasks; allowed: {', '.join(stored.TASKS)}")
 _SEEDS = flags.DEFINE_list("seeds", None, "list of seeds, for example 0,1,2")
 _NUM_SEEDS = flags.DEFINE_integer("num-seeds", None, "number of seeds, starting at 0", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", None, "length of every run [environment steps]", lower_bound=1)
@@ -49,7 +47,7 @@ def read_extent(default: Extent) -> Extent:
       SettingError: if a task is unknown, or the seeds are invalid.
     """
     if _ENVS.value is not None:
-        lists.check_names("--envs", _ENVS.value, _KNOWN)
+        lists.check_names("--envs", _ENVS.value, list(stored.TASKS))
         default = default._replace(envs=tuple(_ENVS.value))
     default = default._replace(seeds=lists.choose_seeds(_SEEDS.value, _NUM_SEEDS.value, default.seeds))
     return default._replace(steps=_STEPS.value) if _STEPS.value is not None else default

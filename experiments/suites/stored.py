@@ -13,7 +13,7 @@ from preqn_jax.envs import DISCRETE_ENVS, ENVS
 from preqn_jax.settings import SettingError
 from preqn_jax.training import plots
 
-_TASKS = {**ENVS, **DISCRETE_ENVS}
+TASKS = {**ENVS, **DISCRETE_ENVS}
 
 
 def read(folder: pathlib.Path, variants: Sequence[str], column: str = "return_mean") -> list[Cell]:
@@ -31,8 +31,8 @@ def read(folder: pathlib.Path, variants: Sequence[str], column: str = "return_me
     groups: dict[tuple[str, str], list[tuple[int, pathlib.Path]]] = {}
     for path in folder.glob("*.csv"):
         match = re.fullmatch(r"(.+)_([a-z0-9]+)_seed(\d+)", path.stem)
-        if match is None or match[2] not in _TASKS:
-            raise SettingError(f"{path} is not <variant>_<task>_seed<seed>.csv; allowed tasks: {', '.join(_TASKS)}")
+        if match is None or match[2] not in TASKS:
+            raise SettingError(f"{path} is not <variant>_<task>_seed<seed>.csv; allowed tasks: {', '.join(TASKS)}")
         groups.setdefault((match[2], match[1]), []).append((int(match[3]), path))
     if not groups:
         raise SettingError(f"--stored={folder} holds no <variant>_<task>_seed<seed>.csv")
@@ -51,4 +51,4 @@ def _read_cell(variant: str, task: str, runs: Sequence[tuple[int, pathlib.Path]]
             raise SettingError(f"{path} has no evaluation yet; remove it")
         if not np.array_equal(table["step"], tables[0]["step"]):
             raise SettingError(f"{path} and {paths[0]} must have evaluations at the same steps to be pooled")
-    return Cell(variant, task, _TASKS[task], seeds, tables)
+    return Cell(variant, task, TASKS[task], seeds, tables)

@@ -114,10 +114,9 @@ def _raised(method: str, error: Exception) -> str:
     where = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{pathlib.Path(where.filename).name}:{where.lineno}"
     flag = "--config.env.reset_options.<name>=<value>"
-    options = f"; its options are set in env.reset_options ({flag}), arguments of the constructor in env.kwargs"
-    options = options if method == "reset" else ""
+    places = f"; its options are set in env.reset_options ({flag}), arguments of the constructor in env.kwargs"
     return (f"{method}() raised {type(error).__name__} in {place}: {first_line(error)} "
-            f"(called as Gymnasium's {_SIGNATURES[method]}{options})")  # fmt: skip
+            f"(called as Gymnasium's {_SIGNATURES[method]}{places if method == 'reset' else ''})")  # fmt: skip
 
 
 def _wrong_number(method: str, result: Any) -> str | None:

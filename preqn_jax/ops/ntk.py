@@ -241,8 +241,8 @@ def check_example_by_example(
     K is computed from each example alone. With a BatchNorm or Dropout in training mode, a mean over the minibatch or
     attention between its rows, the value of an example alone differs from its value in the minibatch, and every step is
     rejected, however small it is. This function compares both values, and the gradients of one weighted sum of them.
-    For a :class:`Linearizer`, it also compares its kernel with that of per-example gradients. It takes as long as two
-    updates with per-example gradients: call it once, with real inputs, outside of jit.
+    For a :class:`Linearizer`, it also compares its kernel with that of per-example gradients. It computes per-example
+    gradients, and compares numbers: call it once, with real inputs, outside of jit.
 
     Examples:
       >>> check_example_by_example(lambda params, x: x @ params, jnp.ones(3), jnp.eye(3))
@@ -264,30 +264,31 @@ def check_example_by_example(
     """
     linearizer = linearizer_of(q)
     by_rows = per_example(linearizer.q_fn)(params, inputs)
+    own = linearizer(params, inputs) if linearizer is q else by_rows
     together, alone = _together_and_alone(linearizer.q_fn, params, inputs, by_rows)
     if jnp.size(together[0]) < 2:
         raise ValueError("inputs must hold at least two examples to compare, got B = 1")
     try:
         off, off_gradient = (float(_relative_difference(*pair)) for pair in zip(together, alone, strict=True))
-        off_kernel = float(_relative_difference(linearizer(params, inputs).gram, by_rows.gram))
+        off_kernel = float(_relative_difference(own.gram, by_rows.gram))
     except jax.errors.ConcretizationTypeError:
         raise ValueError("check_example_by_example compares numbers: call it outside of jit and vmap") from None
+    found = ""
     if off > tolerance:
         row = int(jnp.argmax(_difference(together[0], alone[0])))
         found = f"that of row {row} is {together[0][row]:.6g} in the batch and {alone[0][row]:.6g} by itself"
     elif off_gradient > tolerance:
         found = f"their gradients in the batch differ from those of single rows by {off_gradient:.1%}"
-    elif off_kernel > tolerance:
+    if found:
+        raise ValueError(
+            f"q_fn must compute each value from its own row alone, but {found}: put BatchNorm and Dropout into "
+            "evaluation mode, and let no row depend on another"
+        )
+    if off_kernel > tolerance:
         raise ValueError(
             f"the kernel of this linearizer differs from that of per-example gradients by {off_kernel:.1%}: row i "
             "of the input of every layer must belong to example i; otherwise use ntk.per_example"
         )
-    else:
-        return
-    raise ValueError(
-        f"q_fn must compute each value from its own row alone, but {found}: put BatchNorm and Dropout into evaluation "
-        "mode, and let no row depend on another"
-    )
 
 
 def _together_and_alone(q_fn: QFunction, params: Params, inputs: Inputs, by_rows: Linearization) -> Any:

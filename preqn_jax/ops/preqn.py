@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from preqn_jax.ops import ntk, solvers
 from preqn_jax.ops.alignment import root_mean_square
 from preqn_jax.ops.checks import td_error_of
-from preqn_jax.ops.linesearch import Linesearch, SearchInfo, check_linesearch, search
+from preqn_jax.ops.linesearch import Linesearch, SearchInfo, search
 from preqn_jax.ops.precision import moved
 from preqn_jax.ops.q_functions import merge, split
 from preqn_jax.ops.sharding import whole
@@ -88,7 +88,6 @@ def preqn_update(
       Achiam, Knight and Abbeel (2019). Towards Characterizing Divergence in Deep Q-Learning.
       https://arxiv.org/abs/1903.08894
     """
-    check_linesearch(linesearch)
     linearizer, inputs = ntk.linearizer_of(q), whole(inputs)
     linearization = linearizer(params, inputs)
     td_error = td_error_of(target, linearization.values)

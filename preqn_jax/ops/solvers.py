@@ -111,18 +111,15 @@ def solve(solver: Solver, gram: Array, td_error: Array) -> tuple[Array, SolveInf
 def _solution(found: Any, td_error: Array) -> tuple[Array, Array]:
     """z and damping from the result of a solver."""
     z, damping = found if isinstance(found, tuple) and len(found) == 2 else (found, 0.0)
-    if (
-        z is None
-        or damping is None
-        or isinstance(z, tuple)
-        or jnp.shape(z) != td_error.shape
-        or jnp.shape(damping) != ()
-    ):
-        shapes = jax.tree.map(
-            lambda leaf: leaf if leaf is None else jnp.shape(leaf), found, is_leaf=lambda leaf: leaf is None
-        )
+    if _shape(z) != td_error.shape or _shape(damping) != ():
+        shapes = jax.tree.map(_shape, found, is_leaf=lambda leaf: leaf is None)
         raise ValueError(f"solver must return z of shape [B] = {td_error.shape}, or (z, damping []), got {shapes}")
     return jnp.asarray(z, td_error.dtype), jnp.asarray(damping, td_error.dtype)
+
+
+def _shape(found: Any) -> tuple[int, ...] | None:
+    """The shape of an array or a number; None for anything else that a solver may return, a tuple or None."""
+    return None if found is None or isinstance(found, tuple) else jnp.shape(found)
 
 
 @dataclasses.dataclass(frozen=True)

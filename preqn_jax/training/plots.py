@@ -85,16 +85,15 @@ def learning_curve(paths: Sequence[pathlib.Path], out: pathlib.Path, title: str)
     rows = np.concatenate([read_metrics(path) for path in paths])
     axes = figure.subplots()
     seeds = np.unique(rows["seed"])
-    steps = np.unique(rows["step"])
     for seed in seeds:
         of_seed = rows[rows["seed"] == seed]
         style = {"alpha": 0.4, "linewidth": 1} if len(seeds) > 1 else {"linewidth": 2}
         axes.plot(of_seed["step"], of_seed["return_mean"], color="C0", **style)
     if len(seeds) > 1:
         # A mean over fewer seeds, after one of them was stopped, would jump.
-        of_steps = [(step, rows["return_mean"][rows["step"] == step]) for step in steps]
-        mean = [(step, values.mean()) for step, values in of_steps if len(values) == len(seeds)]
-        axes.plot(*np.reshape(mean, (-1, 2)).T, color="C0", linewidth=2, label=f"mean of {len(seeds)} seeds")
+        whole = [step for step in np.unique(rows["step"]) if np.sum(rows["step"] == step) == len(seeds)]
+        mean = [rows["return_mean"][rows["step"] == step].mean() for step in whole]
+        axes.plot(whole, mean, color="C0", linewidth=2, label=f"mean of {len(seeds)} seeds")
         axes.legend(frameon=False)
     axes.set(title=title, xlabel="environment steps of each seed", ylabel="return of the deterministic policy")
     _label_steps(axes)

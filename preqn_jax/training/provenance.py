@@ -16,7 +16,7 @@ import jax
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "chex", "numpy", "gymnasium", "mujoco", "orbax-checkpoint")
 _EXTRAS = ("mujoco-mjx", "brax")
-_COMMANDS = "preqn_jax.cli."  # the modules of the commands
+_CLI = "preqn_jax.cli."  # prefix of the modules of the console script's commands
 COMMAND = "PREQN_JAX_COMMAND"  # environment variable of the workers of a cluster: the command that started the sweep
 
 
@@ -31,8 +31,8 @@ def command() -> str:
     if given := os.environ.get(COMMAND):
         return given
     program, spec = sys.argv[0], getattr(sys.modules["__main__"], "__spec__", None)
-    if program.startswith(_COMMANDS):  # a command of the console script, which has replaced argv[0]
-        start = ["preqn_jax", program.removeprefix(_COMMANDS)]
+    if program.startswith(_CLI):  # a command of the console script, which has replaced argv[0]
+        start = ["preqn_jax", program.removeprefix(_CLI)]
     elif spec is not None:
         start = ["python", "-m", spec.name.removesuffix(".__main__")]
     else:

@@ -5,7 +5,7 @@ import pytest
 
 from preqn_jax.settings import SettingError
 from preqn_jax.training import plots, presets, workdir
-from preqn_jax.training.reporters import EventsRecord, MetricsTable, RunReporter, UpdatesRecord
+from preqn_jax.training.reporters import EventsRecord, MetricsTable, RunReporter, Terminal, UpdatesRecord
 
 CONFIG = presets.get_config("preqn_hopper")
 
@@ -171,6 +171,13 @@ def test_a_figure_of_a_report_that_cannot_be_drawn_is_one_line(tmp_path, monkeyp
     lines = {"Hopper-v5": {"preqn": (np.arange(2), np.ones((3, 2)))}}
     assert not plots.curves(lines, tmp_path / "curves.png", "title", "return")
     assert capsys.readouterr().err == "warning: a figure could not be drawn ([Errno 28] No space left on device)\n"
+
+
+def test_the_terminal_names_the_seeds_that_are_left(capsys):
+    terminal = Terminal(total_steps=200, num_seeds=3, first_step=0)
+    terminal.evaluation([{"step": 100, "seed": 1, "return_mean": 4.0}, {"step": 100, "seed": 2, "return_mean": 6.0}])
+    terminal.close()
+    assert "step 100: return 5.0 (seed 1: 4.0, 2: 6.0)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("runs", "words"), [(1, "title: single runs"), (3, "title: mean over runs, with 95%")])
