@@ -6,6 +6,7 @@ loads the resulting policy; these two need ``pip install 'preqn_jax[train]'``.
 """
 
 import importlib as _importlib
+from importlib import util as _util
 from typing import Any as _Any
 
 from preqn_jax.ops import activations, diagnostics, linesearch, ntk, solvers, td
@@ -22,12 +23,17 @@ _TRAINING = {"load_policy": "policy", "train": "api"}  # imported on first use, 
 
 def __getattr__(name: str) -> _Any:
     if name in _TRAINING:
-        return getattr(_importlib.import_module(f"preqn_jax.training.{_TRAINING[name]}"), name)
+        try:
+            return getattr(_importlib.import_module(f"preqn_jax.training.{_TRAINING[name]}"), name)
+        except ModuleNotFoundError as error:
+            hint = f"preqn_jax.{name} needs the module {error.name}; run: pip install 'preqn_jax[train]'"
+            raise ModuleNotFoundError(hint, name=error.name) from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_TRAINING]
+    installed = all(_util.find_spec(package) for package in ("gymnasium", "mujoco", "orbax"))
+    return [*globals(), *(_TRAINING if installed else ())]
 
 
 __all__ = [  # without _TRAINING, so that "from preqn_jax import *" needs no additional packages

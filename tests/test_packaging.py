@@ -3,6 +3,7 @@
 import pathlib
 import re
 import runpy
+import subprocess
 import sys
 import tomllib
 import types
@@ -79,3 +80,23 @@ def test_the_makefile_asks_for_the_required_python():
     required = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
     major, minor = re.search(r"version_info < \((\d+), (\d+)\)", (ROOT / "Makefile").read_text()).groups()
     assert required == f">={major}.{minor}"
+
+
+UPDATE_ALONE = """
+import inspect, pydoc, sys
+
+sys.modules.update(dict.fromkeys(("gymnasium", "mujoco", "orbax")))  # None, as if they were not installed
+import preqn_jax
+
+inspect.getmembers(preqn_jax)
+pydoc.render_doc(preqn_jax)
+try:
+    preqn_jax.train
+except ModuleNotFoundError as error:
+    print(error)
+"""
+
+
+def test_without_the_packages_for_training_the_module_can_be_inspected_and_names_what_is_missing():
+    output = subprocess.run([sys.executable, "-c", UPDATE_ALONE], capture_output=True, text=True, check=True).stdout
+    assert re.fullmatch(r"preqn_jax\.train needs the module [\w.]+; run: pip install 'preqn_jax\[train\]'\n", output)

@@ -90,6 +90,7 @@ def test_a_value_out_of_range_is_refused_in_one_line_that_says_what_is_allowed(p
     ("changes", "message"),
     [
         ({"automatic_temperature": True}, "automatic_temperature=true has no effect with config.agent.policy=determ"),
+        ({"target_noise": 0.2, "policy": "gaussian"}, "target_noise=0.2 has no effect with .*policy=gaussian"),
         ({"num_critics": 3}, "config.batch_size=256 must be a multiple of config.agent.num_critics=3; nearest: 255"),
         ({"num_critics": 300}, "nearest: 300"),
         ({"solver": "aligned", "min_alignment": 0.99}, "min_predicted_alignment=0.985 is below .*: at least 0.99"),

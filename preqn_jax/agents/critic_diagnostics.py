@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from preqn_jax.agents.base import Agent, AgentState, CriticView
 from preqn_jax.ops import diagnostics, ntk
 from preqn_jax.ops.alignment import cosine, relative_norm
+from preqn_jax.ops.precision import full_precision
 from preqn_jax.ops.sharding import vary, varying_axes
 from preqn_jax.types import Array, Transition
 
@@ -30,11 +31,13 @@ def with_alignment(agent: Agent, critic: CriticView) -> Agent:
         size = batch.reward.shape[0] // 2
         trained, held_out = _rows(batch, 0, size), _rows(batch, size, 2 * size)
         # Targets with random target actions equal those of the update only for the same key and the same rows.
-        errors = [critic.td_error(state, part, key) for part in (trained, held_out)]
         values = lambda state, part: critic.value(state, part.observation, part.action)  # noqa: E731
-        before = [values(state, part) for part in (trained, held_out)]
+        with full_precision():
+            errors = [critic.td_error(state, part, key) for part in (trained, held_out)]
+            before = [values(state, part) for part in (trained, held_out)]
         state, info = agent.update(state, trained, key)
-        changes = [values(state, part) - old for part, old in zip((trained, held_out), before, strict=True)]
+        with full_precision():
+            changes = [values(state, part) - old for part, old in zip((trained, held_out), before, strict=True)]
         rows = critic.rows(size)
         on_trained, on_held_out = (
             cosine(change[:rows], error[:rows]) for change, error in zip(changes, errors, strict=True)
@@ -59,34 +62,35 @@ def diagnosis_of(agent: Agent, critic: CriticView) -> Callable[[AgentState, Tran
     linearizer = ntk.per_example(critic.q_fn)
 
     def diagnose(state: AgentState, batch: Transition, key: Array) -> dict[str, Array]:
-        own = _rows(batch, 0, critic.rows(batch.reward.shape[0]))
-        params, inputs = critic.params(state), (critic.preprocess(state, own.observation), own.action)
-        next_action = agent.act(state, own.next_observation)
-        next_inputs = (critic.preprocess(state, own.next_observation), next_action)
-        values, tangents = linearizer.tangents(params, inputs)
-        _, next_tangents = linearizer.tangents(params, next_inputs)
-        gram, cross = linearizer.gram(tangents), linearizer.inner(next_tangents, tangents)
-        next_diagonal = jnp.diagonal(linearizer.gram(next_tangents))
-
+        with full_precision():
+            own = _rows(batch, 0, critic.rows(batch.reward.shape[0]))
+            params, inputs = critic.params(state), (critic.preprocess(state, own.observation), own.action)
+            next_action = agent.act(state, own.next_observation)
+            next_inputs = (critic.preprocess(state, own.next_observation), next_action)
+            values, tangents = linearizer.tangents(params, inputs)
+            _, next_tangents = linearizer.tangents(params, next_inputs)
+            gram, cross = linearizer.gram(tangents), linearizer.inner(next_tangents, tangents)
+            next_diagonal = jnp.diagonal(linearizer.gram(next_tangents))
         new_state, info = agent.update(state, batch, key)
-        step = jax.tree.map(jnp.subtract, critic.params(new_state), params)
-        at = vary(params, varying_axes(step))
-        predicted = jax.jvp(lambda params: critic.q_fn(params, inputs), (at,), (step,))[1]
-        change = critic.q_fn(critic.params(new_state), inputs) - values
-        kernel, rho, step_size = critic.operator(gram, info)
-        modes = diagnostics.failure_modes(
-            kernel,
-            rho,
-            critic.td_error(state, batch, key)[: own.reward.shape[0]],
-            change,
-            diagnostics.unsupported_share(gram, cross, next_diagonal),
-            step_size=step_size,
-            gamma=critic.gamma,
-        )._replace(linearization=relative_norm(change - predicted, predicted))
-        return {
-            "row_ratio": diagnostics.row_ratio(gram).mean(),
-            "effective_rank": diagnostics.effective_rank(gram),
-            **modes._asdict(),
-        }
+        with full_precision():
+            step = jax.tree.map(jnp.subtract, critic.params(new_state), params)
+            at = vary(params, varying_axes(step))
+            predicted = jax.jvp(lambda params: critic.q_fn(params, inputs), (at,), (step,))[1]
+            change = critic.q_fn(critic.params(new_state), inputs) - values
+            kernel, rho, step_size = critic.operator(gram, info)
+            modes = diagnostics.failure_modes(
+                kernel,
+                rho,
+                critic.td_error(state, batch, key)[: own.reward.shape[0]],
+                change,
+                diagnostics.unsupported_share(gram, cross, next_diagonal),
+                step_size=step_size,
+                gamma=critic.gamma,
+            )._replace(linearization=relative_norm(change - predicted, predicted))
+            return {
+                "row_ratio": diagnostics.row_ratio(gram).mean(),
+                "effective_rank": diagnostics.effective_rank(gram),
+                **modes._asdict(),
+            }
 
     return diagnose

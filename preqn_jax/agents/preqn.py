@@ -150,10 +150,14 @@ def _build(config: PreQNConfig, observation_size: int, action_size: int) -> tupl
     )
 
 
+def make_linearizer(config: CriticStepConfig, critic: nn.Module) -> ntk.Linearizer:
+    """The configured linearizer of the critic."""
+    return ntk.dense(critic) if config.linearizer == "dense" else ntk.per_example(ntk.module_q_fn(critic))
+
+
 def make_critic_step(config: CriticStepConfig, critic: nn.Module) -> CriticStep:
     """Returns (parameters, inputs [B, ...], targets [B]) -> (parameters, metrics), the configured PreQN update."""
-    q = ntk.dense(critic) if config.linearizer == "dense" else ntk.per_example(ntk.module_q_fn(critic))
-    solver = make_solver(config)
+    q, solver = make_linearizer(config, critic), make_solver(config)
     linesearch = Linesearch(config.step_size, config.min_alignment, config.decay, config.max_backtracks)
 
     def critic_step(params: Params, inputs: Inputs, target: Array) -> tuple[Params, dict[str, Array]]:

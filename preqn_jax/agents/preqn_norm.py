@@ -84,6 +84,11 @@ class PreQNNormConfig(soft.TemperatureConfig, preqn.PreQNConfig):
                 f"config.agent.automatic_temperature=true has no effect with config.agent.policy={self.policy}; "
                 "allowed: config.agent.policy=gaussian"
             )
+        if self.target_noise > 0 and self.policy != "deterministic":
+            raise SettingError(
+                f"config.agent.target_noise={self.target_noise:g} has no effect with "
+                f"config.agent.policy={self.policy}; allowed: config.agent.policy=deterministic"
+            )
         if self.split_minibatch:
             check_multiple("config.batch_size", batch_size, "config.agent.num_critics", self.num_critics)
 
@@ -301,7 +306,7 @@ def _critic_update(config: PreQNNormConfig, critic: nn.Module) -> CriticUpdate:
 
 def _diagonal_step(config: PreQNNormConfig, critic: nn.Module) -> preqn.CriticStep:
     """theta' = theta + alpha mean_i (delta_i / K_ii) grad Q(x_i), without a line search."""
-    linearize = ntk.dense(critic)
+    linearize = preqn.make_linearizer(config, critic)
 
     def step(params: Params, inputs: Inputs, target: Array) -> tuple[Params, common.Scalars]:
         values, gram, pullback = linearize(params, inputs)

@@ -54,7 +54,7 @@ def main() -> int:
         print(f"warning: {caveat}", file=sys.stderr)
     evaluation = evaluate(policies, envs, first_episode=0, gamma=config.agent.gamma)
     assert evaluation is not None  # it is None only if should_stop is given
-    returns, _, lengths, _ = evaluation
+    returns, lengths = evaluation.returns, evaluation.lengths
     for s, seed in enumerate(seeds):
         print(
             f"seed {seed}: return {returns[s].mean():.1f} +- {returns[s].std():.1f} over {_EPISODES.value} episode(s) "

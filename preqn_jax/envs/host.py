@@ -302,10 +302,12 @@ def to_space(space: gymnasium.Space) -> Callable[[Float], Any]:
     if isinstance(space, Discrete):
         return lambda action: int(space.start) + int(action.argmax())
     assert isinstance(space, Box)
+    if np.issubdtype(space.dtype, np.integer):
+        return _to_integers(space)
     low, high = space.low, space.high
     with np.errstate(over="ignore"):
         width = high - low
-    if np.all(np.isfinite(width) & (width >= 0)) and width.dtype not in (np.int64, np.uint64):
+    if np.all(np.isfinite(width)):
 
         def scale(action: Float) -> Any:
             scaled = low + 0.5 * (action.reshape(space.shape) + 1.0) * width
@@ -313,11 +315,23 @@ def to_space(space: gymnasium.Space) -> Callable[[Float], Any]:
 
         return scale
 
-    # high - low may overflow (for integers it becomes negative); a weighted mean of low and high does not.
+    # high - low may overflow; a weighted mean of low and high does not.
     def mean(action: Float) -> Any:
         share = 0.5 * (action.reshape(space.shape) + 1.0)
-        scaled = np.clip((1.0 - share) * low + share * high, low, high)
-        inside = scaled < high  # the largest integers cannot be represented as floats
-        return np.where(inside, np.where(inside, scaled, low).astype(space.dtype), high)
+        return np.clip((1.0 - share) * low + share * high, low, high).astype(space.dtype)
 
     return mean
+
+
+def _to_integers(space: Box) -> Callable[[Float], Any]:
+    """Like :func:`to_space`, for a Box of integers: each of them has an equal part of [-1, 1]."""
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+
+    def number(action: Float) -> Any:
+        share = 0.5 * (action.reshape(space.shape).astype(np.float64) + 1.0)
+        found = np.floor(low + share * (high - low + 1.0))
+        inside = (found > low) & (found < high)  # the bounds of wide Boxes cannot all be represented as floats
+        integer = np.where(inside, found, 0.0).astype(space.dtype)
+        return np.where(inside, integer, np.where(found < high, space.low, space.high))
+
+    return number

@@ -128,7 +128,7 @@ class Trainer(abc.ABC):
         """
         if (played := self.play(should_stop)) is None:
             return None
-        (returns, discounted, lengths, _), first_q = played
+        (returns, discounted, lengths, *_), first_q = played
         rows: list[Row | None] = []
         for s, seed in enumerate(self.seeds):
             if not self.running[s]:
@@ -272,6 +272,12 @@ def guarded_steps_of(agent: Agent) -> Callable[..., tuple[AgentState, dict[str, 
         return jax.tree.map(lambda new, old: jnp.where(running, new, old), after, state), infos, running
 
     return guarded
+
+
+def observe_if(agent: Agent, state: AgentState, observations: Array, running: Array) -> AgentState:
+    """``agent.observe(state, observations)`` if the learner is running, and the unchanged state if it was stopped."""
+    after = agent.observe(state, observations)
+    return jax.tree.map(lambda new, old: jnp.where(running, new, old), after, state)
 
 
 def all_finite(tree: Any) -> Array:

@@ -14,7 +14,7 @@ import numpy as np
 from preqn_jax.envs import device as device_env
 from preqn_jax.settings import SettingError
 from preqn_jax.training import base, memory
-from preqn_jax.training.base import Infos, Interval, Trainer
+from preqn_jax.training.base import Infos, Interval, Notice, Trainer
 from preqn_jax.training.checkpoint import Arrays
 from preqn_jax.training.config import Config
 from preqn_jax.training.distribution import Distribution, local, local_shapes
@@ -161,13 +161,13 @@ class DeviceTrainer(Trainer):
     def advance(self) -> Infos:
         """See :meth:`Trainer.advance`."""
         config = self.config
-        if self._diagnose and self.step >= config.update_after and self.step % config.diagnose_every == 0:
-            self.interval.add_diagnosis(local(self._diagnose(*self._arguments())))
         self.population, report = self._iterate(*self._arguments())
         infos, episodes, returns, broken = local(report)
         self.step += config.update_every
         self.interval.add_episodes(episodes, returns)
         self.broken_episodes += int(broken.sum())
+        if self._diagnose and self.step >= config.update_after and self.step % config.diagnose_every == 0:
+            self.interval.add_diagnosis(local(self._diagnose(*self._arguments())))
         return self._record(infos if self.step >= config.update_after else {}, local(self.population.running))
 
     def label(self, s: int) -> str:
@@ -180,7 +180,15 @@ class DeviceTrainer(Trainer):
 
         The evaluation is one compiled program, so ``should_stop`` is only called before it starts.
         """
-        return None if should_stop() else local(self._play(*self._arguments()))
+        if should_stop():
+            return None
+        evaluation, values = local(self._play(*self._arguments()))
+        if count := int(evaluation.broken.sum()):
+            self.notices.append(Notice(
+                f"warning: the simulation of {self.config.env.id} diverged in {count} of {evaluation.broken.size} "
+                f"evaluation episodes after step {self.step}; their returns end there"
+            ))  # fmt: skip
+        return evaluation, values
 
     def arrays(self) -> Arrays:
         """See :meth:`Trainer.arrays`.

@@ -23,12 +23,14 @@ class Evaluation(NamedTuple):
         initial states (biased if a time limit truncates the episode).
       lengths: lengths of the episodes [steps], ``[S, E]``.
       first_observation: first observation of each episode, ``[S, E, O]``.
+      broken: whether the simulation diverged, which ends the episode, ``[S, E]`` bool; always False on the CPU.
     """
 
     returns: Any
     discounted_returns: Any
     lengths: Any
     first_observation: Any
+    broken: Any
 
 
 def evaluate(
@@ -67,7 +69,7 @@ def evaluate(
             discounted[s, e] += gamma ** lengths[s, e] * step.reward
             lengths[s, e] += 1
             running[s, e] = not (step.terminated or step.truncated)
-    return Evaluation(returns, discounted, lengths, first)
+    return Evaluation(returns, discounted, lengths, first, np.zeros(shape, bool))
 
 
 class _Episodes(NamedTuple):
@@ -78,6 +80,7 @@ class _Episodes(NamedTuple):
     returns: Array
     discounted_returns: Array
     lengths: Array
+    broken: Array
     time: Array
 
 
@@ -103,11 +106,12 @@ def evaluate_on_device(act: Callable[[Array], Array], env: DeviceEnv, keys: Arra
             episodes.returns + reward,
             episodes.discounted_returns + gamma**episodes.time * reward,
             episodes.lengths + episodes.running,
+            episodes.broken | (episodes.running & outcome.broken),
             episodes.time + 1,
         )
 
     first = env.reset(keys)
     zeros = jnp.zeros(keys.shape)
-    start = _Episodes(first, zeros == 0, zeros, zeros, zeros.astype(jnp.int32), jnp.zeros((), jnp.int32))
+    start = _Episodes(first, zeros == 0, zeros, zeros, zeros.astype(jnp.int32), zeros != 0, jnp.zeros((), jnp.int32))
     end = jax.lax.while_loop(lambda episodes: episodes.running.any(), step, start)
-    return Evaluation(end.returns, end.discounted_returns, end.lengths, first.observation)
+    return Evaluation(end.returns, end.discounted_returns, end.lengths, first.observation, end.broken)

@@ -64,7 +64,7 @@ class HostTrainer(Trainer):
         self.state: AgentState = jax.jit(init)(self.keys)
         self.act = jax.jit(over_learners(agent.act))
         self._explore = jax.jit(over_learners(functools.partial(_explore_at, agent), in_axes=(0, 0, 0, None)))
-        self._observe = jax.jit(over_learners(agent.observe), donate_argnums=0)
+        self._observe = jax.jit(over_learners(functools.partial(base.observe_if, agent)), donate_argnums=0)
         self._value = jax.jit(over_learners(functools.partial(base.value_of_policy, agent, self._critic)))
         jax.block_until_ready(self._explore(self.state, self.observation, self.keys, np.uint32(0)))
         jax.block_until_ready(self.act(self.state, self._evaluation_shape()))
@@ -104,7 +104,7 @@ class HostTrainer(Trainer):
             stopped.
         """
         observations = np.stack([self.collect() for _ in range(self.config.update_every)], axis=1)
-        self.state = self._observe(self.state, observations)
+        self.state = self._observe(self.state, observations, self.running)
         return self.learn() if self.step >= self.config.update_after else {}
 
     def collect(self) -> np.ndarray:

@@ -106,6 +106,7 @@ def run(trainer: Trainer, reporter: Reporter, save: Callable[[Trainer], None], s
             if finished or trainer.step % config.checkpoint_every == 0:
                 checkpoint()
         if trainer.evaluation_due and (rows := trainer.evaluate(should_stop)) is not None:
+            _report_notices(trainer, reporter)
             reporter.evaluation(rows)
         if not ended() and should_stop():
             checkpoint()
@@ -126,25 +127,30 @@ def _report_notices(trainer: Trainer, reporter: Reporter) -> None:
 class StallWatch:
     """Warns when almost no critic step is accepted, which would otherwise look like slow learning."""
 
-    updates = 1000  # number of consecutive updates below `fraction` that triggers the warning
-    fraction = 0.1  # share of accepted steps
+    updates = 1000  # the smallest number of updates over which the share of accepted steps is computed
+    fraction = 0.1  # share of accepted steps of a seed below which it warns
 
     def __init__(self, reporter: Reporter):
         self._reporter = reporter
-        self._since = 0
+        self._accepted: Any = 0  # number of accepted steps per seed, [S], among the latest `self._count` updates
+        self._count = 0
         self._warned = False
 
     def watch(self, info: Infos) -> None:
         """Examines the metrics of one iteration, arrays ``[S, U]`` by name."""
-        if "accepted" not in info:
+        if "accepted" not in info or self._warned:
             return
-        rejected = bool((info["accepted"].mean(axis=1) < self.fraction).any())
-        self._since = self._since + info["accepted"].shape[1] if rejected else 0
-        if self._since >= self.updates and not self._warned:
+        self._accepted = self._accepted + info["accepted"].sum(axis=1)
+        self._count += info["accepted"].shape[1]
+        if self._count < self.updates:
+            return
+        accepted, count = self._accepted / self._count, self._count
+        self._accepted, self._count = 0, 0
+        if (accepted < self.fraction).any():
             self._warned = True
             predicted = float(np.nanmean(info["predicted_alignment"]))
             self._reporter.message(
-                f"warning: under {self.fraction:.0%} of the critic steps were accepted in the last {self._since} "
+                f"warning: under {self.fraction:.0%} of the critic steps were accepted in the last {count} "
                 f"updates (predicted alignment {predicted:.2f}). If this is below min_alignment, the solver discards "
                 "too much of K: use --config.agent.solver=ridge, or a smaller rcond or damping. Otherwise use a "
                 "smaller step_size. If no step size helps, Q-values may depend on other rows of the minibatch "

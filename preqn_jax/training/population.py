@@ -174,8 +174,7 @@ class PopulationFunctions:
         return envs, returns, running, collected, *(count.sum() for count in counts)
 
     def _observe(self, one: Identity, agent: AgentState, observations: Array, running: Array) -> AgentState:
-        after = self._agent(one).observe(agent, observations)
-        return jax.tree.map(lambda new, old: jnp.where(running, new, old), after, agent)
+        return base.observe_if(self._agent(one), agent, observations, running)
 
     def _draw(self, one: Identity, ring: Ring, *, after: Array) -> Transition:
         """Minibatches for one member's gradient steps, ``[U, B, ...]``; ``[U, 2 B, ...]`` with held-out rows."""

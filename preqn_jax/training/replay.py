@@ -4,7 +4,8 @@ For n-step targets (Sutton and Barto 2018, section 7.1) a sampled transition cov
 r_t + gamma r_(t+1) + ... + gamma^(m-1) r_(t+m-1), its next observation is s_(t+m), and its discount is gamma^(m-1)
 times that of the last step, so that an agent's target r + gamma discount Q(s', a') is the m-step target. m equals n, or
 less if the episode ends earlier or later steps have not been collected yet. The intermediate actions were chosen by
-older policies; there is no off-policy correction.
+older policies; there is no off-policy correction. Agents with an entropy bonus (SAC) add it for a' only, not for the
+intermediate actions.
 """
 
 from __future__ import annotations

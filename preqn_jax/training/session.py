@@ -6,7 +6,7 @@ import contextlib
 import pathlib
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import jax
@@ -67,8 +67,9 @@ def train(
         arrays = _read(checkpoints, latest, workdir, trainer.config) if latest is not None else None
         seconds = trainer.compile()
         if arrays is not None:
-            trainer.restore(arrays)
-            write_record(workdir, trainer.config)  # total_steps may have been raised
+            with _unchanged(workdir):
+                trainer.restore(arrays)
+        write_record(workdir, trainer.config)  # an earlier part may have had other total_steps, or another commit
         reporter = make_reporter(trainer.step)
         size = f"replay {trainer.replay_bytes / 2**20:.0f} MiB"
         reporter.message(f"{provenance.device()}, {size}, work directory {workdir}")
@@ -78,6 +79,10 @@ def train(
         except SettingError as error:  # the environment failed; the checkpoints are intact
             kept = f"the same command resumes from step {checkpoints.latest_step() or 0}"
             raise SettingError(f"{error}, in step {trainer.step} of the run; {kept}") from error
+        except CheckpointError as error:  # the last checkpoint cannot be written
+            earlier = checkpoints.latest_step()
+            kept = f"the same command resumes from step {earlier}" if earlier else "there is no earlier checkpoint"
+            raise CheckpointError(f"{error}; {kept}") from error
         finally:
             reporter.close()
     finally:
@@ -99,8 +104,18 @@ def _check_results(workdir: pathlib.Path, config: Config, latest: int | None) ->
 
 
 def _read(checkpoints: Checkpoints, step: int, workdir: pathlib.Path, config: Config) -> Arrays:
-    check_recorded(workdir, config, checkpoints.record(step), step)
-    return checkpoints.restore(step)
+    with _unchanged(workdir):
+        check_recorded(workdir, config, checkpoints.record(step), step)
+        return checkpoints.restore(step)
+
+
+@contextlib.contextmanager
+def _unchanged(workdir: pathlib.Path) -> Iterator[None]:
+    """Adds to the message of a CheckpointError, raised while a checkpoint is read, that nothing has been changed."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {workdir} and its checkpoints have not been changed") from error
 
 
 def _save(checkpoints: Checkpoints, trainer: Trainer) -> None:
@@ -121,7 +136,7 @@ def guarded(program: Callable[[], int], workdir: pathlib.Path) -> int:
     try:
         return program()
     except CheckpointError as error:
-        say(f"error: {error}; {workdir} and its checkpoints have not been changed")
+        say(f"error: {error}")
         return 1
     except NonFiniteError as error:
         say(f"error: {error}; the checkpoints in {workdir} are from before this step, but a run resumed from them "

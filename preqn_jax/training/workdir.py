@@ -21,10 +21,13 @@ except ImportError:  # Windows: work directories are not locked there
     fcntl = None  # type: ignore[assignment]
 
 
+_OF_A_CLAIM = {".lock", f"{CONFIG_FILE}.partial"}  # left behind if a process ends before config.json is complete
+
+
 def claim(workdir: pathlib.Path, config: Config) -> IO[str]:
     """Creates the work directory, or checks that it belongs to this run, and locks it.
 
-    Files of an earlier part of the run are not changed; :func:`write_record` updates the record when the run resumes.
+    Files of an earlier part of the run are not changed; :func:`write_record` updates the record when training starts.
 
     Returns:
       The lock file. The directory stays locked until it is closed.
@@ -36,16 +39,14 @@ def claim(workdir: pathlib.Path, config: Config) -> IO[str]:
     try:
         return _claim(workdir, config)
     except OSError as error:
-        raise SettingError(
-            f"--workdir={workdir} cannot be written: {error.strerror or error}; choose a writable directory"
-        ) from None
+        raise _unwritable(workdir, error) from None
 
 
 def _claim(workdir: pathlib.Path, config: Config) -> IO[str]:
     record = workdir / CONFIG_FILE
     if record.exists():
         check_same(workdir, config)
-    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    elif workdir.exists() and (not workdir.is_dir() or not {file.name for file in workdir.iterdir()} <= _OF_A_CLAIM):
         raise SettingError(f"--workdir={workdir} exists and holds no run; choose another")
     workdir.mkdir(parents=True, exist_ok=True)
     held = lock(workdir)
@@ -55,11 +56,24 @@ def _claim(workdir: pathlib.Path, config: Config) -> IO[str]:
 
 
 def write_record(workdir: pathlib.Path, config: Config) -> None:
-    """Writes config.json into the work directory: configuration, versions, commit, device and command."""
+    """Writes config.json into the work directory: configuration, versions, commit, device and command.
+
+    Raises:
+      SettingError: if it cannot be written.
+    """
     content = {"config": to_dict(config), **provenance.collect()}
     if events := read_json(workdir / CONFIG_FILE).get("events"):
         content["events"] = events  # recorded by earlier parts of the run
-    replace_file(workdir / CONFIG_FILE, json.dumps(content, indent=2) + "\n")
+    try:
+        replace_file(workdir / CONFIG_FILE, json.dumps(content, indent=2) + "\n")
+    except OSError as error:
+        raise _unwritable(workdir, error) from None
+
+
+def _unwritable(workdir: pathlib.Path, error: OSError) -> SettingError:
+    return SettingError(
+        f"--workdir={workdir} cannot be written: {error.strerror or error}; choose a writable directory"
+    )
 
 
 def results_folder(out: str, record: str = "", options: Mapping[str, Any] | None = None) -> pathlib.Path:

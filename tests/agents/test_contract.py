@@ -14,6 +14,7 @@ from preqn_jax.ops.activations import ACTIVATIONS
 from preqn_jax.ops.diagnostics import row_ratio
 from tests import helpers, oracles
 from tests.agents.batches import A, B, O, batch, make
+from tests.ops.jaxprs import dot_precisions
 
 
 @pytest.fixture(params=AGENTS)
@@ -204,3 +205,15 @@ def test_a_diagnosis_tells_preqn_from_gradient_descent(agent_name, agent, critic
         assert diagnosis["over_generalization"] < 0.1 * of_gradient_descent
     else:
         assert diagnosis["over_generalization"] == pytest.approx(of_gradient_descent, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["preqn_norm", "td3"])
+def test_diagnostics_add_no_matrix_product_of_reduced_precision(name):
+    agent, critic = make(name)
+    state, key = agent.init(jax.random.key(0)), jax.random.key(1)
+    both = jax.tree.map(lambda *parts: jnp.concatenate(parts), batch(), batch(1))
+    reduced = lambda function, data: dot_precisions(function, state, data, key).count(None)  # noqa: E731
+    of_update = reduced(agent.update, batch())
+    assert of_update > 0  # so that the next two lines can fail
+    assert reduced(with_alignment(agent, critic).update, both) == of_update
+    assert reduced(diagnosis_of(agent, critic), batch()) == of_update

@@ -27,6 +27,14 @@ def temperature(name, state):
     return state.agent.actor.temperature
 
 
+def with_temperature(name, state, value):
+    learned = temperature(name, state)._replace(log_value=jnp.log(value))
+    if name == "sac":
+        return state._replace(temperature=learned)
+    inner = state.agent
+    return state._replace(agent=inner._replace(actor=inner.actor._replace(temperature=learned)))
+
+
 @pytest.mark.parametrize(("entropy", "rises"), [(-5.0, True), (5.0, False)])
 def test_the_temperature_rises_while_the_entropy_is_below_its_target(entropy, rises):
     config = soft.TemperatureConfig(**LEARNED, target_entropy=-0.5)
@@ -70,6 +78,38 @@ def test_an_agent_learns_the_temperature_from_the_entropy_of_its_minibatch(name)
     expected, _ = soft.update_temperature(config, temperature(name, state), info["entropy"], A)
     np.testing.assert_allclose(temperature(name, new).log_value, expected.log_value, rtol=1e-5)
     np.testing.assert_allclose(info["temperature"], jnp.exp(expected.log_value), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sac", "preqn_norm"])
+def test_a_learned_temperature_takes_the_place_of_the_configured_one(name):
+    (learning, its_critic), (fixed, critic) = make(name, **LEARNED), make(name, temperature=0.7)
+    key, data = jax.random.key(1), batch()
+    state = with_temperature(name, learning.init(jax.random.key(0)), 0.7)
+    expected_state = fixed.init(jax.random.key(0))
+    errors = its_critic.td_error(state, data, key), critic.td_error(expected_state, data, key)
+    np.testing.assert_allclose(*errors, rtol=1e-5, atol=1e-6)
+    _, info = jax.jit(learning.update)(state, data, key)
+    _, expected = jax.jit(fixed.update)(expected_state, data, key)
+    np.testing.assert_allclose(info["actor_loss"], expected["actor_loss"], rtol=1e-5)
+
+
+def test_preqns_gaussian_actor_ascends_the_new_critic_and_the_entropy():
+    agent, _ = make("preqn_norm", normalize_observations=False, critic_layer_norm="none", temperature=0.5)
+    state, data, key = agent.init(jax.random.key(0)), batch(), jax.random.key(1)
+    new, info = jax.jit(agent.update)(state, data, key)
+    observation, start = np.float64(data.observation), oracles.float64(state.actor.params)
+    noise = np.asarray(jax.random.normal(jax.random.split(key)[1], data.action.shape))
+    critic = oracles.float64(new.critics[0])
+
+    def loss(params):
+        mean, log_std = oracles.gaussian_actor(params, observation)
+        action = np.tanh(mean + np.exp(log_std) * noise)
+        log_prob = oracles.squashed_log_prob(mean, log_std, noise)
+        return (0.5 * log_prob - oracles.critic(critic, observation, action)).mean()
+
+    np.testing.assert_allclose(info["actor_loss"], loss(start), rtol=1e-5)
+    expected = oracles.adam(start, [oracles.gradient(loss, start)])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), new.actor.params, expected)
 
 
 def test_preqns_gaussian_target_has_the_entropy_of_the_next_action():

@@ -69,6 +69,16 @@ def test_actions_cover_the_widest_box(dtype, low, high):
     assert taken[-1].tolist() == space.high.tolist()
 
 
+@pytest.mark.parametrize(("dtype", "low", "high"), [(np.int64, 0, 1), (np.int32, -2, 2), (np.uint8, 0, 9)])
+def test_integers_have_equal_shares_of_the_actions(dtype, low, high):
+    scale = host_env.to_space(gymnasium.spaces.Box(low, high, (), dtype))
+    taken = np.array([scale(np.array([action], np.float32)) for action in np.linspace(-1, 1, 7001)])
+    numbers, counts = np.unique(taken, return_counts=True)
+    assert taken.dtype == dtype
+    assert numbers.tolist() == list(range(low, high + 1))
+    np.testing.assert_allclose(counts, 7001 / len(numbers), atol=2)
+
+
 def test_discrete_actions_are_one_hot_and_all_are_drawn():
     env = HostEnv("ProbeChoice-v0", [0])
     assert env.discrete

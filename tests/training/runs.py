@@ -65,6 +65,15 @@ def run_compiled(trainer, arrays=None, stop_at=None, should_stop=None):
     return trainer, recorder, saved, finished
 
 
+def diagnosed_steps(trainer):
+    """Runs a new trainer; returns the steps of the run after which it computed kernel diagnostics."""
+    trainer.compile()
+    diagnose, steps = trainer._diagnose, []
+    trainer._diagnose = lambda *arguments: steps.append(trainer.step) or diagnose(*arguments)
+    run_compiled(trainer)
+    return steps
+
+
 def copied(arrays):
     """Copies, which later steps of their trainer leave as they are."""
     return {name: np.array(array) for name, array in arrays.items()}

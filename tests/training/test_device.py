@@ -17,7 +17,7 @@ from preqn_jax.training.loop import run
 from preqn_jax.types import NonFiniteError
 from tests.device_probes import PROBES
 from tests.helpers import assert_for_some_seed
-from tests.training.runs import AGENT, SCHEDULE, Recorder, assert_same, run_compiled, trained_by
+from tests.training.runs import AGENT, SCHEDULE, Recorder, assert_same, diagnosed_steps, run_compiled, trained_by
 
 pytestmark = pytest.mark.slow
 
@@ -160,11 +160,16 @@ def test_training_goes_on_where_simulations_break_and_says_so():
     assert [row["episode_length"] for row in recorder.rows] == [2, 2]
     assert [row["return_mean"] for row in recorder.rows] == [1, 1]
     assert trainer.broken_episodes == 100  # every second step
-    first, second = recorder.messages
+    first, second, *in_evaluations = recorder.messages
     assert (
         "the simulation of nan diverged (values not finite, or far too large) in 4 episode(s) before step 10;" in first
     )
     assert "in 40 episode(s)" in second
+    assert in_evaluations == [
+        f"warning: the simulation of nan diverged in 2 of 2 evaluation episodes after step {step}; "
+        "their returns end there"
+        for step in (100, 200)
+    ]
 
 
 @pytest.mark.parametrize("name", ["preqn", "preqn_norm"])  # the second has a counter and statistics in its state
@@ -203,6 +208,24 @@ def test_targets_of_n_steps_stay_within_their_environment():
     first = batch.observation[..., 0] == 1.0
     np.testing.assert_array_equal(batch.reward, np.where(first, 0.5, 1.0))  # gamma times the reward at the end
     np.testing.assert_array_equal(batch.discount, 0.0)
+
+
+def test_targets_of_n_steps_end_at_a_time_limit_and_bootstrap_there():
+    trainer = DeviceTrainer(config("truncated", num_envs=5, n_step=2, start_steps=100, update_after=200))
+    trainer.compile()
+    for _ in range(9):  # six whole episodes in each environment
+        trainer.advance()
+    one = trainer._identity._replace(key=trainer.keys)
+    draw = lambda one, ring: trainer._functions._draw(one, ring, after=np.uint32(90))  # noqa: E731
+    batch = jax.tree.map(np.asarray, jax.vmap(draw)(one, trainer.population.replay))
+    last = np.isclose(batch.observation[..., 0], 1 / 3)
+    assert last.any()
+    np.testing.assert_array_equal(batch.reward, np.where(last, 1.0, 1.5))
+    np.testing.assert_array_equal(batch.discount, np.where(last, 1.0, 0.5))
+
+
+def test_diagnoses_come_at_their_interval_as_on_the_cpu():
+    assert diagnosed_steps(DeviceTrainer(config("delayed", diagnose_every=40))) == [80, 120, 160, 200]
 
 
 def test_a_stop_before_an_evaluation_leaves_it_to_the_run_that_goes_on():
@@ -265,8 +288,8 @@ def test_a_member_that_was_stopped_neither_steps_nor_learns():
     after = trainer.population._replace(replay=None)
     jax.tree.map(lambda new, old: np.testing.assert_array_equal(new[1], old[1]), after, before)
     assert (trainer.population.envs.observation[0] != before.envs.observation[0]).any()
-    (_, _, lengths, _), _ = trainer.play(lambda: False)
-    assert lengths.tolist() == [[1, 1], [0, 0]]
+    evaluation, _ = trainer.play(lambda: False)
+    assert evaluation.lengths.tolist() == [[1, 1], [0, 0]]
 
 
 def test_the_run_ends_when_no_member_is_left():
@@ -299,8 +322,9 @@ def test_members_all_at_once_as_on_an_accelerator_equal_one_after_the_other(monk
     at_once = trained(configuration, members=members)[1].rows
     for ours, theirs in zip(at_once, one_by_one, strict=True):
         for name in ours:
-            # Rounding can decide whether a step is accepted, in a few of the updates whose mean this is.
-            atol = 0.03 if name == "accepted" else 1e-4
+            # Rounding can decide whether a step is accepted, in a few of the updates whose mean this is; and
+            # `linearization` is the relative difference of two changes of Q that are nearly equal.
+            atol = {"accepted": 0.03, "linearization": 1e-3}.get(name, 1e-4)
             np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-2, atol=atol, err_msg=name)
 
 

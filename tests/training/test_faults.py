@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from preqn_jax.agents import AGENTS
 from preqn_jax.ops import ntk
 from preqn_jax.training.checkpoint import CheckpointError
 from preqn_jax.training.host import HostTrainer
@@ -100,6 +101,20 @@ def test_a_seed_that_diverges_is_stopped_and_reported_and_the_other_goes_on_as_w
     assert_same(resumed[200], saved[200])
 
 
+def test_a_seed_that_was_stopped_keeps_its_statistics():
+    agent = AGENTS["preqn_norm"](hidden_sizes=(16, 16))
+    trainer = HostTrainer(config("ProbeDelayed-v0", agent=agent, num_seeds=2))
+    trainer.compile()
+    trainer.running[1] = False
+    before = copied(trainer.arrays())
+    trainer.advance()
+    assert trainer.state.statistics.total.tolist() == [10, 0]
+    after = trainer.arrays()
+    for name in before:
+        if name.startswith("agent.statistics"):
+            np.testing.assert_array_equal(after[name][1], before[name][1], err_msg=name)
+
+
 def test_a_parameter_that_is_not_finite_ends_the_run_before_a_checkpoint_has_it():
     trainer, saved = HostTrainer(config(checkpoint_every=50)), []
     agent = trainer.agent
@@ -146,9 +161,8 @@ def test_a_stall_is_told_once_with_its_remedy():
     def burst(accepted):
         watch.watch({"accepted": np.array([[1.0] * 50, [accepted] * 50]), "predicted_alignment": np.full((2, 50), 0.9)})
 
-    for _ in range(19):
-        burst(0.0)
-    burst(1.0)  # one good burst starts the count anew
+    for accepted in [1.0] * 2 + [0.0] * 18:  # exactly a tenth
+        burst(accepted)
     for _ in range(19):
         burst(0.0)
     assert not recorder.messages
@@ -158,6 +172,16 @@ def test_a_stall_is_told_once_with_its_remedy():
     assert "ntk.check_example_by_example(q_fn, params, inputs)" in recorder.messages[0]
     assert hasattr(ntk, "check_example_by_example")
     assert "solver=ridge" in recorder.messages[0]
+
+
+@pytest.mark.parametrize(("interval", "told"), [(33, True), (9, False)])
+def test_a_stall_is_told_with_one_update_per_iteration_too(interval, told):
+    recorder = Recorder()
+    watch = StallWatch(recorder)
+    for number in range(5000):
+        accepted = np.array([[float(number % interval == 0)]])
+        watch.watch({"accepted": accepted, "predicted_alignment": np.full((1, 1), 0.9)})
+    assert len(recorder.messages) == told
 
 
 def test_a_stall_happens_with_a_solver_that_cuts_off_too_much():

@@ -218,6 +218,19 @@ def test_targets_sum_the_rewards_of_n_steps():
     np.testing.assert_array_equal(batch.discount, 0.0)
 
 
+def test_targets_of_n_steps_end_at_a_time_limit_and_bootstrap_there():
+    env = EnvConfig("ProbeEndless-v0", time_limit=3)
+    trainer = HostTrainer(dataclasses.replace(config(n_step=2), env=env))
+    trainer.compile()
+    for _ in range(30):
+        trainer.collect()
+    batch = trainer._draw(1)
+    last = batch.reward == 1.0
+    assert 0 < last.mean() < 1
+    np.testing.assert_array_equal(batch.reward[~last], 1.5)
+    np.testing.assert_array_equal(batch.discount, np.where(last, 1.0, 0.5))
+
+
 def test_updates_per_step_multiplies_the_gradient_steps():
     _, recorder, *_ = trained(config("ProbeDelayed-v0", updates_per_step=2))
     assert [row["updates"] for row in recorder.rows] == [2 * 60, 2 * 100]  # since the evaluation before

@@ -13,7 +13,7 @@ from preqn_jax.training.host import HostTrainer
 from preqn_jax.training.loop import run
 from tests import probes
 from tests.training.host_runs import compiled, config, small, stop_in_the_evaluation_after, trained, whole_run
-from tests.training.runs import AGENT, Recorder, assert_same, check_resume, run_compiled
+from tests.training.runs import AGENT, Recorder, assert_same, check_resume, diagnosed_steps, run_compiled
 
 pytestmark = pytest.mark.slow
 
@@ -70,7 +70,11 @@ def test_targets_of_several_steps_and_held_out_alignment_go_on_bit_for_bit():
     assert {"update_alignment", "heldout_alignment"} <= rows[-1].keys()
 
 
-def test_diagnoses_come_at_their_interval_and_a_stop_loses_none():
+def test_diagnoses_come_at_their_interval():
+    assert diagnosed_steps(HostTrainer(config("ProbeDelayed-v0", diagnose_every=40))) == [80, 120, 160, 200]
+
+
+def test_a_stop_loses_no_diagnoses():
     trainer = HostTrainer(config("ProbeDelayed-v0", num_seeds=2, diagnose_every=20))
     for row in check_resume(trainer, stop_at=130):
         assert {"row_ratio", "effective_rank", *FailureModes._fields} <= row.keys()

@@ -8,9 +8,10 @@ import pytest
 from preqn_jax.envs.config import EnvConfig
 from preqn_jax.settings import SettingError
 from preqn_jax.training import policy, presets, session
-from preqn_jax.training.checkpoint import Checkpoints
+from preqn_jax.training.checkpoint import CheckpointError, Checkpoints
 from preqn_jax.training.host import HostTrainer
 from preqn_jax.training.reporters import RunReporter
+from preqn_jax.training.workdir import claim
 from tests import odd_probes  # noqa: F401  (registers the probes)
 from tests.training.host_runs import config
 from tests.training.runs import Recorder
@@ -37,6 +38,32 @@ def test_an_environment_that_fails_in_the_middle_costs_the_steps_since_the_check
     assert "step() raised RuntimeError" in line
     assert line.endswith(f", in step {steps} of the run; the same command resumes from step {kept}")
     assert Checkpoints(tmp_path / "checkpoints", read_only=True).latest_step() == (kept or None)
+
+
+@pytest.mark.parametrize(
+    ("failing", "remedy"),
+    [([200], "the same command resumes from step 100"), ([100, 200], "there is no earlier checkpoint")],
+)
+def test_a_last_checkpoint_that_cannot_be_written_ends_in_a_line_with_the_remedy(
+    failing, remedy, tmp_path, monkeypatch, capsys
+):
+    save = Checkpoints.save
+
+    def fail(checkpoints, step, *arguments):
+        if step in failing:
+            raise CheckpointError("the checkpoint cannot be written (No space left on device)")
+        save(checkpoints, step, *arguments)
+
+    monkeypatch.setattr(Checkpoints, "save", fail)
+    assert session.guarded(lambda: int(train(config(), tmp_path)), tmp_path) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"error: the checkpoint cannot be written (No space left on device); {remedy}"
+
+
+def test_the_record_is_that_of_the_latest_start_even_if_the_one_before_has_no_checkpoint(tmp_path):
+    claim(tmp_path, config(total_steps=100)).close()  # a process that was killed while it compiled
+    assert train(config(), tmp_path)
+    assert presets.read_config(tmp_path)["total_steps"] == 200
 
 
 @pytest.fixture(scope="module")

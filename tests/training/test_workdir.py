@@ -53,6 +53,17 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_folder_whose_first_record_could_not_be_written_is_used_by_the_next_attempt(tmp_path, monkeypatch):
+    with monkeypatch.context() as context:
+        context.setattr("preqn_jax.training.workdir.replace_file", full_disk)
+        with pytest.raises(SettingError, match="No space left on device"):
+            claim(tmp_path / "run", CONFIG)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    (tmp_path / "run" / "config.json.partial").write_text("{")
+    claim(tmp_path / "run", CONFIG).close()
+    assert presets.read_config(tmp_path / "run")
+
+
 def test_a_folder_that_cannot_be_made_or_written_is_refused(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file" / "run", pathlib.Path("/proc/run")):
