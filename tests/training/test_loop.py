@@ -12,7 +12,7 @@ from preqn_jax.training.host import HostTrainer
 from preqn_jax.training.loop import run
 from tests.helpers import assert_for_some_seed
 from tests.training.host_runs import config, small, stop_in_the_evaluation_after, trained, whole_run
-from tests.training.runs import Recorder
+from tests.training.runs import AGENT, Recorder
 
 pytestmark = pytest.mark.slow
 
@@ -201,7 +201,11 @@ def test_an_environment_without_a_time_limit_is_told_once_at_the_start():
 
 
 def test_measuring_the_alignment_leaves_the_run_as_it_is():
-    plain, measured = (whole_run(config("ProbeDelayed-v0", measure_alignment=on))[1].rows for on in (False, True))
+    # With the paper's threshold of 0.97, rounding would decide about some of these steps; XLA compiles two programs.
+    agent = dataclasses.replace(AGENT, min_alignment=0.5)
+    plain, measured = (
+        whole_run(config("ProbeDelayed-v0", agent=agent, measure_alignment=on))[1].rows for on in (False, True)
+    )
     for ours, theirs in zip(measured, plain, strict=True):
         for name in theirs:
             np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-5, err_msg=name)
