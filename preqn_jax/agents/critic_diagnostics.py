@@ -21,7 +21,8 @@ def with_alignment(agent: Agent, critic: CriticView) -> Agent:
     Both are cos(Q' - Q, y - Q), where Q is the critic before the update, Q' the critic after it, and y are the targets
     before the update (Achiam et al. 2019, section 5.2, Figures 3 and 10-14). ``update_alignment`` is computed on the
     rows that the critic was trained on, ``heldout_alignment`` on the same number of other rows; their difference shows
-    how much of the update is noise of its minibatch.
+    how much of the update is noise of its minibatch. The update itself may change by rounding, since XLA compiles it
+    together with these values.
 
     Returns:
       The agent. Its ``update`` takes 2 B transitions, trains on the first B, and holds out the others.
@@ -30,9 +31,9 @@ def with_alignment(agent: Agent, critic: CriticView) -> Agent:
     def update(state: AgentState, batch: Transition, key: Array) -> tuple[AgentState, dict[str, Array]]:
         size = batch.reward.shape[0] // 2
         trained, held_out = _rows(batch, 0, size), _rows(batch, size, 2 * size)
-        # Targets with random target actions equal those of the update only for the same key and the same rows.
         values = lambda state, part: critic.value(state, part.observation, part.action)  # noqa: E731
         with full_precision():
+            # Targets with random target actions equal those of the update only for the same key and the same rows.
             errors = [critic.td_error(state, part, key) for part in (trained, held_out)]
             before = [values(state, part) for part in (trained, held_out)]
         state, info = agent.update(state, trained, key)
